@@ -1,0 +1,32 @@
+"""A compiler and verifier for forward-only pipeline-parallel schedules.
+
+>>> import schedcc
+>>> plan = schedcc.compile_pipeline(micro_batches=4, stages=3)
+>>> schedcc.check(plan).ok
+True
+"""
+
+from schedcc.checks import check
+from schedcc.compiler import compile_pipeline, compile_stage, require_sound
+from schedcc.epilogue import Outcome
+from schedcc.errors import PlanFileError, ScheduleError, UnsoundPlanError
+from schedcc.graph import dependency_graph
+from schemas import Finding, PipelinePlan, Report, StagePlan
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Finding",
+    "Outcome",
+    "PipelinePlan",
+    "PlanFileError",
+    "Report",
+    "ScheduleError",
+    "StagePlan",
+    "UnsoundPlanError",
+    "check",
+    "compile_pipeline",
+    "compile_stage",
+    "dependency_graph",
+    "require_sound",
+]

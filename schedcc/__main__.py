@@ -1,0 +1,5 @@
+"""`python -m schedcc`: the command line of the compiler."""
+
+from schedcc.cli import main
+
+main()

@@ -1,0 +1,50 @@
+"""Channels: the ordered pairs of stages between which activations travel.
+
+Transports match messages by order: the k-th send of a channel meets its k-th receive, whatever
+micro-batches the two name.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from schemas import Direction, Phase, Placed, StageProgram, TransferInstruction
+
+
+class Channel(NamedTuple):
+    """From one stage to another."""
+
+    source: int
+    destination: int
+
+    def __str__(self) -> str:
+        return f"{self.source}->{self.destination}"
+
+
+@dataclass
+class Traffic:
+    """What the two ends of a channel issue, in order."""
+
+    sends: list[Placed] = field(default_factory=list)
+    receives: list[Placed] = field(default_factory=list)
+
+
+def channels(programs: Iterable[StageProgram]) -> dict[Channel, Traffic]:
+    """All channels that programs use, with the transfers of both ends in the order of issue.
+
+    A split transfer is represented by its post: that is where it joins the stage's queue.
+    """
+    traffic: defaultdict[Channel, Traffic] = defaultdict(Traffic)
+    for program in programs:
+        for placed in program.placed():
+            instruction = placed.instruction
+            if not isinstance(instruction, TransferInstruction):
+                continue
+            if instruction.effects.phase is Phase.WAIT:
+                continue
+            if instruction.direction is Direction.SEND:
+                traffic[Channel(program.stage_id, instruction.peer)].sends.append(placed)
+            else:
+                traffic[Channel(instruction.peer, program.stage_id)].receives.append(placed)
+    return dict(traffic)

@@ -1,0 +1,61 @@
+"""`channel`: does every send meet the receive of the same micro-batch?"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from schedcc.channels import Channel, Traffic, channels
+from schemas import BufferInstruction, Finding, FindingCode, PipelinePlan, Placed
+
+
+def check_channels(plan: PipelinePlan) -> Iterator[Finding]:
+    """Does the k-th send of every channel name the same micro-batch as its k-th receive?"""
+    for channel, traffic in sorted(channels(plan.programs).items()):
+        yield from _unmatched(channel, traffic)
+        if len(traffic.sends) == len(traffic.receives):
+            yield from _swapped(channel, traffic)
+
+
+def _unmatched(channel: Channel, traffic: Traffic) -> Iterator[Finding]:
+    sends, receives = _micro_batches(traffic.sends), _micro_batches(traffic.receives)
+    for micro_batch, count in sorted((Counter(sends) - Counter(receives)).items()):
+        last = [p for p, m in zip(traffic.sends, sends, strict=True) if m == micro_batch][-1]
+        yield _finding(
+            channel.source,
+            last.step,
+            f"channel {channel}: micro-batch {micro_batch} is sent {_more(count)} received: "
+            f"{last.instruction} waits for a receive that never comes",
+        )
+    for micro_batch, count in sorted((Counter(receives) - Counter(sends)).items()):
+        last = [p for p, m in zip(traffic.receives, receives, strict=True) if m == micro_batch][-1]
+        yield _finding(
+            channel.destination,
+            last.step,
+            f"channel {channel}: micro-batch {micro_batch} is received {_more(count)} sent: "
+            f"{last.instruction} waits for a send that never comes",
+        )
+
+
+def _swapped(channel: Channel, traffic: Traffic) -> Iterator[Finding]:
+    pairs = zip(traffic.sends, traffic.receives, strict=True)
+    for number, (send, receive) in enumerate(pairs, start=1):
+        sent, received = _micro_batches([send, receive])
+        if sent != received:
+            yield _finding(
+                channel.destination,
+                receive.step,
+                f"channel {channel}: transfer {number} sends micro-batch {sent} "
+                f"(stage {channel.source}, {send.where}) and receives it as micro-batch {received}",
+            )
+
+
+def _micro_batches(transfers: list[Placed]) -> list[int]:
+    instructions = [placed.instruction for placed in transfers]
+    return [i.micro_batch for i in instructions if isinstance(i, BufferInstruction)]
+
+
+def _more(count: int) -> str:
+    return "once more than" if count == 1 else f"{count} times more than"
+
+
+def _finding(stage_id: int, step: int | None, message: str) -> Finding:
+    return Finding(code=FindingCode.CHANNEL, stage_id=stage_id, step=step, message=message)

@@ -1,0 +1,59 @@
+"""`deadlock`: can the plan get stuck with stages waiting for each other in a circle?"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import networkx as nx
+
+from schedcc.graph import Event, dependency_graph
+from schemas import Finding, FindingCode, PipelinePlan
+
+_TRIED = 64
+"""Waits from which a short cycle is looked for; all of them would take quadratic time."""
+
+
+def check_deadlock(plan: PipelinePlan) -> Iterator[Finding]:
+    """Is the dependency graph free of cycles? One finding for each knot of waits that is not."""
+    graph = dependency_graph(plan)
+    if nx.is_directed_acyclic_graph(graph):  # find_cycle alone can take minutes to say so
+        return
+    for component in nx.strongly_connected_components(graph):
+        if len(component) > 1:
+            yield _finding(graph, _short_cycle(graph.subgraph(component)))
+
+
+def _short_cycle(knot: "nx.DiGraph[Event]") -> list[Event]:
+    """The shortest cycle through any of the first waits, in the order of events."""
+    waits = sorted((u, v) for u, v, why in knot.edges(data="why") if why != "program")[:_TRIED]
+    paths = [nx.shortest_path(knot, after, before) for before, after in waits]
+    return min(paths, key=len)
+
+
+def _finding(graph: "nx.DiGraph[Event]", cycle: list[Event]) -> Finding:
+    around = list(pairwise([*cycle, cycle[0]]))
+    waits = [
+        (_describe(graph, after), _describe(graph, before), graph.edges[before, after]["why"])
+        for before, after in reversed(around)
+        if graph.edges[before, after]["why"] != "program"
+    ]
+    width = [max(len(wait[column]) for wait in waits) for column in (0, 1)]
+    lines = [
+        f"  {waiter:{width[0]}}  waits for  {waited:{width[1]}}  ({why})"
+        for waiter, waited, why in waits
+    ]
+    message = "\n".join([_headline(sorted({event.stage_id for event in cycle})), *lines])
+    return Finding(code=FindingCode.DEADLOCK, message=message)
+
+
+def _headline(stages: list[int]) -> str:
+    if len(stages) == 1:
+        return f"stage {stages[0]} waits for itself:"
+    *most, final = (str(stage) for stage in stages)
+    circle = "" if len(stages) == 2 else " in a circle"
+    return f"stages {', '.join(most)} and {final} wait for each other{circle}:"
+
+
+def _describe(graph: "nx.DiGraph[Event]", event: Event) -> str:
+    node = graph.nodes[event]
+    where = "epilogue" if node["step"] is None else f"step {node['step']}"
+    return f"stage {event.stage_id}, {where}: {node['instruction']}"

@@ -1,0 +1,45 @@
+"""`channel`, on one stage: does every posted transfer have its wait, and every wait its post?"""
+
+from collections.abc import Iterator
+
+from schemas import (
+    Finding,
+    FindingCode,
+    Phase,
+    Placed,
+    PlanHeader,
+    StageProgram,
+    TransferInstruction,
+)
+
+
+def check_splits(_: PlanHeader, program: StageProgram) -> Iterator[Finding]:
+    """Do posts and waits alternate for each micro-batch, buffer, peer and direction?"""
+    open_posts: dict[tuple[str, int, int, int], Placed] = {}
+    for placed in program.placed():
+        instruction = placed.instruction
+        if not isinstance(instruction, TransferInstruction):
+            continue
+        transfer = (
+            instruction.direction,
+            instruction.micro_batch,
+            instruction.buffer,
+            instruction.peer,
+        )
+        if instruction.effects.phase is Phase.POST:
+            if transfer in open_posts:
+                yield _finding(program, open_posts[transfer], "is never waited for")
+            open_posts[transfer] = placed
+        elif instruction.effects.phase is Phase.WAIT and not open_posts.pop(transfer, None):
+            yield _finding(program, placed, "waits for a transfer that was not posted")
+    for placed in open_posts.values():
+        yield _finding(program, placed, "is never waited for")
+
+
+def _finding(program: StageProgram, placed: Placed, complaint: str) -> Finding:
+    return Finding(
+        code=FindingCode.CHANNEL,
+        stage_id=program.stage_id,
+        step=placed.step,
+        message=f"{placed.instruction!r} {complaint}",
+    )

@@ -1,0 +1,105 @@
+"""`structure`: does every instruction make sense where it stands?"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from schedcc.ranges import gaps, in_words
+from schemas import (
+    BroadcastLoss,
+    BufferInstruction,
+    Direction,
+    Finding,
+    FindingCode,
+    PipelinePlan,
+    Placed,
+    PlanHeader,
+    ResultInstruction,
+    StageProgram,
+    TransferInstruction,
+)
+
+
+def check_stages(plan: PipelinePlan) -> Iterator[Finding]:
+    """Does the plan have one program for each of its stages?"""
+    counts = Counter(program.stage_id for program in plan.programs)
+    if missing := gaps(counts, plan.stages):
+        yield Finding(
+            code=FindingCode.STRUCTURE,
+            message=f"no program for {in_words('stage', missing)} (stages={plan.stages})",
+        )
+    for stage_id, count in counts.items():
+        if count > 1:
+            yield Finding(
+                code=FindingCode.STRUCTURE,
+                stage_id=stage_id,
+                message=f"{count} programs for stage {stage_id}, needed 1",
+            )
+
+
+def check_structure(header: PlanHeader, program: StageProgram) -> Iterator[Finding]:
+    """Are all ids in range, all instructions on stages where they belong, the epilogue in order?"""
+    if not 0 <= program.stage_id < header.stages:
+        yield Finding(
+            code=FindingCode.STRUCTURE,
+            stage_id=program.stage_id,
+            message=f"stage_id is {program.stage_id}, {_needed(header.stages)}",
+        )
+        return
+    for placed in program.placed():
+        for message in _complaints(header, program.stage_id, placed):
+            yield Finding(
+                code=FindingCode.STRUCTURE,
+                stage_id=program.stage_id,
+                step=placed.step,
+                message=f"{placed.instruction}: {message}",
+            )
+    yield from _check_epilogue(header, program)
+
+
+def _complaints(header: PlanHeader, stage_id: int, placed: Placed) -> Iterator[str]:
+    instruction = placed.instruction
+    if not instruction.position.includes(stage_id, header.stages):
+        yield f"found on stage {stage_id} of {header.stages}, belongs on {instruction.position}"
+    if isinstance(instruction, BufferInstruction):
+        if not 0 <= instruction.micro_batch < header.micro_batches:
+            yield f"micro_batch is {instruction.micro_batch}, {_needed(header.micro_batches)}"
+        if not 0 <= instruction.buffer < header.num_buffers:
+            yield f"buffer is {instruction.buffer}, {_needed(header.num_buffers)}"
+    if isinstance(instruction, TransferInstruction):
+        receives = instruction.direction is Direction.RECV
+        neighbour = stage_id - 1 if receives else stage_id + 1
+        if not 0 <= instruction.peer < header.stages:
+            yield f"peer is {instruction.peer}, {_needed(header.stages)}"
+        elif instruction.peer != neighbour and 0 <= neighbour < header.stages:
+            relation = "the input of stage {} is the output of stage {}"
+            flow = (stage_id, neighbour) if receives else (neighbour, stage_id)
+            yield f"peer is {instruction.peer}, but {relation.format(*flow)}"
+    if isinstance(instruction, BroadcastLoss) and instruction.source != header.stages - 1:
+        yield f"source is {instruction.source}, but the loss is on stage {header.stages - 1}"
+
+
+def _check_epilogue(header: PlanHeader, program: StageProgram) -> Iterator[Finding]:
+    last = program.stage_id == header.stages - 1
+    seen: list[str] = []
+    for instruction in program.epilogue:
+        assert isinstance(instruction, ResultInstruction)
+        complaints = []
+        if instruction.op in seen:
+            complaints.append("found a second time in the epilogue, needed once")
+        if last:
+            complaints += [
+                f"no {need} before it, on whose result it works"
+                for need in instruction.needs
+                if need not in seen
+            ]
+        for complaint in complaints:
+            yield Finding(
+                code=FindingCode.STRUCTURE,
+                stage_id=program.stage_id,
+                message=f"epilogue: {instruction}: {complaint}",
+            )
+        seen.append(instruction.op)
+
+
+def _needed(count: int) -> str:
+    return "needed 0" if count == 1 else f"needed 0 to {count - 1}"

@@ -1,0 +1,30 @@
+"""Sets of ids in words, however large."""
+
+from collections.abc import Iterable
+
+
+def gaps(present: Iterable[int], count: int) -> list[range]:
+    """The ids from 0 to `count` - 1 that are not in `present`, as ranges.
+
+    >>> gaps([1, 2, 5], 9)
+    [range(0, 1), range(3, 5), range(6, 9)]
+    """
+    missing, expected = [], 0
+    for number in sorted({n for n in present if 0 <= n < count}):
+        if number > expected:
+            missing.append(range(expected, number))
+        expected = number + 1
+    if expected < count:
+        missing.append(range(expected, count))
+    return missing
+
+
+def in_words(noun: str, ranges: Iterable[range]) -> str:
+    """Name the ids in `ranges`.
+
+    >>> in_words("stage", [range(0, 1)]), in_words("stage", [range(0, 1), range(3, 6)])
+    ('stage 0', 'stages 0, 3-5')
+    """
+    parts = [str(r[0]) if r.stop - r.start == 1 else f"{r[0]}-{r[-1]}" for r in ranges]
+    plural = len(parts) > 1 or (parts and "-" in parts[0])
+    return f"{noun}{'s' if plural else ''} {', '.join(parts)}"

@@ -1,0 +1,71 @@
+"""The data that the compiler, the interpreter and other programs exchange.
+
+Imports point one way: `schemas <- schedcc <- runtime`; nothing here imports either.
+"""
+
+from schemas.effects import Access, Direction, Effects, Phase, Place, Position, places
+from schemas.instructions import (
+    AllReduceLoss,
+    BroadcastLoss,
+    BufferInstruction,
+    CollectLogits,
+    EpilogueInstruction,
+    ForwardPass,
+    Instruction,
+    LoadMicroBatch,
+    PostRecvActivation,
+    PostSendActivation,
+    RecvActivation,
+    ReduceLoss,
+    ResultInstruction,
+    SendActivation,
+    StepInstruction,
+    Transfer,
+    TransferInstruction,
+    WaitRecvActivation,
+    WaitSendActivation,
+)
+from schemas.plans import PipelinePlan, Placed, PlanHeader, StagePlan, StageProgram, Step
+from schemas.reports import Finding, FindingCode, Report
+from schemas.results import LanguageModelEvaluation, StageSummary, Verification
+
+__all__ = [
+    "Access",
+    "AllReduceLoss",
+    "BroadcastLoss",
+    "BufferInstruction",
+    "CollectLogits",
+    "Direction",
+    "Effects",
+    "EpilogueInstruction",
+    "Finding",
+    "FindingCode",
+    "ForwardPass",
+    "Instruction",
+    "LanguageModelEvaluation",
+    "LoadMicroBatch",
+    "Phase",
+    "PipelinePlan",
+    "Place",
+    "Placed",
+    "PlanHeader",
+    "Position",
+    "PostRecvActivation",
+    "PostSendActivation",
+    "RecvActivation",
+    "ReduceLoss",
+    "Report",
+    "ResultInstruction",
+    "SendActivation",
+    "StagePlan",
+    "StageProgram",
+    "StageSummary",
+    "Step",
+    "StepInstruction",
+    "Transfer",
+    "TransferInstruction",
+    "Verification",
+    "WaitRecvActivation",
+    "WaitSendActivation",
+    "places",
+]

@@ -1,0 +1,24 @@
+"""What every schema shares: frozen models, and integers that are integers."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, Strict
+
+Id = Annotated[int, Strict()]
+"""A number that names something (a stage, a buffer, a micro-batch). `true`, `1.0` and `"1"` are
+refused. Its range is not part of its type: an id out of range is a finding of the checker."""
+
+Count = Annotated[int, Strict(), Field(ge=1)]
+"""A number of things, 1 or more."""
+
+
+class Frozen(BaseModel):
+    """A value: immutable, hashable and comparable, with no keys but its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Annotatable(Frozen):
+    """A value that may carry further keys, which a round trip through JSON preserves."""
+
+    model_config = ConfigDict(extra="allow")

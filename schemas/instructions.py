@@ -1,0 +1,193 @@
+"""The instruction set: what a stage can be told to do.
+
+One small frozen class per instruction, joined in one union that JSON tells apart by `op`. An
+instruction names its micro-batch as well as its buffer, so that a plan can be read and verified
+alone; a transfer names its peer, so that nothing has to assume who the neighbours are.
+
+The vocabulary is that of DeepSpeed's pipeline schedules (`deepspeed.runtime.pipe.schedule`).
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from schemas.base import Frozen, Id
+from schemas.effects import (
+    INPUT,
+    INPUT_ON_FIRST,
+    LABEL_ON_LAST,
+    OUTPUT,
+    OUTPUT_ON_LAST,
+    Direction,
+    Effects,
+    Phase,
+    Position,
+)
+
+
+class BaseInstruction(Frozen):
+    """What all instructions share."""
+
+    op: str = Field(repr=False)
+
+    position: ClassVar[Position] = Position.ANY
+    """The stages on which the instruction makes sense."""
+
+
+class BufferInstruction(BaseInstruction):
+    """An instruction that works on one micro-batch in one buffer, as a part of a step."""
+
+    micro_batch: Id
+    buffer: Id
+
+    effects: ClassVar[Effects]
+
+    def __str__(self) -> str:
+        return f"{self.op}(micro_batch={self.micro_batch})"
+
+
+class TransferInstruction(BufferInstruction):
+    """A buffer instruction that moves an activation from or to the stage `peer`."""
+
+    peer: Id
+
+    direction: ClassVar[Direction]
+
+
+class LoadMicroBatch(BufferInstruction):
+    """Load inputs (on the first stage) and labels (on the last stage) into the buffer."""
+
+    op: Literal["LoadMicroBatch"] = Field(default="LoadMicroBatch", repr=False)
+    position = Position.FIRST_OR_LAST
+    effects = Effects(writes=(INPUT_ON_FIRST, LABEL_ON_LAST))
+
+
+class ForwardPass(BufferInstruction):
+    """Run the stage module on the buffer's input; the result becomes the buffer's output.
+
+    On the last stage, output and label also give the loss of the micro-batch, a result.
+    """
+
+    op: Literal["ForwardPass"] = Field(default="ForwardPass", repr=False)
+    effects = Effects(reads=(INPUT, LABEL_ON_LAST), writes=(OUTPUT,), delivers=(OUTPUT_ON_LAST,))
+
+
+class RecvActivation(TransferInstruction):
+    """Receive the buffer's input from `peer`; done when it is there."""
+
+    op: Literal["RecvActivation"] = Field(default="RecvActivation", repr=False)
+    position = Position.NOT_FIRST
+    direction = Direction.RECV
+    effects = Effects(writes=(INPUT,))
+
+
+class SendActivation(TransferInstruction):
+    """Send the buffer's output to `peer`; done when the peer has taken it."""
+
+    op: Literal["SendActivation"] = Field(default="SendActivation", repr=False)
+    position = Position.NOT_LAST
+    direction = Direction.SEND
+    effects = Effects(reads=(OUTPUT,))
+
+
+class PostRecvActivation(TransferInstruction):
+    """Begin to receive the buffer's input from `peer`; the input is in flight until the wait."""
+
+    op: Literal["PostRecvActivation"] = Field(default="PostRecvActivation", repr=False)
+    position = Position.NOT_FIRST
+    direction = Direction.RECV
+    effects = Effects(writes=(INPUT,), phase=Phase.POST)
+
+
+class WaitRecvActivation(TransferInstruction):
+    """Wait until the receive posted for this micro-batch has filled the buffer's input."""
+
+    op: Literal["WaitRecvActivation"] = Field(default="WaitRecvActivation", repr=False)
+    position = Position.NOT_FIRST
+    direction = Direction.RECV
+    effects = Effects(writes=(INPUT,), phase=Phase.WAIT)
+
+
+class PostSendActivation(TransferInstruction):
+    """Begin to send the buffer's output to `peer`; the output is in flight until the wait."""
+
+    op: Literal["PostSendActivation"] = Field(default="PostSendActivation", repr=False)
+    position = Position.NOT_LAST
+    direction = Direction.SEND
+    effects = Effects(reads=(OUTPUT,), phase=Phase.POST)
+
+
+class WaitSendActivation(TransferInstruction):
+    """Wait until the send posted for this micro-batch has left the buffer's output."""
+
+    op: Literal["WaitSendActivation"] = Field(default="WaitSendActivation", repr=False)
+    position = Position.NOT_LAST
+    direction = Direction.SEND
+    effects = Effects(reads=(OUTPUT,), phase=Phase.WAIT)
+
+
+class ResultInstruction(BaseInstruction):
+    """An instruction of the epilogue: it runs once, on the results of all micro-batches."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Instructions that must precede this one in the epilogue of the last stage."""
+    collective: ClassVar[bool] = False
+    """Whether all stages of the pipeline execute the instruction together."""
+
+    def __str__(self) -> str:
+        return repr(self)
+
+
+class ReduceLoss(ResultInstruction):
+    """Reduce the losses of the M micro-batches: their weighted average, or none (keep all M)."""
+
+    op: Literal["ReduceLoss"] = Field(default="ReduceLoss", repr=False)
+    reduction: Literal["avg", "none"] = "avg"
+    position = Position.LAST
+
+
+class AllReduceLoss(ResultInstruction):
+    """Average the reduced loss over the data-parallel replicas, weighted like `ReduceLoss`."""
+
+    op: Literal["AllReduceLoss"] = Field(default="AllReduceLoss", repr=False)
+    position = Position.LAST
+    needs = ("ReduceLoss",)
+
+
+class BroadcastLoss(ResultInstruction):
+    """Hand the loss and the losses of the stage `source` to every stage; all stages take part."""
+
+    op: Literal["BroadcastLoss"] = Field(default="BroadcastLoss", repr=False)
+    source: Id
+    needs = ("ReduceLoss",)
+    collective = True
+
+
+class CollectLogits(ResultInstruction):
+    """Hand out the outputs of all micro-batches, in their order."""
+
+    op: Literal["CollectLogits"] = Field(default="CollectLogits", repr=False)
+    position = Position.LAST
+
+
+Transfer = (
+    RecvActivation
+    | SendActivation
+    | PostRecvActivation
+    | WaitRecvActivation
+    | PostSendActivation
+    | WaitSendActivation
+)
+StepInstruction = Annotated[LoadMicroBatch | ForwardPass | Transfer, Field(discriminator="op")]
+EpilogueInstruction = Annotated[
+    ReduceLoss | AllReduceLoss | BroadcastLoss | CollectLogits, Field(discriminator="op")
+]
+Instruction = (
+    LoadMicroBatch
+    | ForwardPass
+    | Transfer
+    | ReduceLoss
+    | AllReduceLoss
+    | BroadcastLoss
+    | CollectLogits
+)

@@ -1,0 +1,49 @@
+"""What a check of a plan found."""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import computed_field
+
+from schemas.base import Frozen
+
+
+class FindingCode(StrEnum):
+    """The question that a plan failed to answer well."""
+
+    STRUCTURE = "structure"
+    COVERAGE = "coverage"
+    CHANNEL = "channel"
+    BUFFER = "buffer"
+    DEADLOCK = "deadlock"
+
+
+class Finding(Frozen):
+    """One flaw of a plan: its kind, its culprit, and the values that show it."""
+
+    code: FindingCode
+    message: str
+    severity: Literal["error", "warning"] = "error"
+    stage_id: int | None = None
+    """The stage of the culprit, if it is one stage's."""
+    step: int | None = None
+    """The step of the culprit; `None` in the epilogue and where no single step is to blame."""
+
+    def __str__(self) -> str:
+        place = "" if self.stage_id is None else f"stage {self.stage_id}"
+        place += "" if self.step is None else f", step {self.step}"
+        return f"{self.code}: {place + ': ' if place else ''}{self.message}"
+
+
+class Report(Frozen):
+    """The findings of all checks that were run."""
+
+    checks: tuple[str, ...]
+    """Names of the checks that were run, so that silence can be told from not asking."""
+    findings: tuple[Finding, ...] = ()
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def ok(self) -> bool:
+        """Whether the plan is sound: no finding is an error."""
+        return all(finding.severity != "error" for finding in self.findings)
