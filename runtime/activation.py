@@ -1,0 +1,109 @@
+"""Activations: what travels from stage to stage, and its signature.
+
+An activation is a tensor, or tensors in nested tuples, lists and dicts (a pytree). Its signature,
+the structure with shape, dtype and strides of every tensor, is what both ends of a transfer have to
+agree on before it starts: no transport checks it for them.
+
+Strides belong to it because kernels choose their order of summation by them: a transposed or
+channels-last activation that arrived contiguous would give other bits than one process.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+
+class ActivationError(ValueError):
+    """A value is not an activation, or not the one that was agreed on."""
+
+
+@dataclass(frozen=True)
+class TensorSignature:
+    """Shape, dtype and strides (in elements) of one tensor, whose memory has no gaps."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    strides: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> "TensorSignature":
+        """The signature with which `tensor` travels: its own strides, or those without gaps."""
+        strides = tensor.stride()
+        if not tensor.is_contiguous():
+            strides = torch.empty_like(tensor, device="meta").stride()
+        return cls(tuple(tensor.shape), tensor.dtype, tuple(strides))
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+    def memory_of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The memory of `tensor`, or of a copy with these strides, as one flat tensor."""
+        if tensor.stride() != self.strides:
+            like_this = torch.empty_strided(
+                self.shape, self.strides, dtype=self.dtype, device=tensor.device
+            )
+            tensor = like_this.copy_(tensor)
+        return tensor.detach().as_strided((tensor.numel(),), (1,))
+
+    def over(self, memory: torch.Tensor) -> torch.Tensor:
+        """The tensor in `memory`, uint8 `[nbytes]`."""
+        return memory.view(self.dtype).as_strided(self.shape, self.strides)
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')}{list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Structure of an activation, and the signature of each of its tensors."""
+
+    structure: str
+    tensors: tuple[TensorSignature, ...]
+
+    def __str__(self) -> str:
+        return str(self._rebuild([str(tensor) for tensor in self.tensors]))
+
+    def memory_of(self, activation: Any) -> list[torch.Tensor]:
+        """The memory of every tensor of an activation of this signature, flat."""
+        leaves = pytree.tree_leaves(activation)
+        return [s.memory_of(leaf) for s, leaf in zip(self.tensors, leaves, strict=True)]
+
+    def over(self, memory: list[torch.Tensor]) -> Any:
+        """The activation in `memory`, one uint8 tensor of the right size for each tensor."""
+        return self._rebuild([s.over(m) for s, m in zip(self.tensors, memory, strict=True)])
+
+    def fits(self, other: "Signature") -> bool:
+        """Whether structure, shapes and dtypes are the same; strides can be adapted."""
+        return self.structure == other.structure and [
+            (tensor.shape, tensor.dtype) for tensor in self.tensors
+        ] == [(tensor.shape, tensor.dtype) for tensor in other.tensors]
+
+    def _rebuild(self, leaves: list[Any]) -> Any:
+        return pytree.tree_unflatten(leaves, _structure(self.structure))
+
+
+def signature_of(activation: Any) -> Signature:
+    """The signature of an activation.
+
+    Raises:
+        ActivationError: it holds something that is not a tensor.
+    """
+    leaves, structure = pytree.tree_flatten(activation)
+    for leaf in leaves:
+        if not isinstance(leaf, torch.Tensor):
+            raise ActivationError(
+                f"activation holds {leaf!r} of type {type(leaf).__name__}, "
+                "needed tensors in nested tuples, lists and dicts"
+            )
+    tensors = tuple(TensorSignature.of(leaf) for leaf in leaves)
+    return Signature(pytree.treespec_dumps(structure), tensors)
+
+
+@lru_cache(maxsize=1024)
+def _structure(dumped: str) -> pytree.TreeSpec:
+    return pytree.treespec_loads(dumped)

@@ -1,0 +1,80 @@
+"""Pipeline buffers at run time: three places each, and the memory that receives fill.
+
+Memory for received activations is allocated once and reused: it grows to the largest activation
+that a buffer has seen and does not depend on the number of micro-batches.
+"""
+
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from runtime.activation import Signature
+from schemas import Place
+
+
+class Buffer:
+    """One of the alternating buffers of a stage."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Create an empty buffer whose received activations live on `device`."""
+        self._device = device
+        self._values: dict[Place, Any] = {}
+        self._storages: list[torch.Tensor] = []
+
+    def __getitem__(self, place: Place) -> Any:
+        return self._values.get(place)
+
+    def __setitem__(self, place: Place, value: Any) -> None:
+        self._values[place] = value
+
+    def clear(self, *places: Place) -> None:
+        """Let go of the values in `places`."""
+        for place in places:
+            self._values.pop(place, None)
+
+    def receive_memory(self, signature: Signature) -> list[torch.Tensor]:
+        """Memory for an activation, one uint8 tensor of the right size for each of its tensors."""
+        memory = []
+        for number, tensor in enumerate(signature.tensors):
+            if number == len(self._storages):
+                self._storages.append(self._allocate(tensor.nbytes))
+            elif self._storages[number].numel() < tensor.nbytes:
+                self._storages[number] = self._allocate(tensor.nbytes)
+            memory.append(self._storages[number][: tensor.nbytes])
+        return memory
+
+    def own(self, output: Any) -> Any:
+        """`output`, with a copy of every tensor that lies in the buffer's receive memory.
+
+        A stage may return its input, or a view of it; the next receive would overwrite it.
+        """
+        received = {storage.untyped_storage().data_ptr() for storage in self._storages}
+
+        def own(tensor: torch.Tensor) -> torch.Tensor:
+            lies_there = tensor.untyped_storage().data_ptr() in received
+            return tensor.clone() if lies_there else tensor
+
+        return pytree.tree_map_only(torch.Tensor, own, output)
+
+    def _allocate(self, nbytes: int) -> torch.Tensor:
+        return torch.empty(nbytes, dtype=torch.uint8, device=self._device)
+
+
+class BufferPool:
+    """The buffers of a stage, kept from one run to the next."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Create a pool on `device`; buffers come into being when they are named."""
+        self._device = device
+        self._buffers: dict[int, Buffer] = {}
+
+    def __getitem__(self, number: int) -> Buffer:
+        if number not in self._buffers:
+            self._buffers[number] = Buffer(self._device)
+        return self._buffers[number]
+
+    def clear(self) -> None:
+        """Let go of all values; the memory for receives stays."""
+        for buffer in self._buffers.values():
+            buffer.clear(*Place)

@@ -1,0 +1,67 @@
+"""The device question, in one place: which device, and how time passes on it."""
+
+import os
+import time
+from typing import TypeAlias
+
+import torch
+
+Mark: TypeAlias = "float | torch.cuda.Event"
+"""A point in time on a device's own stream of work."""
+
+
+class DeviceError(ValueError):
+    """There is no such device on this machine."""
+
+
+class Clock:
+    """Tells the time of a device: the host's for a CPU, that of the current stream for a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        """A clock of `device`."""
+        self._device = device
+        self._on_gpu = device.type == "cuda"
+
+    def mark(self) -> Mark:
+        """Now; on a GPU, when the work enqueued so far will be done."""
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def reached(self, mark: Mark) -> bool:
+        """Whether the device has come to `mark`."""
+        return isinstance(mark, float) or bool(mark.query())  # type: ignore[no-untyped-call]
+
+    def seconds(self, start: Mark, end: Mark) -> float:
+        """Seconds from one mark to another, both reached."""
+        if isinstance(start, float) and isinstance(end, float):
+            return end - start
+        assert isinstance(start, torch.cuda.Event)
+        assert isinstance(end, torch.cuda.Event)
+        return float(start.elapsed_time(end)) / 1e3
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all its work."""
+        if self._on_gpu:
+            torch.cuda.synchronize(self._device)
+
+
+def local_device(processes: int) -> torch.device:
+    """The device of this process, one of `processes` on this machine.
+
+    A GPU of its own, by the launcher's LOCAL_RANK, where the machine has GPUs; else the CPU.
+
+    Raises:
+        DeviceError: the machine has GPUs, but fewer than processes.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    gpus = torch.cuda.device_count()
+    if gpus < processes:
+        raise DeviceError(
+            f"{processes} processes on a machine with {gpus} GPUs, needed one GPU for each; "
+            "hide the GPUs (CUDA_VISIBLE_DEVICES=) to run on CPUs"
+        )
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -1,0 +1,45 @@
+"""The process group of a pipeline whose processes a launcher has started."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from runtime.device import local_device
+
+TIMEOUT = timedelta(minutes=5)
+"""How long a transfer may wait for its counterpart."""
+
+
+def launched() -> bool:
+    """Whether a launcher (torchrun) started this process, as one rank of a run."""
+    return dist.is_torchelastic_launched() or {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+
+
+@contextmanager
+def process_group(timeout: timedelta = TIMEOUT) -> Iterator[torch.device]:
+    """Join the default process group of a launched run, and leave it afterwards.
+
+    NCCL where every process of this machine has a GPU, gloo elsewhere. NCCL is initialised
+    eagerly, on the process's own device: point-to-point transfers, grouped or not, then share the
+    group's one communicator.
+
+    Yields:
+        The device of this process.
+
+    Raises:
+        DeviceError: the machine has GPUs, but fewer than processes.
+    """
+    device = local_device(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", timeout=timeout, device_id=device)
+    else:
+        dist.init_process_group("gloo", timeout=timeout)
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()

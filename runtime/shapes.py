@@ -1,0 +1,152 @@
+"""Shapes: every transfer's signature is known on both ends before a run starts.
+
+The first stage announces the input signature of each micro-batch. A signature that is seen for the
+first time is propagated once, in a *rehearsal*: its first micro-batch goes down the pipe alone,
+each activation with its signature ahead of it. From then on the signature is known everywhere,
+and a run needs no message for it.
+
+A rehearsal runs the real layers on a copy of the real micro-batch, so that it fails only where the
+run would; random numbers are put back, so that the run draws those it would have drawn. It is the
+warm-up as well.
+"""
+
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from runtime.activation import Signature, signature_of
+from runtime.buffers import Buffer
+from runtime.messages import receive_object, send_object
+from runtime.transport.protocol import Transport
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Goes down the pipe in place of a signature."""
+
+    report: str
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """How one input signature looks around a stage; `None` where nothing is received or sent."""
+
+    received: Signature | None
+    sent: Signature | None
+
+
+class ShapeCache:
+    """The signatures around one stage, for each input signature of the pipeline."""
+
+    def __init__(self, transport: Transport) -> None:
+        """Start with no signature known."""
+        self._transport = transport
+        self._known: dict[Signature, Rehearsed] = {}
+
+    def unknown(self, announced: Sequence[Signature]) -> dict[Signature, int]:
+        """The signatures among `announced` to rehearse, each with its first micro-batch."""
+        first: dict[Signature, int] = {}
+        for micro_batch, signature in enumerate(announced):
+            if signature not in self._known:
+                first.setdefault(signature, micro_batch)
+        return first
+
+    def rehearse(
+        self,
+        first_micro_batches: dict[Signature, int],
+        load: Callable[[int], Any],
+        run: Callable[[Any], Any],
+    ) -> str | None:
+        """Propagate new signatures down the pipe; every stage takes part.
+
+        Args:
+            first_micro_batches: What `unknown` returned, the same on every stage.
+            load: Gives the first stage the input of a micro-batch.
+            run: The layers of this stage.
+
+        Returns:
+            What went wrong, here or on an earlier stage; `None` if nothing did.
+        """
+        failure: _Failure | None = None
+        for signature, micro_batch in first_micro_batches.items():
+            outcome = self._rehearse(lambda m=micro_batch: load(m), run, failure)  # type: ignore[misc]
+            if isinstance(outcome, _Failure):
+                failure = outcome
+            else:
+                self._known[signature] = outcome
+        return failure.report if failure else None
+
+    def shapes(self, announced: Sequence[Signature]) -> "RunShapes":
+        """The shapes of a run over the announced micro-batches."""
+        return RunShapes([self._known[signature] for signature in announced])
+
+    def _rehearse(
+        self, load: Callable[[], Any], run: Callable[[Any], Any], failure: _Failure | None
+    ) -> Rehearsed | _Failure:
+        here, stages = self._transport.stage_id, self._transport.stages
+        received: Signature | _Failure | None = None
+        value: Any = None
+        if here > 0:
+            received, value = self._receive(here - 1, with_tensors=here < stages - 1)
+        if isinstance(received, _Failure):
+            failure = failure or received
+        if here == stages - 1:
+            assert not isinstance(received, _Failure) or failure is not None
+            return failure or Rehearsed(_signature(received), None)
+        sent: Signature | None = None
+        if failure is None:
+            try:
+                with _random_state_kept(self._transport.device):
+                    value = run(load() if here == 0 else value)
+                sent = signature_of(value)
+            except Exception:
+                failure = _Failure(f"stage {here} failed:\n{traceback.format_exc()}")
+        self._send(failure or sent, value, here + 1, with_tensors=here + 1 < stages - 1)
+        return failure or Rehearsed(_signature(received), sent)
+
+    def _receive(self, peer: int, *, with_tensors: bool) -> tuple[Signature | _Failure, Any]:
+        header: Signature | _Failure = receive_object(self._transport, peer)
+        if isinstance(header, _Failure) or not with_tensors:
+            return header, None
+        memory = Buffer(self._transport.device).receive_memory(header)
+        self._transport.wait(self._transport.post_receive(memory, peer))
+        return header, header.over(memory)
+
+    def _send(
+        self, header: Signature | _Failure | None, value: Any, peer: int, *, with_tensors: bool
+    ) -> None:
+        send_object(self._transport, header, peer)
+        if with_tensors and isinstance(header, Signature):
+            self._transport.wait(self._transport.post_send(header.memory_of(value), peer))
+
+
+@dataclass(frozen=True)
+class RunShapes:
+    """The signatures around a stage, by micro-batch."""
+
+    micro_batches: Sequence[Rehearsed]
+
+    def input(self, micro_batch: int) -> Signature:
+        """What the stage receives."""
+        received = self.micro_batches[micro_batch].received
+        assert received is not None
+        return received
+
+    def output(self, micro_batch: int) -> Signature:
+        """What the stage sends."""
+        sent = self.micro_batches[micro_batch].sent
+        assert sent is not None
+        return sent
+
+
+def _random_state_kept(device: torch.device) -> AbstractContextManager[None]:
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+def _signature(header: Signature | _Failure | None) -> Signature | None:
+    assert not isinstance(header, _Failure)
+    return header

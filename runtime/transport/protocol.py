@@ -1,0 +1,70 @@
+"""What the interpreter asks of a transport.
+
+A transport knows tensors and peers, not instructions. Peers are stage ids. It promises no more
+than the checks assume: the transfers of a stage start in the order in which they are posted, and a
+send ends only with its receive.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+
+
+class TransportError(RuntimeError):
+    """A message could not be moved."""
+
+
+class Pending(Protocol):
+    """A transfer that has been posted; it keeps its tensors alive until it is waited for."""
+
+
+class Transport(Protocol):
+    """One stage's connection to the others."""
+
+    @property
+    def stage_id(self) -> int:
+        """The stage that this end belongs to."""
+
+    @property
+    def stages(self) -> int:
+        """S, the number of stages connected."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors must be to be moved."""
+
+    def post_send(self, payload: Sequence[torch.Tensor], peer: int) -> Pending:
+        """Begin to send contiguous tensors as one message; they may not change before the wait."""
+
+    def post_receive(self, places: Sequence[torch.Tensor], peer: int) -> Pending:
+        """Begin to receive one message into contiguous tensors of the sizes that were sent."""
+
+    def wait(self, pending: Pending) -> None:
+        """Make what follows on this stage come after the transfer. To be called exactly once."""
+
+    def broadcast(self, tensor: torch.Tensor, source: int) -> None:
+        """Overwrite `tensor` on every stage with that of the stage `source`."""
+
+    def sum_over_replicas(self, tensor: torch.Tensor) -> None:
+        """Overwrite `tensor` with its sum over the data-parallel replicas of this stage."""
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every stage's `value`, by stage id, on every stage. For control, not for tensors."""
+
+    def connect(self, peers: Iterable[int]) -> None:
+        """Warm the connections to `peers` up; each of them has to do the same at the same time."""
+
+
+def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The memory of a contiguous tensor as a flat `uint8` view.
+
+    Every dtype travels this way, so that none has to be supported by the backend.
+
+    Raises:
+        TransportError: the tensor is not contiguous.
+    """
+    if not tensor.is_contiguous():
+        shape, strides = list(tensor.shape), list(tensor.stride())
+        raise TransportError(f"tensor {shape} has strides {strides}, needed a contiguous one")
+    return tensor.detach().reshape(-1).view(torch.uint8)

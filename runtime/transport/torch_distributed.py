@@ -1,0 +1,129 @@
+"""Transport over `torch.distributed`: NCCL between GPUs, gloo between CPUs.
+
+- Every transfer is an `isend` or `irecv`. On NCCL they run on the communicator's own stream, after
+  what the current stream had enqueued when they were posted, and `wait` makes the current stream
+  wait for them: hence a receive place is not overwritten before the forward that reads it, nor
+  read before it is filled, and the host never blocks on a transfer.
+- The process group has to be initialised eagerly for NCCL (`device_id=...`), so that single and
+  grouped transfers share one communicator and match.
+- A message of several tensors is one group.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from runtime.transport.protocol import Pending, TransportError, as_bytes
+
+
+@dataclass(frozen=True)
+class _Posted:
+    works: list[dist.Work]
+    views: list[torch.Tensor]
+
+
+class TorchTransport:
+    """The ranks of one process group as the stages of one pipeline, in rank order."""
+
+    def __init__(
+        self,
+        group: dist.ProcessGroup | None = None,
+        *,
+        device: torch.device | None = None,
+        replicas: dist.ProcessGroup | None = None,
+    ) -> None:
+        """Connect the stages of `group` (default: all ranks).
+
+        Args:
+            group: The ranks of this pipeline; group rank is stage id.
+            device: Where activations live; default: the current GPU for NCCL, else the CPU.
+            replicas: The ranks of this stage in all data-parallel replicas; `None` if this
+                pipeline is the only one.
+        """
+        if not dist.is_initialized():
+            raise TransportError("torch.distributed is not initialised, needed a process group")
+        world = dist.group.WORLD
+        assert world is not None
+        self._group = group or world
+        self._replicas = replicas
+        on_gpu = "nccl" in dist.get_backend(self._group)
+        self._device = device or torch.device(
+            f"cuda:{torch.cuda.current_device()}" if on_gpu else "cpu"
+        )
+
+    @property
+    def stage_id(self) -> int:
+        """The group rank of this process."""
+        return dist.get_rank(self._group)
+
+    @property
+    def stages(self) -> int:
+        """The size of the group."""
+        return dist.get_world_size(self._group)
+
+    @property
+    def device(self) -> torch.device:
+        """Where activations live."""
+        return self._device
+
+    def post_send(self, payload: Sequence[torch.Tensor], peer: int) -> Pending:
+        """Begin to send; see `Transport`."""
+        return self._post(dist.isend, payload, peer)
+
+    def post_receive(self, places: Sequence[torch.Tensor], peer: int) -> Pending:
+        """Begin to receive; see `Transport`."""
+        return self._post(dist.irecv, places, peer)
+
+    def wait(self, pending: Pending) -> None:
+        """Wait for a posted transfer: the host on gloo, the current stream on NCCL."""
+        assert isinstance(pending, _Posted)
+        for work in pending.works:
+            work.wait()
+
+    def broadcast(self, tensor: torch.Tensor, source: int) -> None:
+        """Hand `tensor` of stage `source` to all stages."""
+        if self.stages > 1:
+            dist.broadcast(tensor, src=self._rank_of(source), group=self._group)
+
+    def sum_over_replicas(self, tensor: torch.Tensor) -> None:
+        """Sum over the replicas of this stage; one replica is its own sum."""
+        if self._replicas is not None:
+            dist.all_reduce(tensor, group=self._replicas)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every stage's `value`."""
+        values: list[Any] = [None] * self.stages
+        dist.all_gather_object(values, value, group=self._group)
+        return values
+
+    def connect(self, peers: Iterable[int]) -> None:
+        """Exchange a number with each peer, all in one symmetric group, and wait for the device.
+
+        The first use of a peer sets its connection up and blocks the host meanwhile; a symmetric
+        group cannot block one stage on another that is busy connecting elsewhere.
+        """
+        exchanges = [
+            dist.P2POp(operation, torch.zeros(1, device=self._device), rank, group=self._group)
+            for rank in map(self._rank_of, sorted(set(peers)))
+            for operation in (dist.isend, dist.irecv)
+        ]
+        for work in dist.batch_isend_irecv(exchanges) if exchanges else []:
+            work.wait()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def _post(
+        self, operation: Callable[..., Any], tensors: Sequence[torch.Tensor], peer: int
+    ) -> _Posted:
+        views = [as_bytes(tensor) for tensor in tensors if tensor.numel()]
+        rank = self._rank_of(peer)
+        if len(views) == 1:
+            return _Posted([operation(views[0], rank, group=self._group)], views)
+        members = [dist.P2POp(operation, view, rank, group=self._group) for view in views]
+        return _Posted(dist.batch_isend_irecv(members) if members else [], views)
+
+    def _rank_of(self, stage_id: int) -> int:
+        return dist.get_global_rank(self._group, stage_id)

@@ -1,0 +1,62 @@
+"""Small models and data for tests of the runtime, and what one process makes of them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from runtime import Evaluator
+from runtime.transport import InMemoryTransport, run_stages
+
+Data = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+def mlp(layers: int = 6, seed: int = 0) -> list[nn.Module]:
+    """Linear layers with activations between, one in place and one that returns its input."""
+    torch.manual_seed(seed)
+    kinds: list[Callable[[], nn.Module]] = [
+        lambda: nn.Linear(6, 6),
+        nn.Tanh,
+        lambda: nn.Linear(6, 6),
+        nn.Identity,
+        lambda: nn.ReLU(inplace=True),
+    ]
+    return [nn.Linear(4, 6), *(kinds[n % len(kinds)]() for n in range(layers - 1))]
+
+
+def batches(sizes: Sequence[int], seed: int = 1) -> Data:
+    """Micro-batches of the given sizes."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (torch.randn(n, 4, generator=generator), torch.randn(n, 6, generator=generator))
+        for n in sizes
+    ]
+
+
+def one_process(layers: list[nn.Module], data: Data) -> tuple[list[torch.Tensor], list[float]]:
+    """Logits and losses of the unsplit model, one micro-batch after the other."""
+    model = nn.Sequential(*layers).eval()
+    with torch.no_grad():
+        logits = [model(inputs.clone()) for inputs, _ in data]
+    losses = [float(nn.functional.mse_loss(y, t)) for y, (_, t) in zip(logits, data, strict=True)]
+    return logits, losses
+
+
+def over_stages(
+    stages: int,
+    call: Callable[[Evaluator], Any],
+    /,
+    *,
+    layers: Callable[[], list[nn.Module]] = mlp,
+    **options: Any,
+) -> list[Any]:
+    """What `call(evaluator)` returns on every stage, over the in-memory transport."""
+    options = {"loss_fn": nn.functional.mse_loss, "partition": "uniform"} | options
+
+    built = [layers() for _ in range(stages)]  # not in the threads: they share one generator
+
+    def stage(end: InMemoryTransport) -> Any:
+        return call(Evaluator(built[end.stage_id], transport=end, **options))
+
+    return run_stages(stages, stage, timeout=30)

@@ -1,0 +1,180 @@
+"""The in-memory transport is stricter than any real one, and says who waits for whom."""
+
+import pytest
+import torch
+
+from runtime.transport import DeadlockError, InMemoryTransport, TransportError, run_stages
+
+
+def send(end: InMemoryTransport, peer: int, *values: float) -> None:
+    end.wait(end.post_send([torch.tensor(values)], peer))
+
+
+def receive(end: InMemoryTransport, peer: int, size: int = 1) -> list[float]:
+    place = torch.zeros(size)
+    end.wait(end.post_receive([place], peer))
+    return place.tolist()
+
+
+def test_a_message_arrives_unchanged_whatever_its_dtype():
+    sent = [
+        torch.tensor([True, False]),
+        torch.tensor(3, dtype=torch.int16),
+        torch.randn(2, 3).to(torch.float8_e4m3fn),
+        torch.randn(0, 4),
+        torch.randn(3, dtype=torch.complex64),
+    ]
+
+    def stage(end: InMemoryTransport) -> list[torch.Tensor]:
+        if end.stage_id == 0:
+            end.wait(end.post_send(sent, 1))
+            return sent
+        places = [torch.empty_like(tensor) for tensor in sent]
+        end.wait(end.post_receive(places, 0))
+        return places
+
+    there, here = run_stages(2, stage)
+    for a, b in zip(there, here, strict=True):
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        assert a.reshape(-1).view(torch.uint8).equal(b.reshape(-1).view(torch.uint8))
+
+
+def test_two_stages_that_both_send_first_are_reported_as_a_deadlock():
+    def stage(end: InMemoryTransport) -> None:
+        send(end, 1 - end.stage_id, 1.0)
+        receive(end, 1 - end.stage_id)
+
+    with pytest.raises(DeadlockError, match="no stage can go on") as caught:
+        run_stages(2, stage, timeout=20)
+    assert "rank 0 waits in send to 1, behind nothing" in str(caught.value)
+    assert "rank 1 waits in send to 0, behind nothing" in str(caught.value)
+
+
+def test_a_posted_receive_holds_up_the_send_behind_it():
+    def stage(end: InMemoryTransport) -> None:
+        place = torch.zeros(1)
+        posted = end.post_receive([place], 1 - end.stage_id)
+        send(end, 1 - end.stage_id, 1.0)
+        end.wait(posted)
+
+    with pytest.raises(DeadlockError, match="waits in send to 1, behind receive from 1"):
+        run_stages(2, stage, timeout=20)
+
+
+def test_a_stage_that_ends_early_leaves_nobody_waiting():
+    def stage(end: InMemoryTransport) -> None:
+        if end.stage_id == 1:
+            receive(end, 0)
+
+    with pytest.raises(DeadlockError, match="finished: \\[0\\]"):
+        run_stages(2, stage, timeout=20)
+
+
+def test_the_error_of_one_stage_ends_the_others_and_is_the_one_raised():
+    def stage(end: InMemoryTransport) -> None:
+        if end.stage_id == 2:
+            raise LookupError("the origin")
+        receive(end, 2)
+
+    with pytest.raises(LookupError, match="the origin"):
+        run_stages(3, stage, timeout=20)
+
+
+def test_a_received_message_is_not_there_before_its_wait():
+    def stage(end: InMemoryTransport) -> tuple[bool, float]:
+        if end.stage_id == 0:
+            send(end, 1, 7.0)
+            return True, 7.0
+        place = torch.ones(1)
+        posted = end.post_receive([place], 0)
+        early = bool(place.isnan())
+        end.wait(posted)
+        return early, float(place)
+
+    assert run_stages(2, stage) == [(True, 7.0), (True, 7.0)]
+
+
+def test_a_payload_that_changes_in_flight_is_an_error():
+    def stage(end: InMemoryTransport) -> None:
+        if end.stage_id == 0:
+            payload = torch.tensor([1.0])
+            posted = end.post_send([payload], 1)
+            payload += 1
+            end.wait(posted)
+        else:
+            receive(end, 0)
+
+    with pytest.raises(TransportError, match="payload changed during send to 1"):
+        run_stages(2, stage, timeout=20)
+
+
+def test_a_place_that_is_written_in_flight_is_an_error():
+    def stage(end: InMemoryTransport) -> None:
+        if end.stage_id == 0:
+            send(end, 1, 1.0)
+        else:
+            place = torch.zeros(1)
+            posted = end.post_receive([place], 0)
+            place += 1.0
+            place.fill_(5.0)
+            end.wait(posted)
+
+    with pytest.raises(TransportError, match="place written during receive from 0"):
+        run_stages(2, stage, timeout=20)
+
+
+def test_sizes_that_differ_are_an_error_on_both_ends():
+    def stage(end: InMemoryTransport) -> None:
+        if end.stage_id == 0:
+            send(end, 1, 1.0, 2.0)
+        else:
+            receive(end, 0)
+
+    expected = r"rank 0 sends \[8\] bytes to rank 1, which receives \[4\]"
+    with pytest.raises(TransportError, match=expected):
+        run_stages(2, stage, timeout=20)
+
+
+def test_a_transfer_is_waited_for_once():
+    def stage(end: InMemoryTransport) -> None:
+        if end.stage_id == 0:
+            posted = end.post_send([torch.ones(1)], 1)
+            end.wait(posted)
+            end.wait(posted)
+        else:
+            receive(end, 0)
+
+    with pytest.raises(TransportError, match="send to 1 is waited for a second time"):
+        run_stages(2, stage, timeout=20)
+
+
+def test_a_tensor_with_gaps_is_refused():
+    def stage(end: InMemoryTransport) -> None:
+        end.post_send([torch.zeros(4, 4).t()[1:]], 0)
+
+    with pytest.raises(TransportError, match=r"tensor \[3, 4\] has strides \[1, 4\]"):
+        run_stages(1, stage)
+
+
+def test_collectives_reach_all_stages_and_replicas():
+    def stage(end: InMemoryTransport) -> tuple[float, float, list[int]]:
+        loss = torch.tensor([float(end.rank)])
+        end.broadcast(loss, source=2)
+        total = torch.tensor([float(end.rank)])
+        end.sum_over_replicas(total)
+        return float(loss), float(total), end.gather_objects(end.rank)
+
+    results = run_stages(3, stage, replicas=2)
+    assert [loss for loss, _, _ in results] == [2.0] * 3 + [5.0] * 3
+    assert [total for _, total, _ in results] == [3.0, 5.0, 7.0] * 2
+    assert [ranks for _, _, ranks in results] == [[0, 1, 2]] * 3 + [[3, 4, 5]] * 3
+
+
+def test_a_stage_that_waits_too_long_is_given_up():
+    import threading
+
+    release = threading.Event()
+    with pytest.raises(TimeoutError, match="1 stages still run after"):
+        run_stages(1, lambda _: release.wait(30), timeout=0.05)
+    release.set()

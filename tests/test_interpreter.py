@@ -1,0 +1,200 @@
+"""The interpreter does what the plan says, and gives what one process gives."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import schedcc
+from runtime.activation import signature_of
+from runtime.buffers import BufferPool
+from runtime.interpreter import Interpreter
+from runtime.micro_batches import DrawnSource
+from runtime.results import Results
+from runtime.shapes import Rehearsed, RunShapes
+from runtime.stage import WithLoss, samples
+from runtime.transport import InMemoryTransport, run_stages
+from schemas import (
+    ForwardPass,
+    LoadMicroBatch,
+    PipelinePlan,
+    PostRecvActivation,
+    PostSendActivation,
+    ReduceLoss,
+    StageProgram,
+    WaitRecvActivation,
+    WaitSendActivation,
+)
+from tests.models_for_tests import Data, batches, mlp, one_process
+from tests.strategies import at_corners, sizes
+
+
+def execute(
+    plan: PipelinePlan, stage_modules: list[nn.Module], data: Data, replicas: int = 1
+) -> list[Results]:
+    """Run all stages of a plan in memory; shapes are taken from one process."""
+    flowing: list[list[Any]] = [[inputs.clone() for inputs, _ in data]]
+    with torch.no_grad():
+        for module in stage_modules:
+            flowing.append([module(value.clone()) for value in flowing[-1]])
+
+    def stage(end: InMemoryTransport) -> Results:
+        here, last = end.stage_id, end.stage_id == end.stages - 1
+        results = Results(len(data), end.device, keep_logits=True)
+        module = stage_modules[here]
+        loss = nn.functional.mse_loss
+        shapes = [
+            Rehearsed(signature_of(received), signature_of(sent))
+            for received, sent in zip(flowing[here], flowing[here + 1], strict=True)
+        ]
+        mine = [data[m] for m in range(len(data))]
+        if replicas > 1:  # each replica weighs its losses differently: shards of unequal size
+            mine = [
+                (x[: 1 + end.rank // end.stages], y[: 1 + end.rank // end.stages]) for x, y in mine
+            ]
+            shapes = [
+                Rehearsed(*(signature_of(v[: 1 + end.rank // end.stages]) for v in pair))
+                for pair in zip(flowing[here], flowing[here + 1], strict=True)
+            ]
+        with torch.no_grad():
+            Interpreter(
+                plan=plan.stage(here),
+                forward=WithLoss(module, results, loss, samples)
+                if last
+                else lambda _m, inputs, _label: module(inputs),
+                source=DrawnSource(mine, end.device, inputs=here == 0, labels=last),
+                shapes=RunShapes(shapes),
+                transport=end,
+                buffers=BufferPool(end.device),
+                results=results,
+            ).run()
+        return results
+
+    return run_stages(plan.stages, stage, replicas=replicas, timeout=30)
+
+
+def stages_of(layers: list[nn.Module], stages: int) -> list[nn.Module]:
+    size = len(layers) // stages
+    cuts = [*(size * s for s in range(stages)), len(layers)]
+    return [nn.Sequential(*layers[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+
+
+@given(size=sizes(6, 5), seed=st.integers(0, 9))
+@at_corners(seed=0)
+@settings(max_examples=25)
+def test_compiled_plans_give_what_one_process_gives(size, seed):
+    micro_batches, stages = size
+    data = batches([1 + (m * 7 + seed) % 4 for m in range(micro_batches)], seed)
+    plan = schedcc.compile_pipeline(
+        micro_batches, stages, outcome=schedcc.Outcome(return_logits=True)
+    )
+    results = execute(plan, stages_of(mlp(10), stages), data)
+
+    logits, losses = one_process(mlp(10), data)
+    found = results[-1]
+    assert all(torch.equal(a, b) for a, b in zip(found.logits, logits, strict=True))
+    weights = [len(inputs) for inputs, _ in data]
+    expected = sum(w * x for w, x in zip(weights, losses, strict=True)) / sum(weights)
+    for result in results:
+        assert result.losses == tuple(losses)
+        assert result.loss == pytest.approx(expected, rel=1e-12)
+
+
+def overlapped_plan() -> PipelinePlan:
+    """M = 3, S = 3, by hand: receives are posted a step ahead, sends are waited for late."""
+
+    def program(*lines: str) -> tuple[tuple[Any, ...], ...]:
+        kinds = {
+            "L": LoadMicroBatch,
+            "F": ForwardPass,
+            "r<": PostRecvActivation,
+            "r.": WaitRecvActivation,
+            "s>": PostSendActivation,
+            "s.": WaitSendActivation,
+        }
+
+        def one(token: str, stage: int) -> Any:
+            symbol, m = token[:-1], int(token[-1])
+            ids = {"micro_batch": m, "buffer": m % 2}
+            peer = {"r": {"peer": stage - 1}, "s": {"peer": stage + 1}}.get(symbol[0], {})
+            return kinds[symbol](**ids, **peer)
+
+        stage, *steps = lines
+        return tuple(tuple(one(t, int(stage)) for t in step.split()) for step in steps)
+
+    programs = (
+        program("0", "L0 F0 s>0", "L1 F1 s>1", "s.0 L2 F2 s>2", "s.1 s.2", ""),
+        program("1", "r<0", "r.0 r<1 F0 s>0", "r.1 r<2 F1 s>1", "r.2 s.0 F2 s>2", "s.1 s.2"),
+        program("2", "", "r<0", "L0 r.0 r<1 F0", "L1 r.1 r<2 F1", "L2 r.2 F2"),
+    )
+    return PipelinePlan(
+        micro_batches=3,
+        stages=3,
+        programs=tuple(
+            StageProgram(stage_id=s, steps=steps, epilogue=(ReduceLoss(),) if s == 2 else ())
+            for s, steps in enumerate(programs)
+        ),
+    )
+
+
+def test_an_overlapped_plan_written_by_hand_is_sound_and_runs():
+    plan = overlapped_plan()
+    assert schedcc.check(plan).findings == ()
+    data = batches([2, 4, 3])
+    results = execute(plan, stages_of(mlp(6), 3), data)
+    _, losses = one_process(mlp(6), data)
+    assert results[-1].losses == tuple(losses)
+    assert results[0].losses is None
+
+
+def test_a_stage_that_passes_its_input_through_does_not_see_it_overwritten():
+    layers = [nn.Linear(4, 6), nn.Identity(), nn.Identity()]
+    data = batches([2] * 6)
+    plan = schedcc.compile_pipeline(6, 3, outcome=schedcc.Outcome(return_logits=True))
+    results = execute(plan, stages_of(layers, 3), data)
+    logits, _ = one_process(layers, data)
+    assert all(torch.equal(a, b) for a, b in zip(results[-1].logits, logits, strict=True))
+
+
+def test_replicas_are_combined_by_weight():
+    data = batches([2, 2, 2])
+    outcome = schedcc.Outcome(replicas=2)
+    plan = schedcc.compile_pipeline(3, 2, outcome=outcome)
+    results = execute(plan, stages_of(mlp(4), 2), data, replicas=2)
+    shards = [[(x[:n], y[:n]) for x, y in data] for n in (1, 2)]
+    sums = [sum(one_process(mlp(4), shard)[1]) * n for n, shard in enumerate(shards, start=1)]
+    for result in results:
+        assert result.loss == pytest.approx(sum(sums) / (3 * 1 + 3 * 2), rel=1e-12)
+
+
+def test_an_error_says_where_in_the_plan_it_happened():
+    class Fragile(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) == 3:
+                raise ArithmeticError("three rows")
+            return x
+
+    plan = schedcc.compile_pipeline(3, 1)
+    modules: list[nn.Module] = [Fragile()]
+    data = batches([1, 2, 2])
+    data[2] = (torch.zeros(3, 6), torch.zeros(3, 6))
+    data = [(y, y) for _, y in data]
+
+    def stage(end: InMemoryTransport) -> None:
+        results = Results(3, end.device)
+        Interpreter(
+            plan=plan.stage(0),
+            forward=WithLoss(modules[0], results, nn.functional.mse_loss, samples),
+            source=DrawnSource(data, end.device, inputs=True, labels=True),
+            shapes=RunShapes([]),
+            transport=end,
+            buffers=BufferPool(end.device),
+            results=results,
+        ).run()
+
+    with pytest.raises(ArithmeticError, match="three rows") as caught:
+        run_stages(1, stage)
+    assert caught.value.__notes__ == ["at stage 0, step 2: ForwardPass(micro_batch=2, buffer=0)"]
