@@ -8,9 +8,15 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from runtime.job import Job
+
+INPUT_ERRORS = {"ModelError", "TextError", "DeviceError", "PartitionError"}
+"""Errors that a user's input can cause and that only a worker may notice."""
 
 app = typer.Typer(name="pipeval", add_completion=False, pretty_exceptions_enable=False)
 
@@ -53,10 +59,9 @@ def pipeval(
 
     Starts its own processes on this machine, or runs as one rank of a job under torchrun.
     """
-    from runtime.job import Job  # torch and transformers take seconds to import
-    from schedcc.errors import require_count
+    # Here, not above: torch takes seconds to import, which --help need not.
+    from runtime.job import Job
 
-    require_count("stages", stages)
     job = Job(
         model=model,
         text=text,
@@ -67,7 +72,7 @@ def pipeval(
         documents=documents,
         separator_id=separator_id,
         dtype=dtype,
-        threads=threads or max(1, (os.cpu_count() or 1) // stages),
+        threads=max(1, (os.cpu_count() or 1) // max(1, stages)) if threads is None else threads,
         verify=verify,
         progress=sys.stderr.isatty(),
         started=time.time(),
@@ -75,7 +80,7 @@ def pipeval(
     raise typer.Exit(_run(job, as_json=as_json))
 
 
-def _run(job: "Job", *, as_json: bool) -> int:  # type: ignore[name-defined]  # noqa: F821
+def _run(job: "Job", *, as_json: bool) -> int:
     from runtime.job import run_rank
     from runtime.launch import launch
     from runtime.process_group import launched
@@ -103,6 +108,10 @@ def main() -> NoReturn:
     except ValueError as error:
         _fail(2, str(error))
     except RuntimeError as error:
+        kind, trace = getattr(error, "kind", None), getattr(error, "trace", "")
+        if kind in INPUT_ERRORS:  # found by a process that the run had started
+            _fail(2, getattr(error, "reason", str(error)))
+        typer.echo(trace, err=True, nl=bool(trace))
         _fail(1, str(error))
     except KeyboardInterrupt:
         _fail(130, "interrupted")

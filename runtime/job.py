@@ -27,8 +27,9 @@ from runtime.partition import PartitionError, balanced, parameters
 from runtime.process_group import process_group
 from runtime.progress import MicroBatchProgress
 from runtime.reference import LogitsDigests, reference
-from runtime.text import Windows, default_text, read_text, tokenize
+from runtime.text import Windows, check_sizes, default_text, read_text, tokenize
 from runtime.transport import TorchTransport
+from schedcc.errors import require_count
 from schemas import LanguageModelEvaluation, StageSummary, Verification
 
 DEFAULT_TEXT = "pydoc_data.topics"
@@ -59,8 +60,11 @@ class Job:
         Raises:
             ValueError: one sentence with the value and what was needed.
         """
+        for name in ("stages", "threads"):
+            require_count(name, getattr(self, name))
+        check_sizes(self.sequence_length, self.micro_batch_size, self.max_windows)
         files = locate_model(self.model)
-        check_sequence_length(files, self.sequence_length - 1)
+        check_sequence_length(files, self.sequence_length)
         layers = files.num_blocks + 2
         if self.stages > layers:
             raise PartitionError(
@@ -124,7 +128,8 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
     reports = transport.gather_objects((_summary(evaluator, device, timer, seconds), digests))
     if not evaluator.is_first:
         return None
-    assert windows is not None and result.loss is not None
+    assert windows is not None
+    assert result.loss is not None
     verification = None
     if job.verify:
         verification = _verify(job, files, windows, result.loss, reports[-1][1].digests)

@@ -1,9 +1,12 @@
 """Start the processes of a pipeline on this machine, through torch's elastic launcher."""
 
+import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
+from uuid import uuid4
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -16,10 +19,17 @@ Result = TypeVar("Result")
 class WorkerError(RuntimeError):
     """A process of the pipeline failed, and with it the run."""
 
-    def __init__(self, rank: int, kind: str, message: str, trace: str) -> None:
-        """The first failure: its rank, the exception's class and text, and its traceback."""
-        super().__init__(f"stage {rank} failed: {kind}: {message}")
-        self.kind, self.reason, self.trace = kind, message, trace
+    def __init__(self, rank: int, kind: str | None, reason: str, trace: str = "") -> None:
+        """The first failure.
+
+        Args:
+            rank: Of the process.
+            kind: Class of the exception; `None` if the process ended without one.
+            reason: Text of the exception, or how the process ended.
+            trace: Traceback of the exception.
+        """
+        super().__init__(f"stage {rank} failed: {kind + ': ' if kind else ''}{reason}")
+        self.kind, self.reason, self.trace = kind, reason, trace
 
 
 def launch(processes: int, function: Callable[[Argument], Result], argument: Argument) -> Result:
@@ -45,6 +55,7 @@ def launch(processes: int, function: Callable[[Argument], Result], argument: Arg
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=processes,
+        run_id=uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
@@ -53,7 +64,8 @@ def launch(processes: int, function: Callable[[Argument], Result], argument: Arg
         start_method="spawn",
     )
     try:
-        results: dict[int, Result] = elastic_launch(config, function)(argument)
+        with _quiet(_LOGGERS):
+            results: dict[int, Result] = elastic_launch(config, function)(argument)
     except ChildFailedError as error:
         raise _first_failure(error) from None
     except SignalException:
@@ -61,11 +73,29 @@ def launch(processes: int, function: Callable[[Argument], Result], argument: Arg
     return results[0]
 
 
+_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing.spawn")
+"""What would print pages about a failure that is raised as one error."""
+
+
+@contextmanager
+def _quiet(names: Sequence[str]) -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 def _first_failure(error: ChildFailedError) -> WorkerError:
     rank, failure = error.get_first_failure()
-    details = failure.error_file_data.get("message", failure.message)
-    if not isinstance(details, dict):  # killed by a signal, or gone without a word
-        return WorkerError(rank, "process ended", str(failure.message), "")
-    kind, _, message = details["message"].partition(": ")
-    trace = details.get("extraInfo", {}).get("py_callstack", "")
-    return WorkerError(rank, kind, message, trace)
+    details = failure.error_file_data.get("message", "")
+    if isinstance(details, dict):
+        kind, _, reason = details["message"].partition(": ")
+        return WorkerError(rank, kind, reason, details.get("extraInfo", {}).get("py_callstack", ""))
+    if failure.exitcode < 0:
+        return WorkerError(rank, None, f"its process was ended by {failure.signal_name()}")
+    return WorkerError(rank, None, f"its process ended with exit status {failure.exitcode}")

@@ -1,6 +1,7 @@
 """The process group of a pipeline whose processes a launcher has started."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -9,9 +10,14 @@ import torch
 import torch.distributed as dist
 
 from runtime.device import local_device
+from runtime.transport.protocol import TransportError
 
 TIMEOUT = timedelta(minutes=5)
 """How long a transfer may wait for its counterpart."""
+
+SYMPTOM_DELAY = 1.0
+"""Seconds before a lost connection is raised: mostly it is a symptom of another process's error,
+which the launcher should see first."""
 
 
 def launched() -> bool:
@@ -41,5 +47,7 @@ def process_group(timeout: timedelta = TIMEOUT) -> Iterator[torch.device]:
         dist.init_process_group("gloo", timeout=timeout)
     try:
         yield device
-    finally:
-        dist.destroy_process_group()
+    except TransportError:
+        time.sleep(SYMPTOM_DELAY)
+        raise
+    dist.destroy_process_group()  # after an error, leaving would only tell the others too early

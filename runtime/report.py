@@ -6,28 +6,40 @@ from rich.table import Table
 
 from schemas import LanguageModelEvaluation, StageSummary, Verification
 
+_WIDTH = 100
+"""The least width of the report, where the terminal (or its absence) would give less."""
+
 
 def print_report(evaluation: LanguageModelEvaluation) -> None:
     """Print loss, perplexity and speed, where time went, and the verification if there is one."""
     console = Console(highlight=False)
-    size = f"{evaluation.windows} windows of {evaluation.sequence_length} tokens"
-    console.print(
-        f"[bold]{evaluation.model}[/] on {evaluation.text}: {size}, {evaluation.micro_batches} "
-        f"micro-batches of {evaluation.micro_batch_size} over {evaluation.stages} stages "
-        f"({evaluation.backend}, {evaluation.threads} threads each)"
-    )
+    console.width = max(console.width, _WIDTH)
+    console.print(_headline(evaluation), soft_wrap=True)
     console.print(
         f"loss [bold]{evaluation.loss:.6f}[/] nats per token   "
-        f"perplexity [bold]{evaluation.perplexity:.4f}[/]"
+        f"perplexity [bold]{evaluation.perplexity:.4f}[/]",
+        soft_wrap=True,
     )
     console.print(
         f"{evaluation.tokens} tokens in {evaluation.seconds:.1f} s: "
         f"[bold]{evaluation.tokens_per_second:.0f}[/] tokens per second "
-        f"(after {evaluation.setup_seconds:.1f} s to start and load)"
+        f"(after {evaluation.setup_seconds:.1f} s to start and load)",
+        soft_wrap=True,
     )
     console.print(_time_table(evaluation.stage_summaries))
     if evaluation.verification is not None:
-        console.print(_verdict(evaluation.loss, evaluation.verification))
+        console.print(_verdict(evaluation.loss, evaluation.verification), soft_wrap=True)
+
+
+def _headline(evaluation: LanguageModelEvaluation) -> str:
+    windows = _plural(evaluation.windows, "window")
+    micro_batches = _plural(evaluation.micro_batches, "micro-batch")
+    stages, threads = _plural(evaluation.stages, "stage"), _plural(evaluation.threads, "thread")
+    return (
+        f"[bold]{evaluation.model}[/] on {evaluation.text}: {windows} of "
+        f"{evaluation.sequence_length} tokens, {micro_batches} of {evaluation.micro_batch_size} "
+        f"over {stages} ({evaluation.backend}, {threads} each)"
+    )
 
 
 def _time_table(stages: tuple[StageSummary, ...]) -> Table:
@@ -59,3 +71,8 @@ def _verdict(loss: float, verification: Verification) -> str:
         f"(relative difference {verification.relative_difference:.1e}); logits bit-identical in "
         f"{verification.identical_logits} of {verification.micro_batches} micro-batches"
     )
+
+
+def _plural(count: int, noun: str) -> str:
+    ending = "" if count == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{count} {noun}{ending}"

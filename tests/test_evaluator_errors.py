@@ -190,12 +190,12 @@ def test_numbers_out_of_range_are_refused():
         evaluator.eval_batch(iter(DATA), num_micro_batches=4, reduce_output="sum")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="the data holds no micro-batch"):
         evaluator.evaluate([])
-    with pytest.raises(AgreementError, match="stages is 2, but torch.distributed is not init"):
+    with pytest.raises(AgreementError, match=r"stages is 2, but torch\.distributed is not init"):
         Evaluator(mlp(), stages=2)
 
 
 def test_more_stages_than_processes_or_layers_are_refused():
     with pytest.raises(AgreementError, match="stages is 3, but 2 processes are connected"):
-        over_stages(2, lambda ev: ev, **{"stages": 3})
+        over_stages(2, lambda ev: ev, stages=3)
     with pytest.raises(PartitionError, match="4 stages for 3 layers"):
         over_stages(4, lambda ev: ev, layers=lambda: mlp(3))

@@ -1,5 +1,6 @@
 """The interpreter does what the plan says, and gives what one process gives."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -79,7 +80,7 @@ def execute(
 def stages_of(layers: list[nn.Module], stages: int) -> list[nn.Module]:
     size = len(layers) // stages
     cuts = [*(size * s for s in range(stages)), len(layers)]
-    return [nn.Sequential(*layers[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [nn.Sequential(*layers[a:b]) for a, b in pairwise(cuts)]
 
 
 @given(size=sizes(6, 5), seed=st.integers(0, 9))

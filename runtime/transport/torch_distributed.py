@@ -9,7 +9,8 @@
 - A message of several tensors is one group.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from runtime.transport.protocol import Pending, TransportError, as_bytes
 
 @dataclass(frozen=True)
 class _Posted:
+    what: str
     works: list[dist.Work]
     views: list[torch.Tensor]
 
@@ -71,32 +73,36 @@ class TorchTransport:
 
     def post_send(self, payload: Sequence[torch.Tensor], peer: int) -> Pending:
         """Begin to send; see `Transport`."""
-        return self._post(dist.isend, payload, peer)
+        return self._post(f"send to stage {peer}", dist.isend, payload, peer)
 
     def post_receive(self, places: Sequence[torch.Tensor], peer: int) -> Pending:
         """Begin to receive; see `Transport`."""
-        return self._post(dist.irecv, places, peer)
+        return self._post(f"receive from stage {peer}", dist.irecv, places, peer)
 
     def wait(self, pending: Pending) -> None:
         """Wait for a posted transfer: the host on gloo, the current stream on NCCL."""
         assert isinstance(pending, _Posted)
-        for work in pending.works:
-            work.wait()
+        with _named(pending.what):
+            for work in pending.works:
+                work.wait()
 
     def broadcast(self, tensor: torch.Tensor, source: int) -> None:
         """Hand `tensor` of stage `source` to all stages."""
         if self.stages > 1:
-            dist.broadcast(tensor, src=self._rank_of(source), group=self._group)
+            with _named(f"broadcast from stage {source}"):
+                dist.broadcast(tensor, src=self._rank_of(source), group=self._group)
 
     def sum_over_replicas(self, tensor: torch.Tensor) -> None:
         """Sum over the replicas of this stage; one replica is its own sum."""
         if self._replicas is not None:
-            dist.all_reduce(tensor, group=self._replicas)
+            with _named("sum over replicas"):
+                dist.all_reduce(tensor, group=self._replicas)
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Every stage's `value`."""
         values: list[Any] = [None] * self.stages
-        dist.all_gather_object(values, value, group=self._group)
+        with _named("agreement of all stages"):
+            dist.all_gather_object(values, value, group=self._group)
         return values
 
     def connect(self, peers: Iterable[int]) -> None:
@@ -110,20 +116,31 @@ class TorchTransport:
             for rank in map(self._rank_of, sorted(set(peers)))
             for operation in (dist.isend, dist.irecv)
         ]
-        for work in dist.batch_isend_irecv(exchanges) if exchanges else []:
-            work.wait()
+        with _named("connection of neighbours"):
+            for work in dist.batch_isend_irecv(exchanges) if exchanges else []:
+                work.wait()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
     def _post(
-        self, operation: Callable[..., Any], tensors: Sequence[torch.Tensor], peer: int
+        self, what: str, operation: Callable[..., Any], tensors: Sequence[torch.Tensor], peer: int
     ) -> _Posted:
         views = [as_bytes(tensor) for tensor in tensors if tensor.numel()]
         rank = self._rank_of(peer)
-        if len(views) == 1:
-            return _Posted([operation(views[0], rank, group=self._group)], views)
-        members = [dist.P2POp(operation, view, rank, group=self._group) for view in views]
-        return _Posted(dist.batch_isend_irecv(members) if members else [], views)
+        with _named(what):
+            if len(views) == 1:
+                return _Posted(what, [operation(views[0], rank, group=self._group)], views)
+            members = [dist.P2POp(operation, view, rank, group=self._group) for view in views]
+            return _Posted(what, dist.batch_isend_irecv(members) if members else [], views)
 
     def _rank_of(self, stage_id: int) -> int:
         return dist.get_global_rank(self._group, stage_id)
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Turn what the backend raises into an error that names what was being done."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise TransportError(f"{what} failed: {error}") from error

@@ -1,0 +1,67 @@
+"""Real processes over torch.distributed: gloo always, NCCL where there are GPUs."""
+
+import pytest
+import torch
+
+from runtime.launch import WorkerError, launch
+from tests.models_for_tests import batches, mlp, one_process
+from tests.workers import Rounds, evaluate_rounds, exchange, fail
+
+ROUNDS = Rounds(sizes=((2, 2, 2, 2), (3, 1, 4), (5,), (2, 2, 2, 2)))
+
+
+def check_rounds(stages: int, *, exactly: bool) -> None:
+    for sizes, results in zip(ROUNDS.sizes, launch(stages, evaluate_rounds, ROUNDS), strict=True):
+        logits, losses = one_process(mlp(), batches(sizes))
+        rel = 1e-12 if exactly else 1e-5
+        for result in results:
+            assert result.losses == pytest.approx(losses, rel=rel)
+            average = sum(n * loss for n, loss in zip(sizes, losses, strict=True)) / sum(sizes)
+            assert result.loss == pytest.approx(average, rel=rel)
+        assert all(result.logits is None for result in results[:-1])
+        for found, expected in zip(results[-1].logits, logits, strict=True):
+            if exactly:
+                assert torch.equal(found, expected)
+            else:
+                torch.testing.assert_close(found, expected)
+
+
+def test_three_processes_give_what_one_gives(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    check_rounds(3, exactly=True)
+
+
+def test_messages_of_many_tensors_and_collectives_arrive(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert launch(3, exchange, None) == [(0, True, 1.0), (1, True, 1.0), (2, True, 1.0)]
+
+
+def test_a_process_that_raises_ends_the_run_with_its_error(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(WorkerError) as caught:
+        launch(2, fail, "raise")
+    assert str(caught.value) == "stage 1 failed: ArithmeticError: not today"
+    assert "tests/workers.py" in caught.value.trace
+
+
+def test_a_process_that_dies_ends_the_run(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(WorkerError, match="stage 1 failed: its process ended with exit status 3"):
+        launch(2, fail, "exit")
+
+
+needs_two_gpus = pytest.mark.skipif(
+    torch.cuda.device_count() < 2, reason="needs a GPU for each of two NCCL ranks"
+)
+
+
+@pytest.mark.nccl
+@needs_two_gpus
+def test_two_gpus_give_what_one_process_gives():
+    check_rounds(2, exactly=False)
+
+
+@pytest.mark.nccl
+@needs_two_gpus
+def test_messages_arrive_between_gpus():
+    assert launch(2, exchange, None) == [(0, True, 1.0), (1, True, 1.0)]
