@@ -17,6 +17,7 @@ from runtime.listeners import Listener, StageTimer
 from runtime.models import (
     ModelFiles,
     check_sequence_length,
+    check_token_ids,
     layer_costs,
     load_causal_lm,
     load_tokenizer,
@@ -177,6 +178,7 @@ def _windows(job: Job, files: ModelFiles) -> Windows:
         documents=job.documents,
         separator_id=job.separator_id,
     )
+    check_token_ids(files, tokens)
     return Windows(tokens, job.sequence_length, job.micro_batch_size, job.max_windows)
 
 

@@ -1,0 +1,32 @@
+"""Causal language models from disk: found, loaded, split into pipeline layers, and weighed."""
+
+from runtime.models.cost import layer_costs
+from runtime.models.errors import ModelError
+from runtime.models.families import FAMILIES
+from runtime.models.loading import load_causal_lm
+from runtime.models.locate import (
+    SMOLLM2,
+    ModelFiles,
+    check_sequence_length,
+    check_token_ids,
+    locate_model,
+)
+from runtime.models.split import BlockLayer, EmbeddingLayer, HeadLayer, split_causal_lm
+from runtime.models.tokenizer import load_tokenizer
+
+__all__ = [
+    "FAMILIES",
+    "SMOLLM2",
+    "BlockLayer",
+    "EmbeddingLayer",
+    "HeadLayer",
+    "ModelError",
+    "ModelFiles",
+    "check_sequence_length",
+    "check_token_ids",
+    "layer_costs",
+    "load_causal_lm",
+    "load_tokenizer",
+    "locate_model",
+    "split_causal_lm",
+]

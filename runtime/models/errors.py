@@ -1,0 +1,12 @@
+"""The error of this package."""
+
+from __future__ import annotations
+
+
+class ModelError(ValueError):
+    """A model that cannot be found, read or evaluated; the message is one sentence for its user."""
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of an error of another library, which may have several lines."""
+    return " ".join(str(error).split())

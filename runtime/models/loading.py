@@ -1,0 +1,83 @@
+"""Load a causal language model from disk, for evaluation on the CPU or to be moved from there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from runtime.models.errors import ModelError, one_line
+from runtime.models.locate import ModelFiles
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ATTENTION = "sdpa"
+"""The attention whose blocks are causal when they are given no mask (`eager` sees the future)."""
+
+
+def load_causal_lm(files: ModelFiles, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Load the model in evaluation mode, from local files only.
+
+    Raises:
+        ModelError: the weights are damaged, or not the ones that the configuration asks for.
+    """
+    from transformers import AutoModelForCausalLM
+
+    loader: Any = AutoModelForCausalLM
+    try:
+        with quiet_transformers():
+            loaded: tuple[PreTrainedModel, Mapping[str, set[Any]]] = loader.from_pretrained(
+                files.directory,
+                dtype=dtype,
+                attn_implementation=ATTENTION,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+    except Exception as error:
+        # Damaged files surface as exceptions of safetensors, pickle, json, torch and the system.
+        raise ModelError(
+            f"the weights of {files.name} cannot be loaded: {one_line(error)}"
+        ) from error
+    model, report = loaded
+    require_fit(files.name, report)
+    return model  # `from_pretrained` has put it into evaluation mode
+
+
+def require_fit(model: str, report: Mapping[str, set[Any]]) -> None:
+    """Refuse what transformers would only warn of: it makes up weights, or leaves some out.
+
+    Args:
+        model: what messages call the model.
+        report: of `from_pretrained(..., output_loading_info=True, ignore_mismatched_sizes=True)`.
+
+    Raises:
+        ModelError: naming a weight.
+    """
+    problem = f"the weights of {model} do not fit its configuration"
+    for name, stored, needed in sorted(report["mismatched_keys"]):
+        raise ModelError(f"{problem}: {name} is {list(stored)}, and {list(needed)} is needed")
+    for verb, names in (("lacks", report["missing_keys"]), ("adds", report["unexpected_keys"])):
+        if names:
+            count = f"{len(names)} tensor{'s' * (len(names) > 1)}"
+            raise ModelError(f"{problem}: the checkpoint {verb} {count}, {min(names)} among them")
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep progress bars and load reports off the workers' stderr: errors are raised instead."""
+    from transformers import utils
+
+    logging: Any = utils.logging  # its functions have no annotations
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
