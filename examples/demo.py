@@ -16,6 +16,7 @@ from schemas import LanguageModelEvaluation
 
 BIN = Path(sys.executable).parent
 CONSOLE = Console(highlight=False)
+CONSOLE.width = max(CONSOLE.width, 100)
 WINDOWS, STAGES = 24, (1, 2, 3, 4)
 
 
@@ -29,7 +30,13 @@ def command(*arguments: object) -> list[str]:
 def compare_stages() -> bool:
     """Evaluate over 1 to 4 stages, each against one process with the unsplit model."""
     table = Table(box=box.ROUNDED, title="against one process", title_justify="left")
-    for heading in ("stages", "loss", "loss of one process", "difference", "identical logits"):
+    for heading in (
+        "stages",
+        "loss",
+        "loss of one process",
+        "difference",
+        "identical micro-batches",
+    ):
         table.add_column(heading, justify="right")
     passed = True
     for stages in STAGES:
@@ -45,7 +52,7 @@ def compare_stages() -> bool:
             repr(evaluation.loss),
             repr(verification.reference_loss),
             f"{verification.relative_difference:.0e}",
-            f"{verification.identical_logits} of {verification.micro_batches} micro-batches",
+            f"{verification.identical_logits} of {verification.micro_batches}",
         )
     CONSOLE.print(table)
     return passed

@@ -75,7 +75,7 @@ def show(
     if file is not None and (micro_batches, stages, stage_id) != (None, None, None):
         raise ValueError("show takes a plan file or -M and -S, not both")
     plan = read_plan(file) if file is not None else _compile(micro_batches, stages, stage_id)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # a plan's text is no markup
     if steps is None:
         window = fitting(plan, console.width)
     else:

@@ -1,17 +1,21 @@
 """Plan files: reading them with errors that a person can act on."""
 
 from pathlib import Path
+from typing import get_args
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from schedcc.errors import PlanFileError
-from schemas import PipelinePlan, StagePlan
+from schemas import Instruction, PipelinePlan, StagePlan
 
 _FORMATS: dict[object, type[PipelinePlan] | type[StagePlan]] = {
     "schedcc.plan/1": PipelinePlan,
     "schedcc.stage-plan/1": StagePlan,
 }
+_OPS = {instruction.__name__ for instruction in get_args(Instruction)}
+_NEEDS = {"tuple_type": "a list", "model_type": "an object", "model_attributes_type": "an object"}
+"""What pydantic calls by names of Python, in words of JSON."""
 
 
 def read_plan(path: Path) -> PipelinePlan | StagePlan:
@@ -25,14 +29,14 @@ def read_plan(path: Path) -> PipelinePlan | StagePlan:
     except OSError as error:
         raise PlanFileError(f"{path}: cannot be read: {error.strerror}") from error
     try:
-        data = from_json(content)
+        data = from_json(content, allow_inf_nan=False)
     except ValueError as error:
         raise PlanFileError(f"{path}: not JSON: {error}") from error
     found = data.get("format") if isinstance(data, dict) else None
     if not isinstance(found, str) or found not in _FORMATS:
         formats = " or ".join(map(repr, _FORMATS))
         what = "a JSON object" if not isinstance(data, dict) else f"a 'format' of {formats}"
-        shown = _shorten(data) if not isinstance(data, dict) else repr(found)
+        shown = _shorten(found if isinstance(data, dict) else data)
         raise PlanFileError(f"{path}: not a plan: found {shown}, needed {what}")
     try:
         return TypeAdapter(_FORMATS[found]).validate_python(data)
@@ -43,11 +47,7 @@ def read_plan(path: Path) -> PipelinePlan | StagePlan:
 def explain(error: ValidationError) -> str:
     """The first complaint of a validation as one sentence with place, value and need."""
     first = error.errors(include_url=False)[0]
-    place = "".join(
-        f"[{part}]" if isinstance(part, int) else f".{part}"
-        for part in first["loc"]
-        if not (isinstance(part, str) and part[:1].isupper())  # the name of the union's member
-    ).lstrip(".")
+    place = "".join(map(_place, first["loc"])).lstrip(".")
     context = first.get("ctx", {})
     match first["type"]:
         case "missing":
@@ -55,15 +55,24 @@ def explain(error: ValidationError) -> str:
         case "extra_forbidden":
             return f"{place} is not a key that this instruction has"
         case "union_tag_invalid":
-            return f"{place}.op is {context['tag']!r}, needed one of {context['expected_tags']}"
+            found, needed = _shorten(context["tag"]), context["expected_tags"]
+            return f"{place}.op is {found}, needed one of {needed}"
         case "union_tag_not_found":
             return f"{place} is {_shorten(first['input'])}, needed an instruction with its 'op'"
         case "greater_than_equal":
             return f"{place} is {_shorten(first['input'])}, needed at least {context['ge']}"
         case _:
-            need = first["msg"].removeprefix("Input should be ")
+            need = _NEEDS.get(first["type"]) or first["msg"].removeprefix("Input should be ")
             more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
             return f"{place} is {_shorten(first['input'])}, needed {need}{more}"
+
+
+def _place(part: int | str) -> str:
+    if isinstance(part, int):
+        return f"[{part}]"
+    if part in _OPS:  # not a key, but the member of the union that pydantic has chosen
+        return ""
+    return f".{part}" if part.isidentifier() else f"[{_shorten(part)}]"
 
 
 def _shorten(value: object) -> str:

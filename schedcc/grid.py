@@ -48,8 +48,8 @@ def fitting(plan: PipelinePlan | StagePlan, width: int) -> Window:
     """As many of the first steps as can be drawn in `width` characters, at least one."""
     used, stop = len("stage") + 1, 0
     for step in range(step_count(plan)):
-        cells = [_cell(program.steps[step]) for program in _programs(plan) if _has(program, step)]
-        used += max(len(str(step)), *(cell.cell_len for cell in cells)) + 3
+        cells = [cell(program.steps[step]) for program in _programs(plan) if _has(program, step)]
+        used += max(len(str(step)), *(text.cell_len for text in cells)) + 3
         if used > width and stop:
             break
         stop += 1
@@ -67,7 +67,7 @@ def draw(plan: PipelinePlan | StagePlan, window: Window) -> Table:
     for step in range(*window):
         table.add_column(str(step), no_wrap=True)
     for program in _programs(plan):
-        cells = [_cell(step) for step in program.steps[window.first : window.stop]]
+        cells = [cell(step) for step in program.steps[window.first : window.stop]]
         table.add_row(str(program.stage_id), *cells)
     return table
 
@@ -75,7 +75,8 @@ def draw(plan: PipelinePlan | StagePlan, window: Window) -> Table:
 def title(plan: PipelinePlan | StagePlan, window: Window) -> str:
     """What the plan is for, and which of its steps are drawn."""
     total = step_count(plan)
-    part = "" if window == (0, total) else f" (of {total}: {window.first} to {window.stop - 1})"
+    drawn = f"{window.first} to {window.stop - 1}" if window.stop > window.first else "none"
+    part = "" if window == (0, total) else f" (drawn: {drawn})"
     return (
         f"{plan.schedule} schedule: M = {plan.micro_batches} micro-batches, S = {plan.stages} "
         f"stages, {plan.num_buffers} buffers, {total} steps{part}"
@@ -114,7 +115,8 @@ def _has(program: StageProgram, step: int) -> bool:
     return step < len(program.steps)
 
 
-def _cell(step: Step) -> Text:
+def cell(step: Step) -> Text:
+    """The instructions of one step: each as its symbol and its micro-batch."""
     text = Text()
     for number, instruction in enumerate(step):
         assert isinstance(instruction, BufferInstruction)

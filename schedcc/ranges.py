@@ -24,7 +24,10 @@ def in_words(noun: str, ranges: Iterable[range]) -> str:
 
     >>> in_words("stage", [range(0, 1)]), in_words("stage", [range(0, 1), range(3, 6)])
     ('stage 0', 'stages 0, 3-5')
+    >>> in_words("micro-batch", [range(2)])
+    'micro-batches 0-1'
     """
     parts = [str(r[0]) if r.stop - r.start == 1 else f"{r[0]}-{r[-1]}" for r in ranges]
     plural = len(parts) > 1 or (parts and "-" in parts[0])
-    return f"{noun}{'s' if plural else ''} {', '.join(parts)}"
+    ending = ("es" if noun.endswith("ch") else "s") if plural else ""
+    return f"{noun}{ending} {', '.join(parts)}"

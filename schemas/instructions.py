@@ -129,8 +129,10 @@ class WaitSendActivation(TransferInstruction):
 class ResultInstruction(BaseInstruction):
     """An instruction of the epilogue: it runs once, on the results of all micro-batches."""
 
-    needs: ClassVar[tuple[str, ...]] = ()
-    """Instructions that must precede this one in the epilogue of the last stage."""
+    needs: ClassVar[tuple["ResultInstruction", ...]] = ()
+    """Of these instructions, one must precede this one in the epilogue of the last stage."""
+    precedes: ClassVar[tuple[str, ...]] = ()
+    """Instructions that hand out what this one changes, and so must not come before it."""
     collective: ClassVar[bool] = False
     """Whether all stages of the pipeline execute the instruction together."""
 
@@ -151,7 +153,8 @@ class AllReduceLoss(ResultInstruction):
 
     op: Literal["AllReduceLoss"] = Field(default="AllReduceLoss", repr=False)
     position = Position.LAST
-    needs = ("ReduceLoss",)
+    needs = (ReduceLoss(reduction="avg"),)
+    precedes = ("BroadcastLoss",)
 
 
 class BroadcastLoss(ResultInstruction):
@@ -159,7 +162,7 @@ class BroadcastLoss(ResultInstruction):
 
     op: Literal["BroadcastLoss"] = Field(default="BroadcastLoss", repr=False)
     source: Id
-    needs = ("ReduceLoss",)
+    needs = (ReduceLoss(reduction="avg"), ReduceLoss(reduction="none"))
     collective = True
 
 

@@ -6,7 +6,6 @@ nobody could say what executing it means).
 """
 
 from collections.abc import Iterator
-from functools import cached_property
 from hashlib import sha256
 from typing import Literal, NamedTuple
 
@@ -62,9 +61,9 @@ class PlanHeader(Annotatable):
     num_buffers: Count = 2
     """Buffers on each stage."""
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 of the plan's JSON: plans are equal exactly when their fingerprints are."""
+        """SHA-256 of the plan's JSON form: two stages with the same fingerprint have one plan."""
         return sha256(self.model_dump_json().encode()).hexdigest()
 
 

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import computed_field
+from pydantic import computed_field, model_validator
 
 from schemas.base import Frozen
 
@@ -41,6 +41,12 @@ class Report(Frozen):
     checks: tuple[str, ...]
     """Names of the checks that were run, so that silence can be told from not asking."""
     findings: tuple[Finding, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derives_ok(cls, data: object) -> object:
+        """Leave out `ok`, which the JSON form carries for its readers and the model computes."""
+        return {k: v for k, v in data.items() if k != "ok"} if isinstance(data, dict) else data
 
     @computed_field  # type: ignore[prop-decorator]
     @property

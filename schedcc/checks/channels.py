@@ -10,9 +10,8 @@ from schemas import BufferInstruction, Finding, FindingCode, PipelinePlan, Place
 def check_channels(plan: PipelinePlan) -> Iterator[Finding]:
     """Does the k-th send of every channel name the same micro-batch as its k-th receive?"""
     for channel, traffic in sorted(channels(plan.programs).items()):
-        yield from _unmatched(channel, traffic)
-        if len(traffic.sends) == len(traffic.receives):
-            yield from _swapped(channel, traffic)
+        paired = len(traffic.sends) == len(traffic.receives)
+        yield from (_swapped if paired else _unmatched)(channel, traffic)
 
 
 def _unmatched(channel: Channel, traffic: Traffic) -> Iterator[Finding]:

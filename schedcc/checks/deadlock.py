@@ -18,7 +18,8 @@ def check_deadlock(plan: PipelinePlan) -> Iterator[Finding]:
     if nx.is_directed_acyclic_graph(graph):  # find_cycle alone can take minutes to say so
         return
     for component in nx.strongly_connected_components(graph):
-        if len(component) > 1:
+        first = next(iter(component))
+        if len(component) > 1 or graph.has_edge(first, first):
             yield _finding(graph, _short_cycle(graph.subgraph(component)))
 
 

@@ -80,25 +80,28 @@ def _complaints(header: PlanHeader, stage_id: int, placed: Placed) -> Iterator[s
 
 def _check_epilogue(header: PlanHeader, program: StageProgram) -> Iterator[Finding]:
     last = program.stage_id == header.stages - 1
-    seen: list[str] = []
+    seen: list[ResultInstruction] = []
     for instruction in program.epilogue:
         assert isinstance(instruction, ResultInstruction)
+        ops = [earlier.op for earlier in seen]
         complaints = []
-        if instruction.op in seen:
+        if instruction.op in ops:
             complaints.append("found a second time in the epilogue, needed once")
-        if last:
-            complaints += [
-                f"no {need} before it, on whose result it works"
-                for need in instruction.needs
-                if need not in seen
-            ]
+        if last and instruction.needs and not any(need in seen for need in instruction.needs):
+            needed = " or ".join(map(str, instruction.needs))
+            complaints.append(f"no {needed} before it, on whose result it works")
+        complaints += [
+            f"found after {op}, which hands out what it changes"
+            for op in instruction.precedes
+            if op in ops
+        ]
         for complaint in complaints:
             yield Finding(
                 code=FindingCode.STRUCTURE,
                 stage_id=program.stage_id,
                 message=f"epilogue: {instruction}: {complaint}",
             )
-        seen.append(instruction.op)
+        seen.append(instruction)
 
 
 def _needed(count: int) -> str:

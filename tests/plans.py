@@ -1,0 +1,98 @@
+"""Plans written by hand, in the notation that `schedcc show` draws.
+
+A cell such as `L1 S0 F1` loads 1, sends 0 and forwards 1; `|` separates steps. The other symbols
+are `R` (receive) and, for split transfers, `r<` and `r.` (post and wait of a receive), `s>` and
+`s.` (of a send). A micro-batch lives in buffer `m % 2` and travels from a stage to the next, unless
+the instruction says otherwise: `S0@1:3` sends micro-batch 0 from buffer 1 to stage 3.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import product
+
+from schedcc import Outcome
+from schemas import (
+    EpilogueInstruction,
+    ForwardPass,
+    LoadMicroBatch,
+    PipelinePlan,
+    PostRecvActivation,
+    PostSendActivation,
+    RecvActivation,
+    SendActivation,
+    StageProgram,
+    Step,
+    StepInstruction,
+    WaitRecvActivation,
+    WaitSendActivation,
+)
+
+SYMBOLS = {
+    "L": LoadMicroBatch,
+    "F": ForwardPass,
+    "R": RecvActivation,
+    "S": SendActivation,
+    "r<": PostRecvActivation,
+    "r.": WaitRecvActivation,
+    "s>": PostSendActivation,
+    "s.": WaitSendActivation,
+}
+OP_SYMBOLS = {kind.__name__: symbol for symbol, kind in SYMBOLS.items()}
+_INSTRUCTION = re.compile(r"(L|F|R|S|r<|r\.|s>|s\.)(-?\d+)(?:@(-?\d+))?(?::(-?\d+))?")
+
+
+def instruction(text: str, stage_id: int) -> StepInstruction:
+    matched = _INSTRUCTION.fullmatch(text)
+    assert matched, text
+    symbol, micro_batch, buffer, peer = matched.groups()
+    fields = {"micro_batch": int(micro_batch)}
+    fields["buffer"] = int(micro_batch) % 2 if buffer is None else int(buffer)
+    if symbol not in "LF":
+        neighbour = stage_id - 1 if symbol.upper().startswith("R") else stage_id + 1
+        fields["peer"] = neighbour if peer is None else int(peer)
+    return SYMBOLS[symbol](**fields)
+
+
+def steps(text: str, stage_id: int) -> tuple[Step, ...]:
+    cells = text.split("|")
+    return tuple(tuple(instruction(word, stage_id) for word in cell.split()) for cell in cells)
+
+
+def program(stage_id: int, text: str, epilogue: Iterable[EpilogueInstruction] = ()) -> StageProgram:
+    return StageProgram(stage_id=stage_id, steps=steps(text, stage_id), epilogue=tuple(epilogue))
+
+
+def pipeline(*texts: str, micro_batches: int = 1, num_buffers: int = 2) -> PipelinePlan:
+    """The plan whose stage `s` runs the `s`-th text, without an epilogue."""
+    return PipelinePlan(
+        micro_batches=micro_batches,
+        stages=len(texts),
+        num_buffers=num_buffers,
+        programs=tuple(program(stage_id, text) for stage_id, text in enumerate(texts)),
+    )
+
+
+def words(step: Step) -> str:
+    """A step in the notation, with operations and micro-batches only."""
+    return " ".join(f"{OP_SYMBOLS[i.op]}{i.micro_batch}" for i in step)
+
+
+def with_program(plan: PipelinePlan, changed: StageProgram) -> PipelinePlan:
+    """`plan` with another program for one of its stages."""
+    programs = (changed if p.stage_id == changed.stage_id else p for p in plan.programs)
+    return plan.model_copy(update={"programs": tuple(programs)})
+
+
+def all_outcomes(replicas: tuple[int, ...] = (1, 2)) -> Iterator[Outcome]:
+    """Every combination of what can be asked for."""
+    truth = (True, False)
+    for loss, reduction, bcast, logits, copies in product(
+        truth, ("avg", None), truth, truth, replicas
+    ):
+        yield Outcome(
+            compute_loss=loss,
+            reduce_output=reduction,
+            bcast_loss=bcast,
+            return_logits=logits,
+            replicas=copies,
+        )
