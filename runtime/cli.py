@@ -46,6 +46,9 @@ def pipeval(
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")
     ] = "float32",
+    overlap: Annotated[
+        bool, typer.Option(help="Let transfers cross the forwards; the results are the same.")
+    ] = False,
     threads: Annotated[
         int | None, typer.Option(help="Threads of each process; default: its share of the cores.")
     ] = None,
@@ -72,6 +75,7 @@ def pipeval(
         documents=documents,
         separator_id=separator_id,
         dtype=dtype,
+        overlap=overlap,
         threads=max(1, (os.cpu_count() or 1) // max(1, stages)) if threads is None else threads,
         verify=verify,
         progress=sys.stderr.isatty(),
@@ -113,6 +117,8 @@ def main() -> NoReturn:
             _fail(2, getattr(error, "reason", str(error)))
         typer.echo(trace, err=True, nl=bool(trace))
         _fail(1, str(error))
+    except ModuleNotFoundError as error:
+        _fail(2, f"{error.name} is not installed: pip install 'schedcc[models]' brings it")
     except KeyboardInterrupt:
         _fail(130, "interrupted")
     raise SystemExit(0)

@@ -43,6 +43,7 @@ class Evaluator:
         stages: int | None = None,
         partition: Partition = "parameters",
         micro_batches: int | None = None,
+        overlap: bool = False,
         weight_fn: WeightFunction = samples,
         transport: Transport | None = None,
         listeners: Sequence[Listener] = (),
@@ -58,6 +59,8 @@ class Evaluator:
                 is smallest, into equal numbers of layers, or at the given boundaries
                 (`[0, 3, 5]`: layers 0-2 and 3-4).
             micro_batches: M, unless a call says otherwise.
+            overlap: Whether transfers cross the forwards, see `schedcc.passes`; the results are
+                the same.
             weight_fn: `label -> weight` of a micro-batch in the average; default: its samples.
             transport: Connection to the other stages; default: torch.distributed's default group
                 if it is initialised, else none, for a single stage.
@@ -81,7 +84,7 @@ class Evaluator:
         self._listeners = tuple(listeners)
         self._buffers = BufferPool(self._transport.device)
         self._shapes = ShapeCache(self._transport)
-        self._plans = PlanCache(self._transport, self.boundaries)
+        self._plans = PlanCache(self._transport, self.boundaries, overlap=overlap)
         self._broken: str | None = None
 
     @property

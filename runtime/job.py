@@ -49,6 +49,7 @@ class Job:
     documents: Literal["whole", "lines"]
     separator_id: int | None
     dtype: Literal["float32", "bfloat16", "float16"]
+    overlap: bool
     threads: int
     verify: bool
     progress: bool
@@ -165,6 +166,7 @@ def _evaluator(
         loss_fn=next_token_loss,
         stages=job.stages,
         partition=balanced(layer_costs(layers, job.sequence_length - 1), job.stages),
+        overlap=job.overlap,
         weight_fn=count_tokens,
         transport=transport,
         listeners=listeners,

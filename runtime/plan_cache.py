@@ -21,9 +21,9 @@ class Build:
 class PlanCache:
     """One stage's plans, by number of micro-batches and wanted outcome."""
 
-    def __init__(self, transport: Transport, partition: tuple[int, ...]) -> None:
+    def __init__(self, transport: Transport, partition: tuple[int, ...], *, overlap: bool) -> None:
         """Compile plans for the stages of `transport`, which hold layers by `partition`."""
-        self._transport, self._partition = transport, partition
+        self._transport, self._partition, self._overlap = transport, partition, overlap
         self._plans: dict[tuple[int, schedcc.Outcome], StagePlan] = {}
         self._connected: set[int] = set()
 
@@ -39,7 +39,9 @@ class PlanCache:
         key = (micro_batches, outcome)
         if key not in self._plans:
             stages, stage_id = self._transport.stages, self._transport.stage_id
-            pipeline = schedcc.compile_pipeline(micro_batches, stages, outcome=outcome)
+            pipeline = schedcc.compile_pipeline(
+                micro_batches, stages, overlap=self._overlap, outcome=outcome
+            )
             self._compare(
                 Build(schedcc.__version__, self._partition, micro_batches, pipeline.fingerprint)
             )

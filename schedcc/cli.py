@@ -28,6 +28,9 @@ MicroBatches = Annotated[
     int | None, typer.Option("--micro-batches", "-M", help="M, the number of micro-batches.")
 ]
 Stages = Annotated[int | None, typer.Option("--stages", "-S", help="S, the number of stages.")]
+Overlap = Annotated[
+    bool, typer.Option("--overlap", help="Split transfers, so that they cross the forwards.")
+]
 StageId = Annotated[int | None, typer.Option("--stage-id", help="Only this stage, 0 to S - 1.")]
 
 
@@ -46,12 +49,13 @@ def compile_command(
     micro_batches: MicroBatches = None,
     stages: Stages = None,
     stage_id: StageId = None,
+    overlap: Overlap = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write; default: standard output.")
     ] = None,
 ) -> None:
     """Compile a checked plan and write it as JSON."""
-    text = _compile(micro_batches, stages, stage_id).model_dump_json()
+    text = _compile(micro_batches, stages, stage_id, overlap).model_dump_json()
     if output is None:
         typer.echo(text)
         return
@@ -67,14 +71,18 @@ def show(
     micro_batches: MicroBatches = None,
     stages: Stages = None,
     stage_id: StageId = None,
+    overlap: Overlap = False,
     steps: Annotated[
         str | None, typer.Option(help="Steps to draw, A:B; default: as many as fit.")
     ] = None,
 ) -> None:
     """Draw the grid of steps and stages."""
-    if file is not None and (micro_batches, stages, stage_id) != (None, None, None):
+    if file is None:
+        plan = _compile(micro_batches, stages, stage_id, overlap)
+    elif (micro_batches, stages, stage_id, overlap) != (None, None, None, False):
         raise ValueError("show takes a plan file or -M and -S, not both")
-    plan = read_plan(file) if file is not None else _compile(micro_batches, stages, stage_id)
+    else:
+        plan = read_plan(file)
     console = Console(highlight=False, markup=False, emoji=False)  # a plan's text is no markup
     if steps is None:
         window = fitting(plan, console.width)
@@ -120,10 +128,10 @@ def main() -> NoReturn:
 
 
 def _compile(
-    micro_batches: int | None, stages: int | None, stage_id: int | None
+    micro_batches: int | None, stages: int | None, stage_id: int | None, overlap: bool
 ) -> PipelinePlan | StagePlan:
     if micro_batches is None or stages is None:
         raise ValueError("needed the numbers of micro-batches and stages, such as -M 8 -S 4")
     if stage_id is None:
-        return compile_pipeline(micro_batches, stages)
-    return compile_stage(micro_batches, stages, stage_id)
+        return compile_pipeline(micro_batches, stages, overlap=overlap)
+    return compile_stage(micro_batches, stages, stage_id, overlap=overlap)

@@ -21,11 +21,14 @@ def eval_batch(evaluator: Evaluator, data: Any, **options: Any) -> EvalResult:
     return evaluator.eval_batch(iter(data), **options)
 
 
+@pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("stages", [1, 2, 3, 6])
-def test_loss_and_logits_are_those_of_one_process(stages):
+def test_loss_and_logits_are_those_of_one_process(stages, overlap):
     data = batches(SIZES)
     logits, losses = one_process(mlp(), data)
-    results = over_stages(stages, lambda ev: eval_batch(ev, data, return_logits=True))
+    results = over_stages(
+        stages, lambda ev: eval_batch(ev, data, return_logits=True), overlap=overlap
+    )
     average = sum(n * loss for n, loss in zip(SIZES, losses, strict=True)) / sum(SIZES)
     for result in results:
         assert result.micro_batches == 5
@@ -111,21 +114,28 @@ def test_activations_may_be_nested_and_of_any_dtype():
     data = batches(SIZES)
     _, losses = one_process(layers(), data)
     for stages in (2, 5):
-        for result in over_stages(stages, lambda ev: eval_batch(ev, data), layers=layers):
-            assert result.losses == tuple(losses)
+        for overlap in (False, True):
+            for result in over_stages(
+                stages, lambda ev: eval_batch(ev, data), layers=layers, overlap=overlap
+            ):
+                assert result.losses == tuple(losses)
 
 
 @given(
     sizes=st.lists(st.integers(1, 4), min_size=1, max_size=6),
     stages=st.integers(1, 4),
     seed=st.integers(0, 5),
+    overlap=st.booleans(),
 )
-@settings(max_examples=20)
-def test_any_shape_gives_the_single_device_value(sizes, stages, seed):
+@settings(max_examples=40)
+def test_any_shape_gives_the_single_device_value(sizes, stages, seed, overlap):
     data = batches(sizes, seed)
     logits, losses = one_process(mlp(seed=seed), data)
     results = over_stages(
-        stages, lambda ev: eval_batch(ev, data, return_logits=True), layers=lambda: mlp(seed=seed)
+        stages,
+        lambda ev: eval_batch(ev, data, return_logits=True),
+        layers=lambda: mlp(seed=seed),
+        overlap=overlap,
     )
     assert results[0].losses == tuple(losses)
     assert sum(len(y) for y in results[-1].logits) == sum(sizes)

@@ -7,11 +7,12 @@ from runtime.launch import WorkerError, launch
 from tests.models_for_tests import batches, mlp, one_process
 from tests.workers import Rounds, evaluate_rounds, exchange, fail
 
-ROUNDS = Rounds(sizes=((2, 2, 2, 2), (3, 1, 4), (5,), (2, 2, 2, 2)))
+SIZES = ((2, 2, 2, 2), (3, 1, 4), (5,), (2, 2, 2, 2))
 
 
-def check_rounds(stages: int, *, exactly: bool) -> None:
-    for sizes, results in zip(ROUNDS.sizes, launch(stages, evaluate_rounds, ROUNDS), strict=True):
+def check_rounds(stages: int, *, overlap: bool, exactly: bool) -> None:
+    rounds = launch(stages, evaluate_rounds, Rounds(SIZES, overlap))
+    for sizes, results in zip(SIZES, rounds, strict=True):
         logits, losses = one_process(mlp(), batches(sizes))
         rel = 1e-12 if exactly else 1e-5
         for result in results:
@@ -26,9 +27,10 @@ def check_rounds(stages: int, *, exactly: bool) -> None:
                 torch.testing.assert_close(found, expected)
 
 
-def test_three_processes_give_what_one_gives(monkeypatch):
+@pytest.mark.parametrize("overlap", [False, True])
+def test_three_processes_give_what_one_gives(overlap, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    check_rounds(3, exactly=True)
+    check_rounds(3, overlap=overlap, exactly=True)
 
 
 def test_messages_of_many_tensors_and_collectives_arrive(monkeypatch):
@@ -57,8 +59,9 @@ needs_two_gpus = pytest.mark.skipif(
 
 @pytest.mark.nccl
 @needs_two_gpus
-def test_two_gpus_give_what_one_process_gives():
-    check_rounds(2, exactly=False)
+@pytest.mark.parametrize("overlap", [False, True])
+def test_two_gpus_give_what_one_process_gives(overlap):
+    check_rounds(2, overlap=overlap, exactly=False)
 
 
 @pytest.mark.nccl

@@ -20,6 +20,7 @@ class Rounds:
     """Several evaluations with one evaluator: the sizes of the micro-batches of each."""
 
     sizes: tuple[tuple[int, ...], ...]
+    overlap: bool
 
 
 def evaluate_rounds(rounds: Rounds) -> list[list[EvalResult]]:
@@ -28,7 +29,11 @@ def evaluate_rounds(rounds: Rounds) -> list[list[EvalResult]]:
     with process_group(TIMEOUT) as device:
         transport = TorchTransport(device=device)
         evaluator = Evaluator(
-            mlp(), loss_fn=nn.functional.mse_loss, partition="uniform", transport=transport
+            mlp(),
+            loss_fn=nn.functional.mse_loss,
+            partition="uniform",
+            overlap=rounds.overlap,
+            transport=transport,
         )
         results = []
         for sizes in rounds.sizes:

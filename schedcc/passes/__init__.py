@@ -1,0 +1,49 @@
+"""Passes: from the blocking form of a program to the overlapped one.
+
+A pass is a pure function from a sound program to a sound program of the same stage. It splits or
+moves instructions and does nothing else: micro-batches, buffers, peers and the number of steps
+stay. It reads what instructions declare of themselves, never stage numbers, so it works on any
+forward plan. Applied a second time it changes nothing.
+
+What they make of stage 1 of M = 4, S = 3 (`r<` and `s>` post a transfer, `r.` and `s.` wait for
+it)::
+
+    step                0          1             2                3                4          5
+    blocking                    R0 F0      R1 S0 F1         R2 S1 F2         R3 S2 F3        S3
+    split_transfers        r<0 r.0 F0  r<1 r.1 s>0 s.0 F1   ...
+    hoist_sends            r<0 r.0 F0 s>0  r<1 r.1 s.0 F1 s>1   ...
+    hoist_receives  r<0 r<1    r.0 F0 s>0 r<2  r.1 s.0 F1 s>1 r<3   ...
+    sink_waits      r<0 r<1    r.0 F0 s>0 r<2  r.1 F1 s>1 r<3  s.0 r.2 F2 s>2 ...
+
+A receive is posted when its place is free, so its message crosses the previous forward; a send is
+posted right after its forward, and nobody waits for it before its place is written again.
+"""
+
+from collections.abc import Callable
+
+from schedcc.passes.move import hoist_receives, hoist_sends, sink_waits
+from schedcc.passes.split import split_transfers
+from schemas import StageProgram
+
+Pass = Callable[[StageProgram, int], StageProgram]
+"""`(program, stages) -> program`"""
+
+PASSES: tuple[Pass, ...] = (split_transfers, hoist_sends, hoist_receives, sink_waits)
+
+
+def overlapped(program: StageProgram, stages: int) -> StageProgram:
+    """The overlapped form of a blocking program, one stage of `stages`."""
+    for transform in PASSES:
+        program = transform(program, stages)
+    return program
+
+
+__all__ = [
+    "PASSES",
+    "Pass",
+    "hoist_receives",
+    "hoist_sends",
+    "overlapped",
+    "sink_waits",
+    "split_transfers",
+]
