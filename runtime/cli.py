@@ -112,10 +112,12 @@ def main() -> NoReturn:
     except ValueError as error:
         _fail(2, str(error))
     except RuntimeError as error:
-        kind, trace = getattr(error, "kind", None), getattr(error, "trace", "")
-        if kind in INPUT_ERRORS:  # found by a process that the run had started
-            _fail(2, getattr(error, "reason", str(error)))
-        typer.echo(trace, err=True, nl=bool(trace))
+        from runtime.launch import WorkerError
+
+        if isinstance(error, WorkerError) and error.kind in INPUT_ERRORS:
+            _fail(2, error.reason)
+        if isinstance(error, WorkerError) and error.trace:
+            typer.echo(error.trace, err=True)
         _fail(1, str(error))
     except ModuleNotFoundError as error:
         _fail(2, f"{error.name} is not installed: pip install 'schedcc[models]' brings it")

@@ -11,11 +11,13 @@ from schedcc.compiler import compile_pipeline, compile_stage, require_sound
 from schedcc.epilogue import Outcome
 from schedcc.errors import PlanFileError, ScheduleError, UnsoundPlanError
 from schedcc.graph import dependency_graph
-from schemas import Finding, PipelinePlan, Report, StagePlan
+from schedcc.simulate import simulate
+from schemas import Costs, Finding, PipelinePlan, Report, StagePlan, Timeline, TransportModel
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Costs",
     "Finding",
     "Outcome",
     "PipelinePlan",
@@ -23,10 +25,13 @@ __all__ = [
     "Report",
     "ScheduleError",
     "StagePlan",
+    "Timeline",
+    "TransportModel",
     "UnsoundPlanError",
     "check",
     "compile_pipeline",
     "compile_stage",
     "dependency_graph",
     "require_sound",
+    "simulate",
 ]

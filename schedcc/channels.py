@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from schemas import Direction, Phase, Placed, StageProgram, TransferInstruction
+from schemas import Direction, Phase, Placed, ResultInstruction, StageProgram, TransferInstruction
 
 
 class Channel(NamedTuple):
@@ -48,3 +48,8 @@ def channels(programs: Iterable[StageProgram]) -> dict[Channel, Traffic]:
             else:
                 traffic[Channel(instruction.peer, program.stage_id)].receives.append(placed)
     return dict(traffic)
+
+
+def collectives(program: StageProgram) -> list[ResultInstruction]:
+    """The collectives over the pipeline that a stage enters, in order; these too match by order."""
+    return [instruction for instruction in program.epilogue if instruction.collective]

@@ -82,7 +82,7 @@ def require_sound(plan: Plan) -> Plan:
     """
     report = check(plan)
     if not report.ok:
-        raise UnsoundPlanError("; ".join(str(finding) for finding in report.findings))
+        raise UnsoundPlanError("; ".join(map(str, report.errors())))
     return plan
 
 

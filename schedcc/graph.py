@@ -1,8 +1,8 @@
 """The dependency graph of a plan: what has to happen before what, and why.
 
-The model of execution is the strictest that a transport may have: one in-order queue of transfers
-per stage, and rendezvous (a send ends only with its receive). Under it the two ends of a transfer
-end together, after both have started and after everything ahead of either in its queue::
+By default the model of execution is the strictest that a transport may have: one in-order queue of
+transfers per stage, and rendezvous (a send ends only with its receive). Under it both ends of a
+transfer end together, after both have started and after all that is ahead of either in its queue::
 
     stage 0    start(send) ──program──> end(send) ──program──> start of the next instruction
                     └──────data───────┐  ^
@@ -17,8 +17,7 @@ from typing import Literal, NamedTuple
 
 import networkx as nx
 
-from schedcc.channels import channels
-from schedcc.checks.collectives import collectives
+from schedcc.channels import Channel, channels, collectives
 from schemas import (
     BufferInstruction,
     Direction,
@@ -27,6 +26,7 @@ from schemas import (
     Placed,
     StageProgram,
     TransferInstruction,
+    TransportModel,
 )
 
 Why = Literal["program", "data", "rendezvous", "queue", "collective"]
@@ -40,40 +40,74 @@ class Event(NamedTuple):
     moment: Literal["start", "end"]
 
 
-def dependency_graph(plan: PipelinePlan) -> "nx.DiGraph[Event]":
-    """Build the dependency graph of a plan.
+def dependency_graph(
+    plan: PipelinePlan, transport: TransportModel | None = None
+) -> "nx.DiGraph[Event]":
+    """Build the dependency graph of a plan, under a model of its transport.
 
     Nodes are `Event`s with the attributes `instruction` and `step` (`None` in the epilogue). An
     edge from `a` to `b` means that `b` cannot happen before `a`; its attribute `why` is one of
 
     - `program`: the stage executes its instructions in order;
     - `data`: the message comes from the other stage;
-    - `rendezvous`: a send ends only when the other stage receives;
-    - `queue`: a stage's transfers end in the order in which they were issued;
+    - `rendezvous`: a send ends only when the other stage receives (with buffered sends: has made
+      room by receiving an earlier message);
+    - `queue`: transfers end in the order in which they were issued, per stage or per channel;
     - `collective`: all stages have to enter a collective before anyone leaves it.
 
     A transfer without a counterpart gets no edge, which is a matter for `check`.
+
+    Args:
+        plan: Any plan.
+        transport: What the transfers may rely on; default: the strictest model.
     """
+    transport = transport or TransportModel()
     graph: nx.DiGraph[Event] = nx.DiGraph()
     programs = {program.stage_id: program for program in plan.programs}
+    ahead = {
+        program.stage_id: _queue_predecessors(program, transport) for program in programs.values()
+    }
     for program in programs.values():
-        _add_program(graph, program)
-    queues = {program.stage_id: _queue_predecessors(program) for program in programs.values()}
-    for (source, destination), traffic in channels(programs.values()).items():
-        for send, receive in zip(traffic.sends, traffic.receives, strict=False):
-            ends = ((source, send), (destination, receive))
-            for (stage, placed), (peer, counterpart) in (ends, ends[::-1]):
-                why: Why = "rendezvous" if placed is send else "data"
-                end = Event(stage, placed.offset, "end")
-                graph.add_edge(Event(peer, counterpart.offset, "start"), end, why=why)
-                ahead = queues[peer].get(counterpart.offset)
-                if ahead is not None:
-                    graph.add_edge(Event(peer, ahead, "end"), end, why="queue")
+        _add_program(graph, program, ahead[program.stage_id])
+    for channel, traffic in channels(programs.values()).items():
+        for number, ends in enumerate(zip(traffic.sends, traffic.receives, strict=False)):
+            _add_message(graph, channel, *ends, ahead)
+            if transport.buffered_sends == 0:
+                _add_rendezvous(graph, channel, *ends, ahead)
+            elif number >= transport.buffered_sends:
+                room = traffic.receives[number - transport.buffered_sends]
+                taken = Event(channel.destination, room.offset, "end")
+                send = Event(channel.source, ends[0].offset, "end")
+                graph.add_edge(taken, send, why="rendezvous")
     _add_collectives(graph, list(programs.values()))
     return graph
 
 
-def _add_program(graph: "nx.DiGraph[Event]", program: StageProgram) -> None:
+Ahead = dict[int, dict[int, int]]
+"""By stage: for a transfer that queues behind a posted one, the offset of that posted one."""
+
+
+def _add_message(
+    graph: "nx.DiGraph[Event]", channel: Channel, send: Placed, receive: Placed, ahead: Ahead
+) -> None:
+    """A receive ends after its send has started, and so after what the send queues behind."""
+    received = Event(channel.destination, receive.offset, "end")
+    graph.add_edge(Event(channel.source, send.offset, "start"), received, why="data")
+    if (before := ahead[channel.source].get(send.offset)) is not None:
+        graph.add_edge(Event(channel.source, before, "end"), received, why="queue")
+
+
+def _add_rendezvous(
+    graph: "nx.DiGraph[Event]", channel: Channel, send: Placed, receive: Placed, ahead: Ahead
+) -> None:
+    """A send ends after its receive has started, and so after what the receive queues behind."""
+    sent = Event(channel.source, send.offset, "end")
+    graph.add_edge(Event(channel.destination, receive.offset, "start"), sent, why="rendezvous")
+    if (before := ahead[channel.destination].get(receive.offset)) is not None:
+        graph.add_edge(Event(channel.destination, before, "end"), sent, why="queue")
+
+
+def _add_program(graph: "nx.DiGraph[Event]", program: StageProgram, ahead: dict[int, int]) -> None:
     placed_instructions = list(program.placed())
     for placed in placed_instructions:
         start, end = (Event(program.stage_id, placed.offset, m) for m in ("start", "end"))
@@ -86,8 +120,8 @@ def _add_program(graph: "nx.DiGraph[Event]", program: StageProgram) -> None:
         left = Event(program.stage_id, before.offset, moment)
         graph.add_edge(left, Event(program.stage_id, after.offset, "start"), why="program")
     _add_waits(graph, program, placed_instructions)
-    for offset, ahead in _queue_predecessors(program).items():
-        left, right = Event(program.stage_id, ahead, "end"), Event(program.stage_id, offset, "end")
+    for offset, posted in ahead.items():
+        left, right = Event(program.stage_id, posted, "end"), Event(program.stage_id, offset, "end")
         graph.add_edge(left, right, why="queue")
 
 
@@ -109,17 +143,19 @@ def _add_waits(
             graph.add_edge(posted, waited, why=why)
 
 
-def _queue_predecessors(program: StageProgram) -> dict[int, int]:
+def _queue_predecessors(program: StageProgram, transport: TransportModel) -> dict[int, int]:
     """For each transfer that is issued behind a posted one: the offset of that posted one."""
     ahead: dict[int, int] = {}
-    last: Placed | None = None
+    last: dict[object, Placed] = {}
     for placed in program.placed():
-        is_transfer = isinstance(placed.instruction, TransferInstruction)
-        if not is_transfer or _phase(placed) is Phase.WAIT:
+        instruction = placed.instruction
+        if not isinstance(instruction, TransferInstruction) or _phase(placed) is Phase.WAIT:
             continue
-        if last is not None and _phase(last) is Phase.POST:
-            ahead[placed.offset] = last.offset
-        last = placed
+        channel = (instruction.direction, instruction.peer)
+        queue = channel if transport.queue == "channel" else None
+        if queue in last and _phase(last[queue]) is Phase.POST:
+            ahead[placed.offset] = last[queue].offset
+        last[queue] = placed
     return ahead
 
 

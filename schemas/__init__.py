@@ -28,6 +28,8 @@ from schemas.instructions import (
 from schemas.plans import PipelinePlan, Placed, PlanHeader, StagePlan, StageProgram, Step
 from schemas.reports import Finding, FindingCode, Report
 from schemas.results import LanguageModelEvaluation, StageSummary, Verification
+from schemas.timeline import Costs, Span, StageTimeline, Timeline
+from schemas.transport import TransportModel
 
 __all__ = [
     "Access",
@@ -35,6 +37,7 @@ __all__ = [
     "BroadcastLoss",
     "BufferInstruction",
     "CollectLogits",
+    "Costs",
     "Direction",
     "Effects",
     "EpilogueInstruction",
@@ -57,13 +60,17 @@ __all__ = [
     "Report",
     "ResultInstruction",
     "SendActivation",
+    "Span",
     "StagePlan",
     "StageProgram",
     "StageSummary",
+    "StageTimeline",
     "Step",
     "StepInstruction",
+    "Timeline",
     "Transfer",
     "TransferInstruction",
+    "TransportModel",
     "Verification",
     "WaitRecvActivation",
     "WaitSendActivation",

@@ -11,12 +11,14 @@ from pydantic import BaseModel
 from schemas.plans import PipelinePlan, StagePlan
 from schemas.reports import Report
 from schemas.results import LanguageModelEvaluation
+from schemas.timeline import Timeline
 
 DIRECTORY = Path(__file__).parent / "json"
 FORMATS: dict[str, type[BaseModel]] = {
     "plan.schema.json": PipelinePlan,
     "stage-plan.schema.json": StagePlan,
     "report.schema.json": Report,
+    "timeline.schema.json": Timeline,
     "evaluation.schema.json": LanguageModelEvaluation,
 }
 

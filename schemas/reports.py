@@ -1,11 +1,13 @@
 """What a check of a plan found."""
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Literal
 
 from pydantic import computed_field, model_validator
 
 from schemas.base import Frozen
+from schemas.transport import TransportModel
 
 
 class FindingCode(StrEnum):
@@ -40,6 +42,8 @@ class Report(Frozen):
 
     checks: tuple[str, ...]
     """Names of the checks that were run, so that silence can be told from not asking."""
+    transport: TransportModel | None = None
+    """What the plan's transfers were assumed to rely on; `None` if nothing was asked of them."""
     findings: tuple[Finding, ...] = ()
 
     @model_validator(mode="before")
@@ -52,4 +56,8 @@ class Report(Frozen):
     @property
     def ok(self) -> bool:
         """Whether the plan is sound: no finding is an error."""
-        return all(finding.severity != "error" for finding in self.findings)
+        return next(self.errors(), None) is None
+
+    def errors(self) -> Iterator[Finding]:
+        """The findings that make the plan unsound."""
+        return (finding for finding in self.findings if finding.severity == "error")

@@ -10,9 +10,11 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import product
 
-from schedcc import Outcome
+from schedcc import Outcome, dependency_graph
+from schedcc.checks.deadlock import check_deadlock
 from schemas import (
     EpilogueInstruction,
+    Finding,
     ForwardPass,
     LoadMicroBatch,
     PipelinePlan,
@@ -23,6 +25,7 @@ from schemas import (
     StageProgram,
     Step,
     StepInstruction,
+    TransportModel,
     WaitRecvActivation,
     WaitSendActivation,
 )
@@ -96,3 +99,8 @@ def all_outcomes(replicas: tuple[int, ...] = (1, 2)) -> Iterator[Outcome]:
             return_logits=logits,
             replicas=copies,
         )
+
+
+def deadlocks(plan: PipelinePlan, transport: TransportModel | None = None) -> list[Finding]:
+    """What `check_deadlock` finds under a model of the transport."""
+    return list(check_deadlock(plan, dependency_graph(plan, transport)))

@@ -15,6 +15,7 @@ from schemas import (
     Report,
     StagePlan,
     StageProgram,
+    TransportModel,
 )
 from tests.plans import SYMBOLS, pipeline
 
@@ -23,7 +24,8 @@ TOGETHER = ("stages", "channels", "collectives", "deadlock")
 
 
 def test_a_pipeline_is_asked_everything():
-    assert check(compile_pipeline(2, 3)) == Report(checks=ALONE + TOGETHER)
+    expected = Report(checks=ALONE + TOGETHER, transport=TransportModel())
+    assert check(compile_pipeline(2, 3)) == expected
 
 
 def test_a_stage_is_asked_what_it_can_answer_alone():

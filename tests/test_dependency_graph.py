@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedcc import compile_pipeline, dependency_graph
-from schedcc.checks.deadlock import check_deadlock
 from schedcc.graph import Event
 from schemas import PipelinePlan
-from tests.plans import pipeline
+from tests.plans import deadlocks, pipeline
 from tests.strategies import at_corners, sizes
 
 
@@ -170,7 +169,7 @@ def gets_stuck(plan: PipelinePlan) -> bool:
 def test_there_is_a_cycle_and_a_finding_exactly_when_a_rendezvous_gets_stuck(plan):
     stuck = gets_stuck(plan)
     assert (not nx.is_directed_acyclic_graph(dependency_graph(plan))) == stuck
-    assert bool(list(check_deadlock(plan))) == stuck
+    assert bool(deadlocks(plan)) == stuck
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,8 @@ def test_compile_writes_the_plan_of_one_stage(run):
 def test_compile_writes_a_file_that_check_finds_sound(run, tmp_path):
     file = tmp_path / "plan.json"
     assert run("compile", "-M", 3, "-S", 2, "-o", file) == (0, "", "")
-    checks = "structure, coverage, buffers, splits, stages, channels, collectives, deadlock"
+    checks = "structure, coverage, buffers, splits, stages, channels, collectives, deadlock; "
+    checks += "one queue per stage, rendezvous"
     assert run("check", file) == (0, f"{file}: sound ({checks})\n", "")
 
 
@@ -236,7 +237,7 @@ def test_what_is_no_plan_is_one_line_and_status_2(run, tmp_path, command):
 
 
 def test_show_takes_a_file_or_numbers(run, unsound):
-    complaint = "schedcc: show takes a plan file or -M and -S, not both\n"
+    complaint = "schedcc: needed a plan file or -M and -S, not both\n"
     assert run("show", unsound, "-M", 2) == (2, "", complaint)
 
 

@@ -6,6 +6,8 @@ doubts, and lists all its findings. None may assume that another one has passed.
 
 from collections.abc import Callable, Iterator
 
+import networkx as nx
+
 from schedcc.checks.buffers import check_buffers
 from schedcc.checks.channels import check_channels
 from schedcc.checks.collectives import check_collectives
@@ -13,10 +15,20 @@ from schedcc.checks.coverage import check_coverage
 from schedcc.checks.deadlock import check_deadlock
 from schedcc.checks.splits import check_splits
 from schedcc.checks.structure import check_stages, check_structure
-from schemas import Finding, PipelinePlan, PlanHeader, Report, StagePlan, StageProgram
+from schedcc.graph import Event, dependency_graph
+from schemas import (
+    Finding,
+    PipelinePlan,
+    PlanHeader,
+    Report,
+    StagePlan,
+    StageProgram,
+    TransportModel,
+)
 
 ProgramCheck = Callable[[PlanHeader, StageProgram], Iterator[Finding]]
 PipelineCheck = Callable[[PipelinePlan], Iterator[Finding]]
+GraphCheck = Callable[[PipelinePlan, "nx.DiGraph[Event]"], Iterator[Finding]]
 
 PROGRAM_CHECKS: tuple[ProgramCheck, ...] = (
     check_structure,
@@ -30,16 +42,23 @@ PIPELINE_CHECKS: tuple[PipelineCheck, ...] = (
     check_stages,
     check_channels,
     check_collectives,
-    check_deadlock,
 )
 """Questions that need the programs of all stages."""
 
+GRAPH_CHECKS: tuple[GraphCheck, ...] = (check_deadlock,)
+"""Questions about the dependency graph, which depends on the transport."""
 
-def check(plan: PipelinePlan | StagePlan) -> Report:
+
+def check(plan: PipelinePlan | StagePlan, transport: TransportModel | None = None) -> Report:
     """Verify a plan.
 
     A `PipelinePlan` is asked everything. A `StagePlan` is asked what one stage alone can answer;
     whether its transfers meet their counterparts is not among it, as `Report.checks` shows.
+
+    Args:
+        plan: A plan from anywhere.
+        transport: What its transfers may rely on; default: the strictest model, under which a
+            sound plan is sound everywhere.
 
     Returns:
         A report with every finding of every check; `Report.ok` if none is an error.
@@ -51,12 +70,16 @@ def check(plan: PipelinePlan | StagePlan) -> Report:
         for program in programs
         for finding in program_check(plan, program)
     ]
-    asked: list[ProgramCheck | PipelineCheck] = list(PROGRAM_CHECKS)
+    asked: list[ProgramCheck | PipelineCheck | GraphCheck] = list(PROGRAM_CHECKS)
+    model = None
     if isinstance(plan, PipelinePlan):
+        model = transport or TransportModel()
+        graph = dependency_graph(plan, model)
         findings += [f for pipeline_check in PIPELINE_CHECKS for f in pipeline_check(plan)]
-        asked += PIPELINE_CHECKS
+        findings += [f for graph_check in GRAPH_CHECKS for f in graph_check(plan, graph)]
+        asked += [*PIPELINE_CHECKS, *GRAPH_CHECKS]
     names = tuple(function.__name__.removeprefix("check_") for function in asked)
-    return Report(checks=names, findings=tuple(findings))
+    return Report(checks=names, transport=model, findings=tuple(findings))
 
 
-__all__ = ["PIPELINE_CHECKS", "PROGRAM_CHECKS", "PipelineCheck", "ProgramCheck", "check"]
+__all__ = ["GRAPH_CHECKS", "PIPELINE_CHECKS", "PROGRAM_CHECKS", "check"]

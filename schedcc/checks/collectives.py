@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
-from schemas import Finding, FindingCode, PipelinePlan, ResultInstruction, StageProgram
-
-
-def collectives(program: StageProgram) -> list[ResultInstruction]:
-    """The collectives over the pipeline that a stage enters, in order."""
-    return [instruction for instruction in program.epilogue if instruction.collective]
+from schedcc.channels import collectives
+from schemas import (
+    Finding,
+    FindingCode,
+    PipelinePlan,
+    ResultInstruction,
+)
 
 
 def check_collectives(plan: PipelinePlan) -> Iterator[Finding]:

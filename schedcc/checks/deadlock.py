@@ -5,16 +5,15 @@ from itertools import pairwise
 
 import networkx as nx
 
-from schedcc.graph import Event, dependency_graph
+from schedcc.graph import Event
 from schemas import Finding, FindingCode, PipelinePlan
 
 _TRIED = 64
 """Waits from which a short cycle is looked for; all of them would take quadratic time."""
 
 
-def check_deadlock(plan: PipelinePlan) -> Iterator[Finding]:
+def check_deadlock(_: PipelinePlan, graph: "nx.DiGraph[Event]") -> Iterator[Finding]:
     """Is the dependency graph free of cycles? One finding for each knot of waits that is not."""
-    graph = dependency_graph(plan)
     if nx.is_directed_acyclic_graph(graph):  # find_cycle alone can take minutes to say so
         return
     for component in nx.strongly_connected_components(graph):

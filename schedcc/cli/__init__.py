@@ -1,0 +1,45 @@
+"""The command line of the compiler.
+
+Exit status: 0 sound, 1 findings, 2 bad input (one line on standard error).
+"""
+
+from typing import Annotated, NoReturn
+
+import typer
+
+from schedcc import __version__
+from schedcc.cli.plans import check_command, compile_command, show
+from schedcc.cli.timing import compare_command, simulate_command
+
+app = typer.Typer(
+    name="schedcc",
+    help="Compile, draw, verify and simulate pipeline-parallel evaluation schedules.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("compile")(compile_command)
+app.command("show")(show)
+app.command("check")(check_command)
+app.command("simulate")(simulate_command)
+app.command("compare")(compare_command)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Handle what is no command."""
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Run the command line; bad input is one line on standard error and exit status 2."""
+    try:
+        app()
+    except ValueError as error:
+        typer.echo(f"schedcc: {error}", err=True)
+        raise SystemExit(2) from None
+    raise SystemExit(0)

@@ -1,0 +1,93 @@
+"""Options that several commands share, and what they mean together."""
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from pydantic import ValidationError
+
+from schedcc.compiler import compile_pipeline, compile_stage
+from schedcc.files import explain, read_plan
+from schemas import Costs, PipelinePlan, StagePlan, TransportModel
+
+File = Annotated[Path | None, typer.Argument(help="Plan file; or give -M and -S.")]
+MicroBatches = Annotated[
+    int | None, typer.Option("--micro-batches", "-M", help="M, the number of micro-batches.")
+]
+Stages = Annotated[int | None, typer.Option("--stages", "-S", help="S, the number of stages.")]
+StageId = Annotated[int | None, typer.Option("--stage-id", help="Only this stage, 0 to S - 1.")]
+Overlap = Annotated[
+    bool, typer.Option("--overlap", help="Split transfers, so that they cross the forwards.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+Queue = Annotated[
+    Literal["stage", "channel"],
+    typer.Option(help="Transfers end in issue order per stage, or only per channel."),
+]
+BufferedSends = Annotated[
+    int, typer.Option(help="Messages of a channel that may wait for their receive.")
+]
+
+Forward = Annotated[
+    str, typer.Option(help="Seconds of a forward: one number, or one for each stage (1,1,2).")
+]
+Transfer = Annotated[float, typer.Option(help="Seconds of a transfer, or its latency.")]
+ActivationBytes = Annotated[int, typer.Option(help="Bytes of one activation.")]
+Bandwidth = Annotated[float | None, typer.Option(help="Bytes per second between neighbours.")]
+
+
+def compiled(
+    micro_batches: int | None, stages: int | None, stage_id: int | None, overlap: bool
+) -> PipelinePlan | StagePlan:
+    """The plan that -M, -S and their companions ask for."""
+    if micro_batches is None or stages is None:
+        raise ValueError("needed the numbers of micro-batches and stages, such as -M 8 -S 4")
+    if stage_id is None:
+        return compile_pipeline(micro_batches, stages, overlap=overlap)
+    return compile_stage(micro_batches, stages, stage_id, overlap=overlap)
+
+
+def read_or_compiled(
+    file: Path | None,
+    micro_batches: int | None,
+    stages: int | None,
+    stage_id: int | None,
+    overlap: bool,
+) -> PipelinePlan | StagePlan:
+    """The plan in a file, or the one that -M, -S and their companions ask for."""
+    if file is None:
+        return compiled(micro_batches, stages, stage_id, overlap)
+    if (micro_batches, stages, stage_id, overlap) != (None, None, None, False):
+        raise ValueError("needed a plan file or -M and -S, not both")
+    return read_plan(file)
+
+
+def transport_model(queue: Literal["stage", "channel"], buffered_sends: int) -> TransportModel:
+    """The transport that the options describe."""
+    try:
+        return TransportModel(queue=queue, buffered_sends=buffered_sends)
+    except ValidationError as error:
+        raise ValueError(explain(error)) from error
+
+
+def cost_model(
+    forward: str, transfer: float, activation_bytes: int, bandwidth: float | None
+) -> Costs:
+    """The costs that the options describe."""
+    try:
+        seconds = tuple(float(part) for part in forward.split(","))
+    except ValueError:
+        seconds = ()
+    if not seconds or not all(0 <= number < math.inf for number in seconds):
+        raise ValueError(f"--forward is {forward!r}, needed seconds such as 1 or 0.5,0.5,2")
+    try:
+        return Costs(
+            forward=seconds[0] if len(seconds) == 1 else seconds,
+            transfer=transfer,
+            activation_bytes=activation_bytes,
+            bandwidth=bandwidth,
+        )
+    except ValidationError as error:
+        raise ValueError(explain(error)) from error

@@ -1,0 +1,129 @@
+"""Simulation: when every instruction of a plan starts and ends, under a model of costs.
+
+A longest path in the dependency graph: an instruction starts when everything it depends on is
+done. Both ends of a transfer end together, its cost after both have started and after whatever is
+ahead of either in its queue. Forwards and transfers do not slow each other down.
+"""
+
+from collections import defaultdict
+
+from schedcc.checks import check
+from schedcc.errors import UnsoundPlanError
+from schedcc.graph import Event, dependency_graph
+from schedcc.times import event_times, is_forward, is_transfer
+from schemas import (
+    BufferInstruction,
+    Costs,
+    Instruction,
+    PipelinePlan,
+    Place,
+    Span,
+    StageProgram,
+    StageTimeline,
+    Timeline,
+    TransferInstruction,
+    TransportModel,
+    places,
+)
+
+
+def simulate(
+    plan: PipelinePlan, costs: Costs | None = None, transport: TransportModel | None = None
+) -> Timeline:
+    """Predict the timeline of a plan.
+
+    Args:
+        plan: A sound plan of any form.
+        costs: Seconds of forwards and transfers; default: one second a forward, nothing else.
+        transport: What transfers wait for; default: the strictest model.
+
+    Returns:
+        Spans of all instructions, makespan, and what follows from them.
+
+    Raises:
+        UnsoundPlanError: the plan never ends, or does something else than it should.
+        ValueError: there are costs for another number of stages.
+    """
+    costs = costs or Costs()
+    forward = costs.forward_seconds(plan.stages)
+    report = check(plan, transport)
+    if not report.ok:
+        raise UnsoundPlanError(f"a plan with errors has no timeline: {next(report.errors())}")
+
+    def cost(stage_id: int, instruction: Instruction) -> float:
+        if is_forward(instruction):
+            return forward[stage_id]
+        return costs.transfer_seconds if is_transfer(instruction) else 0.0
+
+    times = event_times(dependency_graph(plan, transport), cost)
+    makespan = max(times.values(), default=0.0)
+    stages = tuple(
+        _stage_timeline(plan, program, times, makespan, costs)
+        for program in sorted(plan.programs, key=lambda program: program.stage_id)
+    )
+    steps = plan.micro_batches + plan.stages - 1
+    total = plan.stages * makespan
+    return Timeline(
+        costs=costs,
+        makespan=makespan,
+        bubble=sum(stage.idle for stage in stages) / total if total else 0.0,
+        ideal=steps * max(forward),
+        ideal_bubble=(plan.stages - 1) / steps,
+        stages=stages,
+    )
+
+
+def _stage_timeline(
+    plan: PipelinePlan,
+    program: StageProgram,
+    times: dict[Event, float],
+    makespan: float,
+    costs: Costs,
+) -> StageTimeline:
+    spans = tuple(
+        Span(
+            step=placed.step,
+            instruction=placed.instruction,
+            start=times[Event(program.stage_id, placed.offset, "start")],
+            end=times[Event(program.stage_id, placed.offset, "end")],
+        )
+        for placed in program.placed()
+    )
+    busy = sum(span.end - span.start for span in spans if is_forward(span.instruction))
+    held = _most_held(spans, program.stage_id, plan.stages)
+    return StageTimeline(
+        stage_id=program.stage_id,
+        spans=spans,
+        busy=busy,
+        idle=makespan - busy,
+        peak_bytes=held * costs.activation_bytes,
+    )
+
+
+def _most_held(spans: tuple[Span, ...], stage_id: int, stages: int) -> int:
+    """The most activations at once, each from the start of its write to the end of its last read.
+
+    Only what a transfer moves counts: inputs that are received, outputs that are sent.
+    """
+    lives: defaultdict[tuple[int, Place], list[float]] = defaultdict(list)
+    travelling: set[tuple[int, Place]] = set()
+    for span in spans:
+        instruction = span.instruction
+        if isinstance(instruction, BufferInstruction):
+            effects = instruction.effects
+            for place in places(effects.reads + effects.writes, stage_id, stages):
+                value = (instruction.micro_batch, place)
+                lives[value] += [span.start, span.end]
+                if isinstance(instruction, TransferInstruction):
+                    travelling.add(value)
+    changes = sorted(
+        change
+        for value, moments in lives.items()
+        if value in travelling
+        for change in ((min(moments), 1), (max(moments), -1))
+    )
+    held = most = 0
+    for _, change in changes:
+        held += change
+        most = max(most, held)
+    return most

@@ -1,0 +1,91 @@
+"""What a plan costs in time: the assumptions, and what follows from them."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from schemas.base import Frozen
+from schemas.instructions import Instruction
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Costs(Frozen):
+    """How long things take, in seconds; what is not named takes no time.
+
+    A transfer takes `transfer` seconds, plus `activation_bytes / bandwidth` where a bandwidth is
+    given: a constant, or the usual latency and bandwidth model.
+    """
+
+    forward: Seconds | tuple[Seconds, ...] = 1.0
+    """Of one micro-batch: on every stage, or on each."""
+    transfer: Seconds = 0.0
+    """Of one activation, or the latency of its transfer."""
+    activation_bytes: int = Field(default=0, ge=0)
+    """Size of one activation."""
+    bandwidth: float | None = Field(default=None, gt=0)
+    """Bytes per second between neighbours; `None`: without limit."""
+
+    @property
+    def transfer_seconds(self) -> float:
+        """Time of one transfer, once both sides are ready."""
+        return self.transfer + (self.activation_bytes / self.bandwidth if self.bandwidth else 0.0)
+
+    def forward_seconds(self, stages: int) -> tuple[float, ...]:
+        """Time of a forward on each of `stages` stages.
+
+        Raises:
+            ValueError: there are costs for another number of stages.
+        """
+        if not isinstance(self.forward, tuple):
+            return (self.forward,) * stages
+        if len(self.forward) != stages:
+            raise ValueError(
+                f"forward has {len(self.forward)} costs, needed one or {stages} (stages={stages})"
+            )
+        return self.forward
+
+
+class Span(Frozen):
+    """When one instruction ran, in seconds since the start of the plan.
+
+    The span of a post is that of its transfer, which the stage does not wait for.
+    """
+
+    step: int | None
+    instruction: Instruction = Field(discriminator="op")
+    start: float
+    end: float
+
+    @model_validator(mode="after")
+    def _forward_in_time(self) -> "Span":
+        assert self.start <= self.end
+        return self
+
+
+class StageTimeline(Frozen):
+    """One stage's part of a timeline."""
+
+    stage_id: int
+    spans: tuple[Span, ...]
+    busy: float
+    """Seconds in forwards."""
+    idle: float
+    """Seconds of the makespan without a forward."""
+    peak_bytes: int
+    """The most bytes of received and not yet sent activations held at once."""
+
+
+class Timeline(Frozen):
+    """Start and end of every instruction of a plan under given costs."""
+
+    costs: Costs
+    makespan: float
+    """Seconds from the first start to the last end."""
+    bubble: float
+    """The fraction of the stages' time that is idle."""
+    ideal: float
+    """`(M + S - 1)` times the slowest forward: no transfer takes time."""
+    ideal_bubble: float
+    """`(S - 1) / (M + S - 1)`, the bubble of equal stages without transfers."""
+    stages: tuple[StageTimeline, ...]
