@@ -1,10 +1,27 @@
-"""The runtime: executes compiled plans on torch, over NCCL or gloo."""
+"""The runtime: executes compiled plans on torch, over NCCL or gloo.
 
-from runtime.agreement import AgreementError, RemoteError
-from runtime.eval_result import EvalResult
-from runtime.evaluator import Evaluator
-from runtime.micro_batches import DataError
-from runtime.partition import PartitionError
+The public names are imported when they are first used, so that `pipeval --help`, or an installation
+without torch, does not have to import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runtime.agreement import AgreementError, RemoteError
+    from runtime.eval_result import EvalResult
+    from runtime.evaluator import Evaluator
+    from runtime.micro_batches import DataError
+    from runtime.partition import PartitionError
+
+_MODULES = {
+    "AgreementError": "runtime.agreement",
+    "DataError": "runtime.micro_batches",
+    "EvalResult": "runtime.eval_result",
+    "Evaluator": "runtime.evaluator",
+    "PartitionError": "runtime.partition",
+    "RemoteError": "runtime.agreement",
+}
 
 __all__ = [
     "AgreementError",
@@ -14,3 +31,9 @@ __all__ = [
     "PartitionError",
     "RemoteError",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

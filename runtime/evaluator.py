@@ -231,7 +231,7 @@ class Evaluator:
             inputs=self.is_first,
             labels=self.is_last and outcome.compute_loss,
         )
-        self._rehearse(agreement, source)
+        self._shapes.learn(agreement.inputs, source.copy_of_input, self.module)
         if self.is_last and outcome.compute_loss:
             assert self._loss_fn is not None
             forward: Forward = WithLoss(self.module, results, self._loss_fn, self._weight_fn)
@@ -254,17 +254,6 @@ class Evaluator:
             raise
         finally:
             self._buffers.clear()
-
-    def _rehearse(self, agreement: Agreement, source: DrawnSource) -> None:
-        """Learn the shapes around this stage for inputs of signatures not seen before."""
-        new = self._shapes.unknown(agreement.inputs)
-        if not new:
-            return
-        failure = self._shapes.rehearse(new, source.copy_of_input, self.module)
-        reports = self._transport.gather_objects(failure)
-        for report in reports:
-            if report is not None:
-                raise RemoteError(report)
 
 
 def _default_transport(stages: int | None) -> Transport:

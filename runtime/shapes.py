@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from runtime.activation import Signature, signature_of
+from runtime.agreement import RemoteError
 from runtime.buffers import Buffer
 from runtime.messages import receive_object, send_object
 from runtime.transport.protocol import Transport
@@ -47,45 +48,49 @@ class ShapeCache:
         self._transport = transport
         self._known: dict[Signature, Rehearsed] = {}
 
-    def unknown(self, announced: Sequence[Signature]) -> dict[Signature, int]:
-        """The signatures among `announced` to rehearse, each with its first micro-batch."""
-        first: dict[Signature, int] = {}
-        for micro_batch, signature in enumerate(announced):
-            if signature not in self._known:
-                first.setdefault(signature, micro_batch)
-        return first
-
-    def rehearse(
+    def learn(
         self,
-        first_micro_batches: dict[Signature, int],
+        announced: Sequence[Signature],
         load: Callable[[int], Any],
         run: Callable[[Any], Any],
-    ) -> str | None:
-        """Propagate new signatures down the pipe; every stage takes part.
+    ) -> None:
+        """Rehearse the signatures among `announced` that are new; every stage takes part.
 
         Args:
-            first_micro_batches: What `unknown` returned, the same on every stage.
+            announced: The signature of each micro-batch's input, the same on every stage.
             load: Gives the first stage the input of a micro-batch.
             run: The layers of this stage.
 
-        Returns:
-            What went wrong, here or on an earlier stage; `None` if nothing did.
+        Raises:
+            RemoteError: a stage failed, perhaps this one. Nobody has learnt anything then, so
+                that all stages still know the same signatures.
         """
+        learnt: dict[Signature, Rehearsed] = {}
         failure: _Failure | None = None
-        for signature, micro_batch in first_micro_batches.items():
-            outcome = self._rehearse(lambda m=micro_batch: load(m), run, failure)  # type: ignore[misc]
+        for micro_batch, signature in enumerate(announced):
+            if signature in self._known or signature in learnt:
+                continue
+            outcome = self._rehearse(micro_batch, load, run, failure)
             if isinstance(outcome, _Failure):
                 failure = outcome
-            else:
-                self._known[signature] = outcome
-        return failure.report if failure else None
+            learnt[signature] = outcome if isinstance(outcome, Rehearsed) else Rehearsed(None, None)
+        if not learnt:
+            return
+        for report in self._transport.gather_objects(failure and failure.report):
+            if report is not None:
+                raise RemoteError(report)
+        self._known |= learnt
 
     def shapes(self, announced: Sequence[Signature]) -> "RunShapes":
         """The shapes of a run over the announced micro-batches."""
         return RunShapes([self._known[signature] for signature in announced])
 
     def _rehearse(
-        self, load: Callable[[], Any], run: Callable[[Any], Any], failure: _Failure | None
+        self,
+        micro_batch: int,
+        load: Callable[[int], Any],
+        run: Callable[[Any], Any],
+        failure: _Failure | None,
     ) -> Rehearsed | _Failure:
         here, stages = self._transport.stage_id, self._transport.stages
         received: Signature | _Failure | None = None
@@ -101,7 +106,7 @@ class ShapeCache:
         if failure is None:
             try:
                 with _random_state_kept(self._transport.device):
-                    value = run(load() if here == 0 else value)
+                    value = run(load(micro_batch) if here == 0 else value)
                 sent = signature_of(value)
             except Exception:
                 failure = _Failure(f"stage {here} failed:\n{traceback.format_exc()}")

@@ -129,6 +129,30 @@ def test_a_layer_that_fails_in_the_rehearsal_is_an_error_everywhere():
         assert "ArithmeticError: no forward today" in str(error)
 
 
+def test_after_a_failed_rehearsal_all_stages_know_the_same_shapes():
+    class FailsOnce(nn.Module):
+        failed = False
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not self.failed:
+                self.failed = True
+                raise ArithmeticError("out of order")
+            return x
+
+    data = batches([2, 3, 2, 1])
+
+    def call(ev: Evaluator) -> float | None:
+        with pytest.raises(RemoteError, match="stage 1 failed"):
+            ev.eval_batch(iter(data), num_micro_batches=4)
+        return ev.eval_batch(iter(data), num_micro_batches=4).loss
+
+    def layers() -> list[nn.Module]:
+        return [nn.Linear(4, 6), FailsOnce(), nn.Linear(6, 6), nn.Linear(6, 6)]
+
+    losses = over_stages(4, call, layers=layers)
+    assert len(set(losses)) == 1
+
+
 def test_a_layer_that_fails_during_the_run_is_raised_with_its_place():
     class FailsLater(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -112,3 +112,20 @@ if "schedcc" in sys.modules:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_pipeval_without_torch_says_what_is_missing():
+    blocked = "import sys; sys.modules['torch'] = None; sys.argv = ['pipeval']; "
+    code = blocked + "from runtime.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    message = "pipeval: torch is not installed: pip install 'schedcc[models]' brings it\n"
+    assert done.stderr == message
+
+
+def test_the_runtime_offers_its_public_names_and_no_others():
+    import runtime
+
+    assert all(getattr(runtime, name).__name__ == name for name in runtime.__all__)
+    with pytest.raises(AttributeError, match="module 'runtime' has no attribute 'Nothing'"):
+        runtime.Nothing  # noqa: B018
