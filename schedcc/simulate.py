@@ -5,6 +5,7 @@ done. Both ends of a transfer end together, its cost after both have started and
 ahead of either in its queue. Forwards and transfers do not slow each other down.
 """
 
+import math
 from collections import defaultdict
 
 from schedcc.checks import check
@@ -42,7 +43,7 @@ def simulate(
 
     Raises:
         UnsoundPlanError: the plan never ends, or does something else than it should.
-        ValueError: there are costs for another number of stages.
+        ValueError: there are costs for another number of stages, or their sum is no number.
     """
     costs = costs or Costs()
     forward = costs.forward_seconds(plan.stages)
@@ -57,17 +58,19 @@ def simulate(
 
     times = event_times(dependency_graph(plan, transport), cost)
     makespan = max(times.values(), default=0.0)
+    total = plan.stages * makespan
+    if not math.isfinite(total):
+        raise ValueError(f"the costs add up to {total} seconds, needed a finite number of seconds")
     stages = tuple(
         _stage_timeline(plan, program, times, makespan, costs)
         for program in sorted(plan.programs, key=lambda program: program.stage_id)
     )
     steps = plan.micro_batches + plan.stages - 1
-    total = plan.stages * makespan
     return Timeline(
         costs=costs,
         makespan=makespan,
         bubble=sum(stage.idle for stage in stages) / total if total else 0.0,
-        ideal=steps * max(forward),
+        ideal=sum(forward) + (plan.micro_batches - 1) * max(forward),
         ideal_bubble=(plan.stages - 1) / steps,
         stages=stages,
     )
@@ -103,27 +106,28 @@ def _stage_timeline(
 def _most_held(spans: tuple[Span, ...], stage_id: int, stages: int) -> int:
     """The most activations at once, each from the start of its write to the end of its last read.
 
-    Only what a transfer moves counts: inputs that are received, outputs that are sent.
+    Only what a transfer moves counts: inputs that are received, outputs that are sent. The order
+    of the program decides, so instructions that take no time hold what they hold, too.
     """
-    lives: defaultdict[tuple[int, Place], list[float]] = defaultdict(list)
+    lives: defaultdict[tuple[int, Place], list[int]] = defaultdict(list)
     travelling: set[tuple[int, Place]] = set()
-    for span in spans:
+    for offset, span in enumerate(spans):
         instruction = span.instruction
         if isinstance(instruction, BufferInstruction):
             effects = instruction.effects
             for place in places(effects.reads + effects.writes, stage_id, stages):
                 value = (instruction.micro_batch, place)
-                lives[value] += [span.start, span.end]
+                lives[value].append(offset)
                 if isinstance(instruction, TransferInstruction):
                     travelling.add(value)
     changes = sorted(
         change
-        for value, moments in lives.items()
+        for value, offsets in lives.items()
         if value in travelling
-        for change in ((min(moments), 1), (max(moments), -1))
+        for change in ((min(offsets), False), (max(offsets), True))
     )
     held = most = 0
-    for _, change in changes:
-        held += change
+    for _, released in changes:
+        held += -1 if released else 1
         most = max(most, held)
     return most

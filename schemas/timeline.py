@@ -21,9 +21,9 @@ class Costs(Frozen):
     """Of one micro-batch: on every stage, or on each."""
     transfer: Seconds = 0.0
     """Of one activation, or the latency of its transfer."""
-    activation_bytes: int = Field(default=0, ge=0)
+    activation_bytes: int = Field(default=0, ge=0, lt=2**63)
     """Size of one activation."""
-    bandwidth: float | None = Field(default=None, gt=0)
+    bandwidth: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Bytes per second between neighbours; `None`: without limit."""
 
     @property
@@ -41,7 +41,8 @@ class Costs(Frozen):
             return (self.forward,) * stages
         if len(self.forward) != stages:
             raise ValueError(
-                f"forward has {len(self.forward)} costs, needed one or {stages} (stages={stages})"
+                f"forward lists {len(self.forward)} costs, needed a single number or a list of "
+                f"{stages} (stages={stages})"
             )
         return self.forward
 
@@ -85,7 +86,8 @@ class Timeline(Frozen):
     bubble: float
     """The fraction of the stages' time that is idle."""
     ideal: float
-    """`(M + S - 1)` times the slowest forward: no transfer takes time."""
+    """The sum of all stages' forwards and `M - 1` more of the slowest: no plan can be faster. With
+    equal stages, `(M + S - 1)` forwards."""
     ideal_bubble: float
     """`(S - 1) / (M + S - 1)`, the bubble of equal stages without transfers."""
     stages: tuple[StageTimeline, ...]

@@ -90,7 +90,8 @@ def _print_timeline(plan: PipelinePlan, timeline: Timeline) -> None:
         soft_wrap=True,
     )
     console.print(
-        f"without transfers at best {timeline.ideal:.6g} s = (M + S - 1) x slowest forward, "
+        f"without transfers at best {timeline.ideal:.6g} s = all forwards of one micro-batch "
+        f"+ (M - 1) x slowest, "
         f"{timeline.ideal_bubble:.1%} idle with equal stages",
         soft_wrap=True,
     )
