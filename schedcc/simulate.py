@@ -1,8 +1,10 @@
 """Simulation: when every instruction of a plan starts and ends, under a model of costs.
 
 A longest path in the dependency graph: an instruction starts when everything it depends on is
-done. Both ends of a transfer end together, its cost after both have started and after whatever is
-ahead of either in its queue. Forwards and transfers do not slow each other down.
+done. Under rendezvous both ends of a transfer end together, its cost after both have started and
+after whatever is ahead of either in its queue; a buffered send does not wait for its receive, which
+still takes the cost of the transfer from its own start. Forwards and transfers do not slow each
+other down.
 """
 
 import math

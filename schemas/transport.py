@@ -22,5 +22,6 @@ class TransportModel(Frozen):
     0: a send ends only with its receive (rendezvous)."""
 
     def __str__(self) -> str:
-        sends = f"{self.buffered_sends} buffered sends" if self.buffered_sends else "rendezvous"
-        return f"one queue per {self.queue}, {sends}"
+        ending = "" if self.buffered_sends == 1 else "s"
+        buffered = f"{self.buffered_sends} buffered send{ending}"
+        return f"one queue per {self.queue}, {buffered if self.buffered_sends else 'rendezvous'}"

@@ -1,7 +1,36 @@
-"""Settings of all tests."""
+"""Settings of all tests, and fixtures that several files use."""
 
+import sys
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+
+from schedcc.cli import main
+from tests.command_line import Run
+from tests.plans import pipeline
 
 # Machines are shared: how long one example takes says nothing about the code.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+
+    def command(*arguments: object) -> Run:
+        monkeypatch.setattr(sys, "argv", ["schedcc", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Run(ended.value.code, *capsys.readouterr())
+
+    return command
+
+
+@pytest.fixture
+def unsound(tmp_path) -> Path:
+    file = tmp_path / "unsound.json"
+    file.write_text(pipeline("L0 F0", "R0 L0 F0").model_dump_json())
+    return file

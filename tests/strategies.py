@@ -7,6 +7,8 @@ from hypothesis import example
 from hypothesis import strategies as st
 
 from schedcc import Outcome
+from schemas import PipelinePlan
+from tests.plans import pipeline
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
@@ -44,3 +46,23 @@ def outcomes() -> st.SearchStrategy[Outcome]:
         return_logits=st.booleans(),
         replicas=st.integers(1, 3),
     )
+
+
+@st.composite
+def random_transfers(draw: st.DrawFn) -> PipelinePlan:
+    """Any messages between any stages, each end at any place of its program, some ends posted."""
+    stages = draw(st.integers(1, 4))
+    peer = st.integers(0, stages - 1)
+    messages = draw(st.lists(st.tuples(peer, peer), max_size=7))
+    programs: list[list[str]] = [[] for _ in range(stages)]
+    for number, (source, target) in enumerate(messages):
+        for stage, end, other in ((source, "S", target), (target, "R", source)):
+            words = programs[stage]
+            at = draw(st.integers(0, len(words)))
+            name = f"{number}:{other}"
+            if draw(st.booleans()):
+                words.insert(at, f"{end.lower()}{'>' if end == 'S' else '<'}{name}")
+                words.insert(draw(st.integers(at + 1, len(words))), f"{end.lower()}.{name}")
+            else:
+                words.insert(at, f"{end}{name}")
+    return pipeline(*map(" ".join, programs), micro_batches=max(1, len(messages)))

@@ -5,13 +5,12 @@ from itertools import permutations
 import networkx as nx
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from schedcc import compile_pipeline, dependency_graph
 from schedcc.graph import Event
 from schemas import PipelinePlan
 from tests.plans import deadlocks, pipeline
-from tests.strategies import at_corners, sizes
+from tests.strategies import at_corners, random_transfers, sizes
 
 
 def edges(plan: PipelinePlan) -> set[str]:
@@ -112,26 +111,6 @@ def test_a_forward_depends_on_the_load_of_the_first_stage_and_not_on_later_ones(
 
 def test_transfers_without_a_counterpart_add_no_edges():
     assert {edge.split()[-1] for edge in edges(pipeline("S0 S0:9", "R0:9"))} == {"program"}
-
-
-@st.composite
-def random_transfers(draw: st.DrawFn) -> PipelinePlan:
-    """Any messages between any stages, each end at any place of its program, some ends posted."""
-    stages = draw(st.integers(1, 4))
-    peer = st.integers(0, stages - 1)
-    messages = draw(st.lists(st.tuples(peer, peer), max_size=7))
-    programs: list[list[str]] = [[] for _ in range(stages)]
-    for number, (source, target) in enumerate(messages):
-        for stage, end, other in ((source, "S", target), (target, "R", source)):
-            words = programs[stage]
-            at = draw(st.integers(0, len(words)))
-            name = f"{number}:{other}"
-            if draw(st.booleans()):
-                words.insert(at, f"{end.lower()}{'>' if end == 'S' else '<'}{name}")
-                words.insert(draw(st.integers(at + 1, len(words))), f"{end.lower()}.{name}")
-            else:
-                words.insert(at, f"{end}{name}")
-    return pipeline(*map(" ".join, programs), micro_batches=max(1, len(messages)))
 
 
 def gets_stuck(plan: PipelinePlan) -> bool:

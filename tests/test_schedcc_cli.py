@@ -1,52 +1,13 @@
 """The command line of the compiler: what it prints, writes and returns."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 import schedcc
-from schedcc.cli import main
 from schemas import PipelinePlan, Report, StagePlan
+from tests.command_line import module
 from tests.plans import pipeline
-
-
-class Run(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-
-    def command(*arguments: object) -> Run:
-        monkeypatch.setattr(sys, "argv", ["schedcc", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return Run(ended.value.code, *capsys.readouterr())
-
-    return command
-
-
-@pytest.fixture
-def unsound(tmp_path) -> Path:
-    file = tmp_path / "unsound.json"
-    file.write_text(pipeline("L0 F0", "R0 L0 F0").model_dump_json())
-    return file
-
-
-def module(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "schedcc", *arguments]
-    root = Path(__file__).parent.parent
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, cwd=root
-    )
 
 
 def test_the_module_is_a_program():

@@ -1,12 +1,11 @@
 """`schedcc simulate`, `schedcc compare` and `check` under a transport, on the command line."""
-# ruff: noqa: F401, F811 (fixtures of another test file)
 
 import pytest
 
 import schedcc
 from schemas import Costs, Report, Timeline, TransportModel
+from tests.command_line import module
 from tests.plans import pipeline
-from tests.test_schedcc_cli import module, run, unsound
 
 BEST = "all forwards of one micro-batch + (M - 1) x slowest"
 

@@ -12,8 +12,7 @@ from pydantic import ValidationError
 from schedcc import check, compile_pipeline, compile_stage, dependency_graph
 from schemas import PipelinePlan, Report, TransportModel
 from tests.plans import deadlocks, pipeline
-from tests.strategies import at_corners, sizes
-from tests.test_dependency_graph import random_transfers
+from tests.strategies import at_corners, random_transfers, sizes
 
 STRICTEST = TransportModel()
 PER_CHANNEL = TransportModel(queue="channel")
