@@ -94,6 +94,7 @@ def _run(job: "Job", *, as_json: bool) -> int:
         evaluation = run_rank(job)
     else:
         job.check()
+        job.read_text()  # here for its errors only, before any process is started
         evaluation = launch(job.stages, run_rank, job)
     if evaluation is None:
         return 0

@@ -57,7 +57,7 @@ class Job:
     """When the run began, in seconds since the epoch."""
 
     def check(self) -> ModelFiles:
-        """Refuse what can be told to be wrong before any process is started.
+        """Refuse what can be told to be wrong before the model and the text are loaded.
 
         Raises:
             ValueError: one sentence with the value and what was needed.
@@ -73,7 +73,6 @@ class Job:
                 f"{self.stages} stages for the {layers} layers of {self.model}, "
                 "needed a layer for each stage"
             )
-        self.read_text()
         return files
 
     def read_text(self) -> str:
@@ -110,16 +109,15 @@ def run_rank(job: Job) -> LanguageModelEvaluation | None:
 
 def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageModelEvaluation | None:
     transport = TorchTransport(device=device)
-    timer = StageTimer(Clock(device))
+    is_last = transport.stage_id == transport.stages - 1
+    windows = _windows(job, files) if transport.stage_id == 0 or is_last else None
+    timer, digests = StageTimer(Clock(device)), LogitsDigests()
     listeners: list[Listener] = [timer]
-    evaluator = _evaluator(job, files, transport, listeners)
-    reads_data = evaluator.is_first or evaluator.is_last
-    windows = _windows(job, files) if reads_data else None
-    digests = LogitsDigests()
     bar: AbstractContextManager[Any] = nullcontext()
-    if job.progress and evaluator.is_last and windows is not None:
+    if job.progress and is_last and windows is not None:
         bar = progress = MicroBatchProgress(len(windows))
         listeners.append(progress)
+    evaluator = _evaluator(job, files, transport, listeners)
 
     transport.gather_objects(None)  # nobody measures the others' loading
     began, setup = time.perf_counter(), time.time() - job.started

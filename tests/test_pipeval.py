@@ -1,6 +1,9 @@
 """`pipeval` from the command line: by itself, under torchrun, and with bad input."""
 
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +75,22 @@ def test_the_report_for_people_shows_loss_time_and_verification(model, text):
         assert part in done.stdout
     assert "one process: identical: loss" in done.stdout
     assert "bit-identical in 1 of 1 micro-batches" in done.stdout
+
+
+def test_a_terminal_sees_the_progress_of_the_micro_batches(model, text):
+    ours, theirs = pty.openpty()
+    words = ["-m", "runtime", *arguments(model, text), "--max-windows", 4, "--json"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(
+        [sys.executable, *map(str, words)], stdout=subprocess.PIPE, stderr=theirs, env=environment
+    ) as process:
+        os.close(theirs)
+        out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert json.loads(out)["micro_batches"] == 2
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert "2/2 micro-batches" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
 
 
 @pytest.mark.parametrize(
