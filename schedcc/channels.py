@@ -7,9 +7,18 @@ micro-batches the two name.
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
-from schemas import Direction, Phase, Placed, ResultInstruction, StageProgram, TransferInstruction
+from schemas import (
+    Direction,
+    Instruction,
+    Phase,
+    Placed,
+    ResultInstruction,
+    StageProgram,
+    Transfer,
+    TransferInstruction,
+)
 
 
 class Channel(NamedTuple):
@@ -30,18 +39,23 @@ class Traffic:
     receives: list[Placed] = field(default_factory=list)
 
 
-def channels(programs: Iterable[StageProgram]) -> dict[Channel, Traffic]:
-    """All channels that programs use, with the transfers of both ends in the order of issue.
+def is_transfer(instruction: Instruction) -> TypeGuard[Transfer]:
+    """Whether an instruction moves an activation: whole, or by posting it.
 
     A split transfer is represented by its post: that is where it joins the stage's queue.
     """
+    return (
+        isinstance(instruction, TransferInstruction) and instruction.effects.phase is not Phase.WAIT
+    )
+
+
+def channels(programs: Iterable[StageProgram]) -> dict[Channel, Traffic]:
+    """All channels that programs use, with the transfers of both ends in the order of issue."""
     traffic: defaultdict[Channel, Traffic] = defaultdict(Traffic)
     for program in programs:
         for placed in program.placed():
             instruction = placed.instruction
-            if not isinstance(instruction, TransferInstruction):
-                continue
-            if instruction.effects.phase is Phase.WAIT:
+            if not is_transfer(instruction):
                 continue
             if instruction.direction is Direction.SEND:
                 traffic[Channel(program.stage_id, instruction.peer)].sends.append(placed)

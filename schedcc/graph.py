@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 import networkx as nx
 
-from schedcc.channels import Channel, channels, collectives
+from schedcc.channels import channels, collectives, is_transfer
 from schemas import (
     BufferInstruction,
     Direction,
@@ -70,15 +70,17 @@ def dependency_graph(
     for program in programs.values():
         _add_program(graph, program, ahead[program.stage_id])
     for channel, traffic in channels(programs.values()).items():
-        for number, ends in enumerate(zip(traffic.sends, traffic.receives, strict=False)):
-            _add_message(graph, channel, *ends, ahead)
+        for number, (send, receive) in enumerate(
+            zip(traffic.sends, traffic.receives, strict=False)
+        ):
+            sender, receiver = (channel.source, send.offset), (channel.destination, receive.offset)
+            _add_wait(graph, receiver, sender, "data", ahead)
             if transport.buffered_sends == 0:
-                _add_rendezvous(graph, channel, *ends, ahead)
+                _add_wait(graph, sender, receiver, "rendezvous", ahead)
             elif number >= transport.buffered_sends:
                 room = traffic.receives[number - transport.buffered_sends]
                 taken = Event(channel.destination, room.offset, "end")
-                send = Event(channel.source, ends[0].offset, "end")
-                graph.add_edge(taken, send, why="rendezvous")
+                graph.add_edge(taken, Event(*sender, "end"), why="rendezvous")
     _add_collectives(graph, list(programs.values()))
     return graph
 
@@ -87,24 +89,22 @@ Ahead = dict[int, dict[int, int]]
 """By stage: for a transfer that queues behind a posted one, the offset of that posted one."""
 
 
-def _add_message(
-    graph: "nx.DiGraph[Event]", channel: Channel, send: Placed, receive: Placed, ahead: Ahead
+def _add_wait(
+    graph: "nx.DiGraph[Event]",
+    waiter: tuple[int, int],
+    other: tuple[int, int],
+    why: Why,
+    ahead: Ahead,
 ) -> None:
-    """A receive ends after its send has started, and so after what the send queues behind."""
-    received = Event(channel.destination, receive.offset, "end")
-    graph.add_edge(Event(channel.source, send.offset, "start"), received, why="data")
-    if (before := ahead[channel.source].get(send.offset)) is not None:
-        graph.add_edge(Event(channel.source, before, "end"), received, why="queue")
+    """One end of a transfer ends after the other has started, so after what that queues behind.
 
-
-def _add_rendezvous(
-    graph: "nx.DiGraph[Event]", channel: Channel, send: Placed, receive: Placed, ahead: Ahead
-) -> None:
-    """A send ends after its receive has started, and so after what the receive queues behind."""
-    sent = Event(channel.source, send.offset, "end")
-    graph.add_edge(Event(channel.destination, receive.offset, "start"), sent, why="rendezvous")
-    if (before := ahead[channel.destination].get(receive.offset)) is not None:
-        graph.add_edge(Event(channel.destination, before, "end"), sent, why="queue")
+    Both ends are given as stage and offset.
+    """
+    end = Event(*waiter, "end")
+    graph.add_edge(Event(*other, "start"), end, why=why)
+    stage_id, offset = other
+    if (before := ahead[stage_id].get(offset)) is not None:
+        graph.add_edge(Event(stage_id, before, "end"), end, why="queue")
 
 
 def _add_program(graph: "nx.DiGraph[Event]", program: StageProgram, ahead: dict[int, int]) -> None:
@@ -149,7 +149,7 @@ def _queue_predecessors(program: StageProgram, transport: TransportModel) -> dic
     last: dict[object, Placed] = {}
     for placed in program.placed():
         instruction = placed.instruction
-        if not isinstance(instruction, TransferInstruction) or _phase(placed) is Phase.WAIT:
+        if not is_transfer(instruction):
             continue
         channel = (instruction.direction, instruction.peer)
         queue = channel if transport.queue == "channel" else None

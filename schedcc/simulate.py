@@ -10,10 +10,11 @@ other down.
 import math
 from collections import defaultdict
 
-from schedcc.checks import check
+from schedcc.channels import is_transfer
+from schedcc.checks import check_with_graph
 from schedcc.errors import UnsoundPlanError
 from schedcc.graph import Event, dependency_graph
-from schedcc.times import event_times, is_forward, is_transfer
+from schedcc.times import event_times, is_forward
 from schemas import (
     BufferInstruction,
     Costs,
@@ -49,7 +50,9 @@ def simulate(
     """
     costs = costs or Costs()
     forward = costs.forward_seconds(plan.stages)
-    report = check(plan, transport)
+    transport = transport or TransportModel()
+    graph = dependency_graph(plan, transport)
+    report = check_with_graph(plan, transport, graph)
     if not report.ok:
         raise UnsoundPlanError(f"a plan with errors has no timeline: {next(report.errors())}")
 
@@ -58,7 +61,7 @@ def simulate(
             return forward[stage_id]
         return costs.transfer_seconds if is_transfer(instruction) else 0.0
 
-    times = event_times(dependency_graph(plan, transport), cost)
+    times = event_times(graph, cost)
     makespan = max(times.values(), default=0.0)
     total = plan.stages * makespan
     if not math.isfinite(total):

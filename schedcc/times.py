@@ -5,7 +5,7 @@ from collections.abc import Callable
 import networkx as nx
 
 from schedcc.graph import Event
-from schemas import BufferInstruction, Instruction, Phase, Place, TransferInstruction
+from schemas import BufferInstruction, Instruction, Place
 
 Cost = Callable[[int, Instruction], float]
 """`(stage_id, instruction) -> seconds` between its start and its end at the earliest."""
@@ -27,13 +27,6 @@ def is_forward(instruction: Instruction) -> bool:
     """Whether an instruction computes: it writes an output."""
     return isinstance(instruction, BufferInstruction) and any(
         access.place is Place.OUTPUT for access in instruction.effects.writes
-    )
-
-
-def is_transfer(instruction: Instruction) -> bool:
-    """Whether an instruction moves an activation: whole, or by posting it."""
-    return (
-        isinstance(instruction, TransferInstruction) and instruction.effects.phase is not Phase.WAIT
     )
 
 

@@ -19,17 +19,12 @@ from runtime.shapes import Rehearsed, RunShapes
 from runtime.stage import WithLoss, samples
 from runtime.transport import InMemoryTransport, run_stages
 from schemas import (
-    ForwardPass,
-    LoadMicroBatch,
     PipelinePlan,
-    PostRecvActivation,
-    PostSendActivation,
     ReduceLoss,
-    StageProgram,
-    WaitRecvActivation,
-    WaitSendActivation,
 )
 from tests.models_for_tests import Data, batches, mlp, one_process
+from tests.mutations import with_epilogue
+from tests.plans import pipeline
 from tests.strategies import at_corners, sizes
 
 
@@ -107,38 +102,13 @@ def test_compiled_plans_give_what_one_process_gives(size, seed):
 def overlapped_plan() -> PipelinePlan:
     """M = 3, S = 3, by hand: receives are posted a step ahead, sends are waited for late."""
 
-    def program(*lines: str) -> tuple[tuple[Any, ...], ...]:
-        kinds = {
-            "L": LoadMicroBatch,
-            "F": ForwardPass,
-            "r<": PostRecvActivation,
-            "r.": WaitRecvActivation,
-            "s>": PostSendActivation,
-            "s.": WaitSendActivation,
-        }
-
-        def one(token: str, stage: int) -> Any:
-            symbol, m = token[:-1], int(token[-1])
-            ids = {"micro_batch": m, "buffer": m % 2}
-            peer = {"r": {"peer": stage - 1}, "s": {"peer": stage + 1}}.get(symbol[0], {})
-            return kinds[symbol](**ids, **peer)
-
-        stage, *steps = lines
-        return tuple(tuple(one(t, int(stage)) for t in step.split()) for step in steps)
-
-    programs = (
-        program("0", "L0 F0 s>0", "L1 F1 s>1", "s.0 L2 F2 s>2", "s.1 s.2", ""),
-        program("1", "r<0", "r.0 r<1 F0 s>0", "r.1 r<2 F1 s>1", "r.2 s.0 F2 s>2", "s.1 s.2"),
-        program("2", "", "r<0", "L0 r.0 r<1 F0", "L1 r.1 r<2 F1", "L2 r.2 F2"),
-    )
-    return PipelinePlan(
+    plan = pipeline(
+        "L0 F0 s>0 | L1 F1 s>1      | s.0 L2 F2 s>2  | s.1 s.2        |",
+        "r<0       | r.0 r<1 F0 s>0 | r.1 r<2 F1 s>1 | r.2 s.0 F2 s>2 | s.1 s.2",
+        "          | r<0            | L0 r.0 r<1 F0  | L1 r.1 r<2 F1  | L2 r.2 F2",
         micro_batches=3,
-        stages=3,
-        programs=tuple(
-            StageProgram(stage_id=s, steps=steps, epilogue=(ReduceLoss(),) if s == 2 else ())
-            for s, steps in enumerate(programs)
-        ),
     )
+    return with_epilogue(plan, plan.programs[-1], [ReduceLoss()])
 
 
 def test_an_overlapped_plan_written_by_hand_is_sound_and_runs():

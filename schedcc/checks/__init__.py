@@ -63,23 +63,35 @@ def check(plan: PipelinePlan | StagePlan, transport: TransportModel | None = Non
     Returns:
         A report with every finding of every check; `Report.ok` if none is an error.
     """
-    programs = (plan.program,) if isinstance(plan, StagePlan) else plan.programs
-    findings = [
+    if isinstance(plan, StagePlan):
+        findings = _check_programs(plan, (plan.program,))
+        return Report(checks=_names(PROGRAM_CHECKS), findings=tuple(findings))
+    transport = transport or TransportModel()
+    return check_with_graph(plan, transport, dependency_graph(plan, transport))
+
+
+def check_with_graph(
+    plan: PipelinePlan, transport: TransportModel, graph: "nx.DiGraph[Event]"
+) -> Report:
+    """`check`, for a caller that has the plan's dependency graph under `transport` already."""
+    findings = _check_programs(plan, plan.programs)
+    findings += [f for pipeline_check in PIPELINE_CHECKS for f in pipeline_check(plan)]
+    findings += [f for graph_check in GRAPH_CHECKS for f in graph_check(plan, graph)]
+    names = _names(PROGRAM_CHECKS) + _names(PIPELINE_CHECKS) + _names(GRAPH_CHECKS)
+    return Report(checks=names, transport=transport, findings=tuple(findings))
+
+
+def _check_programs(header: PlanHeader, programs: tuple[StageProgram, ...]) -> list[Finding]:
+    return [
         finding
         for program_check in PROGRAM_CHECKS
         for program in programs
-        for finding in program_check(plan, program)
+        for finding in program_check(header, program)
     ]
-    asked: list[ProgramCheck | PipelineCheck | GraphCheck] = list(PROGRAM_CHECKS)
-    model = None
-    if isinstance(plan, PipelinePlan):
-        model = transport or TransportModel()
-        graph = dependency_graph(plan, model)
-        findings += [f for pipeline_check in PIPELINE_CHECKS for f in pipeline_check(plan)]
-        findings += [f for graph_check in GRAPH_CHECKS for f in graph_check(plan, graph)]
-        asked += [*PIPELINE_CHECKS, *GRAPH_CHECKS]
-    names = tuple(function.__name__.removeprefix("check_") for function in asked)
-    return Report(checks=names, transport=model, findings=tuple(findings))
 
 
-__all__ = ["GRAPH_CHECKS", "PIPELINE_CHECKS", "PROGRAM_CHECKS", "check"]
+def _names(checks: tuple[Callable[..., object], ...]) -> tuple[str, ...]:
+    return tuple(function.__name__.removeprefix("check_") for function in checks)
+
+
+__all__ = ["GRAPH_CHECKS", "PIPELINE_CHECKS", "PROGRAM_CHECKS", "check", "check_with_graph"]
