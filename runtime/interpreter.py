@@ -20,6 +20,8 @@ from schemas import (
     CollectLogits,
     Direction,
     ForwardPass,
+    GroupEnd,
+    GroupStart,
     Instruction,
     LoadMicroBatch,
     Place,
@@ -107,6 +109,10 @@ class Interpreter:
                 self._post_send(instruction)
             case WaitRecvActivation() | WaitSendActivation():
                 self._wait(instruction)
+            case GroupStart():
+                self.transport.start_group()
+            case GroupEnd():
+                self.transport.end_group()
             case ReduceLoss():
                 self.results.reduce(instruction.reduction)
             case AllReduceLoss():

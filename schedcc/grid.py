@@ -17,6 +17,8 @@ SYMBOLS = {
     "WaitRecvActivation": ("r.", "yellow"),
     "PostSendActivation": ("s>", "magenta"),
     "WaitSendActivation": ("s.", "magenta"),
+    "GroupStart": ("{", "dim"),
+    "GroupEnd": ("}", "dim"),
 }
 """What stands for each instruction in a cell, and its style."""
 
@@ -119,7 +121,8 @@ def cell(step: Step) -> Text:
     """The instructions of one step: each as its symbol and its micro-batch."""
     text = Text()
     for number, instruction in enumerate(step):
-        assert isinstance(instruction, BufferInstruction)
         symbol, style = SYMBOLS[instruction.op]
-        text.append(" " if number else "").append(f"{symbol}{instruction.micro_batch}", style)
+        if isinstance(instruction, BufferInstruction):
+            symbol += str(instruction.micro_batch)
+        text.append(" " if number else "").append(symbol, style)
     return text

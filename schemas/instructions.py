@@ -126,6 +126,32 @@ class WaitSendActivation(TransferInstruction):
     effects = Effects(reads=(OUTPUT,), phase=Phase.WAIT)
 
 
+class GroupInstruction(BaseInstruction):
+    """A bracket around posts that enter the stage's queue together, as one entry.
+
+    The members of a group progress independently of each other, whatever their order inside; the
+    entry has ended when all of them have. It is what `ncclGroupStart` and `ncclGroupEnd` mean, and
+    `torch.distributed.batch_isend_irecv`. A group lies within one step and holds only posts.
+    """
+
+    effects: ClassVar[Effects] = Effects()
+
+    def __str__(self) -> str:
+        return self.op
+
+
+class GroupStart(GroupInstruction):
+    """Hold the posts that follow back until the end of the group."""
+
+    op: Literal["GroupStart"] = Field(default="GroupStart", repr=False)
+
+
+class GroupEnd(GroupInstruction):
+    """Post all transfers of the group at once."""
+
+    op: Literal["GroupEnd"] = Field(default="GroupEnd", repr=False)
+
+
 class ResultInstruction(BaseInstruction):
     """An instruction of the epilogue: it runs once, on the results of all micro-batches."""
 
@@ -181,7 +207,10 @@ Transfer = (
     | PostSendActivation
     | WaitSendActivation
 )
-StepInstruction = Annotated[LoadMicroBatch | ForwardPass | Transfer, Field(discriminator="op")]
+Group = GroupStart | GroupEnd
+StepInstruction = Annotated[
+    LoadMicroBatch | ForwardPass | Transfer | Group, Field(discriminator="op")
+]
 EpilogueInstruction = Annotated[
     ReduceLoss | AllReduceLoss | BroadcastLoss | CollectLogits, Field(discriminator="op")
 ]
@@ -189,6 +218,7 @@ Instruction = (
     LoadMicroBatch
     | ForwardPass
     | Transfer
+    | Group
     | ReduceLoss
     | AllReduceLoss
     | BroadcastLoss

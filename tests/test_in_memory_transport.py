@@ -51,6 +51,41 @@ def test_two_stages_that_both_send_first_are_reported_as_a_deadlock():
     assert "rank 1 waits in send to 0, behind nothing" in str(caught.value)
 
 
+def test_a_group_is_one_entry_whose_members_do_not_wait_for_each_other():
+    def stage(end: InMemoryTransport) -> list[float]:
+        other = 1 - end.stage_id
+        first, second = torch.zeros(1), torch.zeros(1)
+        end.start_group()
+        pending = [
+            end.post_send([torch.tensor([1.0 + end.stage_id])], other),
+            end.post_receive([first], other),
+            end.post_send([torch.tensor([3.0 + end.stage_id])], other),
+            end.post_receive([second], other),
+        ]
+        end.end_group()
+        for transfer in pending:
+            end.wait(transfer)
+        return [*first.tolist(), *second.tolist()]
+
+    assert run_stages(2, stage, timeout=20) == [[2.0, 4.0], [1.0, 3.0]]
+
+
+def test_what_is_posted_after_a_group_waits_for_all_of_it():
+    def stage(end: InMemoryTransport) -> None:
+        if end.stage_id == 0:
+            end.start_group()
+            receive_ = end.post_receive([torch.zeros(1)], 1)
+            end.end_group()
+            send(end, 1, 1.0)
+            end.wait(receive_)
+        else:
+            receive(end, 0)
+            send(end, 0, 1.0)
+
+    with pytest.raises(DeadlockError, match="rank 0 waits in send to 1, behind receive from 1"):
+        run_stages(2, stage, timeout=20)
+
+
 def test_a_posted_receive_holds_up_the_send_behind_it():
     def stage(end: InMemoryTransport) -> None:
         place = torch.zeros(1)

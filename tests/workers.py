@@ -58,7 +58,7 @@ MESSAGE = [
 
 
 def exchange(_: None) -> list[Any]:
-    """Move one message around the ring 0 -> 1 -> 2 -> 0, then the collectives."""
+    """Move a message around the ring 0 -> 1 -> 2 -> 0, alone and in a group; then collectives."""
     torch.set_num_threads(1)
     with process_group(TIMEOUT) as device:
         transport = TorchTransport(device=device)
@@ -67,16 +67,22 @@ def exchange(_: None) -> list[Any]:
         transport.connect({before, after})
         message = [tensor.to(device) for tensor in MESSAGE]
         places = [torch.empty_like(tensor) for tensor in message]
+        again = [torch.empty_like(tensor) for tensor in message]
         send = transport.post_send(message, after)
         receive = transport.post_receive(places, before)
         transport.wait(receive)
         transport.wait(send)
+        transport.start_group()
+        group = [transport.post_receive(again, before), transport.post_send(message, after)]
+        transport.end_group()
+        for pending in group:
+            transport.wait(pending)
         loss = torch.tensor([float(here)], dtype=torch.float64, device=device)
         transport.broadcast(loss, source=1)
         transport.sum_over_replicas(loss)
         same = all(
             a.reshape(-1).view(torch.uint8).equal(b.reshape(-1).view(torch.uint8))
-            for a, b in zip(message, places, strict=True)
+            for a, b in zip(message + message, places + again, strict=True)
         )
         return transport.gather_objects((here, same, float(loss)))
 

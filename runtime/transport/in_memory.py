@@ -1,7 +1,8 @@
 """Transport in memory: the stages are threads of one process. Stricter than any real transport.
 
 - One in-order queue per stage, strict rendezvous: a transfer starts when everything that its stage
-  posted before has ended, and ends when its counterpart has started too.
+  posted before has ended, and ends when its counterpart has started too. A group is one entry of
+  the queue, whose members start together and end each on its own.
 - What a receive will bring is not there before its wait: the place is filled with garbage when the
   receive is posted and with the message in the wait. A place that was written meanwhile, and a
   payload that was changed while it was being sent, are errors.
@@ -15,6 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -59,7 +61,7 @@ class InMemoryNetwork:
         """Create the network; `endpoint` gives each thread its end."""
         self.stages, self.replicas = stages, replicas
         self._changed = threading.Condition()
-        self._queues: list[deque[_Operation]] = [deque() for _ in range(stages * replicas)]
+        self._queues: list[deque[list[_Operation]]] = [deque() for _ in range(stages * replicas)]
         self._waiting: dict[int, _Operation] = {}
         self._finished: set[int] = set()
         self._failure: BaseException | None = None
@@ -68,14 +70,13 @@ class InMemoryNetwork:
         """The end of one stage."""
         return InMemoryTransport(self, stage_id, replica)
 
-    def post(self, operation: _Operation) -> _Operation:
-        """Put an operation at the end of its owner's queue and start what can start."""
+    def post(self, owner: int, entry: list[_Operation]) -> None:
+        """Put one operation, or a group, at the end of its owner's queue; start what can start."""
         with self._changed:
             self._raise_failure()
-            self._queues[operation.owner].append(operation)
+            self._queues[owner].append(list(entry))
             if self._progress():
                 self._changed.notify_all()
-        return operation
 
     def wait(self, operation: _Operation) -> None:
         """Block until the operation has ended, or cannot end any more."""
@@ -107,33 +108,39 @@ class InMemoryNetwork:
         moved = False
         while ready := next(filter(None, map(self._ready, self._queues)), None):
             for operation in ready:
-                self._queues[operation.owner].popleft()
+                queue = self._queues[operation.owner]
+                queue[0].remove(operation)
+                if not queue[0]:
+                    queue.popleft()
                 operation.done = True
             moved = True
         return moved
 
-    def _ready(self, queue: deque[_Operation]) -> list[_Operation] | None:
-        """The operations that start together with the head of a queue, if all are heads."""
-        if not queue:
+    def _ready(self, queue: deque[list[_Operation]]) -> list[_Operation] | None:
+        """Operations that start together with a member of a queue's first entry, all in front."""
+        matches = map(self._match, queue[0] if queue else ())
+        return next(filter(None, matches), None)
+
+    def _match(self, front: _Operation) -> list[_Operation] | None:
+        entries = [self._queues[rank][0] for rank in front.others if self._queues[rank]]
+        if len(entries) < len(front.others):
             return None
-        head = queue[0]
-        heads = [self._queues[rank][0] for rank in head.others if self._queues[rank]]
-        if len(heads) < len(head.others):
-            return None
-        if head.kind == "meeting":
-            if any(
-                (h.kind, h.name, h.others) != ("meeting", head.name, head.others) for h in heads
-            ):
+        if front.kind == "meeting":
+            meeting = [entry[0] for entry in entries]
+            agreed = ("meeting", front.name, front.others)
+            if any((other.kind, other.name, other.others) != agreed for other in meeting):
                 return None
-            for operation in heads:
-                operation.contributions = [h.contribution for h in heads]
-            return heads
-        (peer,) = heads
-        if head.kind != "send" or peer.kind != "receive" or peer.others != (head.owner,):
-            return None  # a receive at the head starts when its send looks for it
-        self._check_sizes(head, peer)
-        peer.message = head.message
-        return [head, peer]
+            for operation in meeting:
+                operation.contributions = [other.contribution for other in meeting]
+            return meeting
+        (entry,) = entries
+        receives = (o for o in entry if o.kind == "receive" and o.others == (front.owner,))
+        peer = next(receives, None)
+        if front.kind != "send" or peer is None:
+            return None  # a receive in front starts when its send looks for it
+        self._check_sizes(front, peer)
+        peer.message = front.message
+        return [front, peer]
 
     def _check_sizes(self, send: _Operation, receive: _Operation) -> None:
         sent = [view.numel() for view in send.views]
@@ -158,9 +165,8 @@ class InMemoryNetwork:
             self._changed.notify_all()
 
     def _ahead(self, operation: _Operation) -> str:
-        queue = self._queues[operation.owner]
-        ahead = [str(other) for other in queue][: list(queue).index(operation)]
-        return "; ".join(ahead) or "nothing"
+        entries = takewhile(lambda entry: operation not in entry, self._queues[operation.owner])
+        return "; ".join(str(other) for entry in entries for other in entry) or "nothing"
 
 
 class InMemoryTransport:
@@ -170,6 +176,7 @@ class InMemoryTransport:
         """Take the end of `stage_id` in `replica`."""
         self._network, self._stage_id, self._replica = network, stage_id, replica
         self._rank = replica * network.stages + stage_id
+        self._group: list[_Operation] | None = None
 
     @property
     def stage_id(self) -> int:
@@ -197,14 +204,24 @@ class InMemoryTransport:
         message = [view.clone() for view in views]
         operation = _Operation("send", self._rank, (self._rank_of(peer),), views=views)
         operation.message = message
-        return self._network.post(operation)
+        return self._post(operation)
 
     def post_receive(self, places: Sequence[torch.Tensor], peer: int) -> Pending:
         """Begin to receive; see `Transport`."""
         views = [as_bytes(tensor).fill_(_GARBAGE) for tensor in places]
-        return self._network.post(
-            _Operation("receive", self._rank, (self._rank_of(peer),), views=views)
-        )
+        return self._post(_Operation("receive", self._rank, (self._rank_of(peer),), views=views))
+
+    def start_group(self) -> None:
+        """Hold posts back; see `Transport`."""
+        assert self._group is None, "groups do not nest"
+        self._group = []
+
+    def end_group(self) -> None:
+        """Put what was held back into the queue as one entry."""
+        assert self._group is not None, "no group was started"
+        group, self._group = self._group, None
+        if group:
+            self._network.post(self._rank, group)
 
     def wait(self, pending: Pending) -> None:
         """Wait for a posted transfer."""
@@ -249,8 +266,16 @@ class InMemoryTransport:
 
     def _meet(self, name: str, members: tuple[int, ...], contribution: Any) -> list[Any]:
         operation = _Operation("meeting", self._rank, members, name, contribution=contribution)
-        self._network.wait(self._network.post(operation))
+        self._network.post(self._rank, [operation])
+        self._network.wait(operation)
         return operation.contributions
+
+    def _post(self, operation: _Operation) -> _Operation:
+        if self._group is None:
+            self._network.post(self._rank, [operation])
+        else:
+            self._group.append(operation)
+        return operation
 
 
 def run_stages(

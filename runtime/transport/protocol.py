@@ -40,6 +40,12 @@ class Transport(Protocol):
     def post_receive(self, places: Sequence[torch.Tensor], peer: int) -> Pending:
         """Begin to receive one message into contiguous tensors of the sizes that were sent."""
 
+    def start_group(self) -> None:
+        """Hold back what is posted from here on, until the group ends."""
+
+    def end_group(self) -> None:
+        """Begin all transfers of the group as one entry of the queue; none waits for another."""
+
     def wait(self, pending: Pending) -> None:
         """Make what follows on this stage come after the transfer. To be called exactly once."""
 

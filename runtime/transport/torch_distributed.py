@@ -12,6 +12,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -23,8 +24,10 @@ from runtime.transport.protocol import Pending, TransportError, as_bytes
 @dataclass(frozen=True)
 class _Posted:
     what: str
+    operations: list[dist.P2POp]
+    """Keep their tensors alive."""
     works: list[dist.Work]
-    views: list[torch.Tensor]
+    """Empty while the transfer is held back in a group."""
 
 
 class TorchTransport:
@@ -55,6 +58,7 @@ class TorchTransport:
         self._device = device or torch.device(
             f"cuda:{torch.cuda.current_device()}" if on_gpu else "cpu"
         )
+        self._held: list[_Posted] | None = None
 
     @property
     def stage_id(self) -> int:
@@ -78,6 +82,26 @@ class TorchTransport:
     def post_receive(self, places: Sequence[torch.Tensor], peer: int) -> Pending:
         """Begin to receive; see `Transport`."""
         return self._post(f"receive from stage {peer}", dist.irecv, places, peer)
+
+    def start_group(self) -> None:
+        """Hold posts back; see `Transport`."""
+        assert self._held is None, "groups do not nest"
+        self._held = []
+
+    def end_group(self) -> None:
+        """Post what was held back as one batch."""
+        assert self._held is not None, "no group was started"
+        held, self._held = self._held, None
+        operations = [operation for posted in held for operation in posted.operations]
+        with _named("group of " + ", ".join(posted.what for posted in held)):
+            works = dist.batch_isend_irecv(operations) if operations else []
+        if len(works) == len(operations):  # gloo: a work for each
+            rest = iter(works)
+            for posted in held:
+                posted.works.extend(islice(rest, len(posted.operations)))
+        else:  # NCCL: one for all, which may be waited for more than once
+            for posted in held:
+                posted.works.extend(works)
 
     def wait(self, pending: Pending) -> None:
         """Wait for a posted transfer: the host on gloo, the current stream on NCCL."""
@@ -125,13 +149,19 @@ class TorchTransport:
     def _post(
         self, what: str, operation: Callable[..., Any], tensors: Sequence[torch.Tensor], peer: int
     ) -> _Posted:
-        views = [as_bytes(tensor) for tensor in tensors if tensor.numel()]
         rank = self._rank_of(peer)
+        views = [as_bytes(tensor) for tensor in tensors if tensor.numel()]
+        operations = [dist.P2POp(operation, view, rank, group=self._group) for view in views]
+        posted = _Posted(what, operations, [])
+        if self._held is not None:
+            self._held.append(posted)
+            return posted
         with _named(what):
             if len(views) == 1:
-                return _Posted(what, [operation(views[0], rank, group=self._group)], views)
-            members = [dist.P2POp(operation, view, rank, group=self._group) for view in views]
-            return _Posted(what, dist.batch_isend_irecv(members) if members else [], views)
+                posted.works.append(operation(views[0], rank, group=self._group))
+            elif views:
+                posted.works.extend(dist.batch_isend_irecv(operations))
+        return posted
 
     def _rank_of(self, stage_id: int) -> int:
         return dist.get_global_rank(self._group, stage_id)

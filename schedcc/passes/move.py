@@ -3,6 +3,7 @@
 from typing import TypeGuard
 
 from schemas import (
+    BufferInstruction,
     Direction,
     Phase,
     Place,
@@ -129,6 +130,8 @@ def _channel(post: Transfer) -> tuple[Direction, int]:
 def _touched(
     instruction: StepInstruction, stage_id: int, stages: int
 ) -> frozenset[tuple[int, Place]]:
+    if not isinstance(instruction, BufferInstruction):
+        return frozenset()
     effects = instruction.effects
     touched = places(effects.reads + effects.writes, stage_id, stages)
     return frozenset((instruction.buffer, place) for place in touched)
