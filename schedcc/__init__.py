@@ -6,12 +6,13 @@
 True
 """
 
-from schedcc.checks import check
-from schedcc.compiler import compile_pipeline, compile_stage, require_sound
+from schedcc.certify import check_schedule
+from schedcc.compiler import compile_pipeline, compile_stage, iter_steps, require_sound
 from schedcc.epilogue import Outcome
 from schedcc.errors import PlanFileError, ScheduleError, UnsoundPlanError
 from schedcc.graph import dependency_graph
 from schedcc.simulate import simulate
+from schedcc.verify import check
 from schemas import Costs, Finding, PipelinePlan, Report, StagePlan, Timeline, TransportModel
 
 __version__ = "0.1.0"
@@ -29,9 +30,11 @@ __all__ = [
     "TransportModel",
     "UnsoundPlanError",
     "check",
+    "check_schedule",
     "compile_pipeline",
     "compile_stage",
     "dependency_graph",
+    "iter_steps",
     "require_sound",
     "simulate",
 ]

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeGuard
 
 from schemas import (
     Direction,
+    EpilogueInstruction,
     Instruction,
     Phase,
     Placed,
@@ -64,6 +65,6 @@ def channels(programs: Iterable[StageProgram]) -> dict[Channel, Traffic]:
     return dict(traffic)
 
 
-def collectives(program: StageProgram) -> list[ResultInstruction]:
+def collectives(epilogue: Iterable[EpilogueInstruction]) -> list[ResultInstruction]:
     """The collectives over the pipeline that a stage enters, in order; these too match by order."""
-    return [instruction for instruction in program.epilogue if instruction.collective]
+    return [instruction for instruction in epilogue if instruction.collective]

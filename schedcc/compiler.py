@@ -1,13 +1,16 @@
 """The compiler: M, S and the wanted outcome in, a checked plan out."""
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import TypeVar
 
-from schedcc.checks import check
 from schedcc.epilogue import Outcome, epilogue
 from schedcc.errors import UnsoundPlanError, require_count, require_stage
-from schedcc.inference import NUM_BUFFERS, inference_steps
-from schedcc.passes import overlapped
-from schemas import PipelinePlan, StagePlan, StageProgram
+from schedcc.inference import NUM_BUFFERS
+from schedcc.materialise import Materialiser, collection_paused
+from schedcc.pattern import Pattern, stage_pattern
+from schedcc.verify import check
+from schemas import PipelinePlan, StagePlan, StageProgram, Step
 
 Plan = TypeVar("Plan", StagePlan, PipelinePlan)
 
@@ -38,16 +41,34 @@ def compile_stage(
     require_count("micro_batches", micro_batches)
     require_count("stages", stages)
     require_stage(stage_id, stages)
-    program = _program(micro_batches, stages, stage_id, overlap, outcome or Outcome())
-    plan = StagePlan(
-        micro_batches=micro_batches,
-        stages=stages,
-        num_buffers=NUM_BUFFERS,
-        stage_id=stage_id,
-        steps=program.steps,
-        epilogue=program.epilogue,
-    )
-    return require_sound(plan)
+    with collection_paused():
+        pattern = stage_pattern(micro_batches, stages, stage_id, overlap=overlap)
+        plan = StagePlan.model_construct(
+            micro_batches=micro_batches,
+            stages=stages,
+            num_buffers=NUM_BUFFERS,
+            stage_id=stage_id,
+            steps=_steps(pattern, Materialiser()),
+            epilogue=epilogue(stages, stage_id, outcome or Outcome()),
+        )
+        return require_sound(plan)
+
+
+def iter_steps(
+    micro_batches: int, stages: int, stage_id: int, *, overlap: bool = False
+) -> Iterator[Step]:
+    """Yield the steps of `compile_stage` one by one, in constant memory and without checks.
+
+    `check_schedule` tells about all stages of a pipeline, of any size, whether they are sound.
+
+    Raises:
+        ScheduleError: an argument is out of range.
+    """
+    require_count("micro_batches", micro_batches)
+    require_count("stages", stages)
+    require_stage(stage_id, stages)
+    pattern = stage_pattern(micro_batches, stages, stage_id, overlap=overlap)
+    return _iter_steps(pattern)
 
 
 def compile_pipeline(
@@ -63,15 +84,25 @@ def compile_pipeline(
     """
     require_count("micro_batches", micro_batches)
     require_count("stages", stages)
-    outcome = outcome or Outcome()
-    programs = (_program(micro_batches, stages, s, overlap, outcome) for s in range(stages))
-    plan = PipelinePlan(
-        micro_batches=micro_batches,
-        stages=stages,
-        num_buffers=NUM_BUFFERS,
-        programs=tuple(programs),
-    )
-    return require_sound(plan)
+    outcome, materialiser = outcome or Outcome(), Materialiser()
+    with collection_paused():
+        programs = tuple(
+            StageProgram.model_construct(
+                stage_id=stage_id,
+                steps=_steps(
+                    stage_pattern(micro_batches, stages, stage_id, overlap=overlap), materialiser
+                ),
+                epilogue=epilogue(stages, stage_id, outcome),
+            )
+            for stage_id in range(stages)
+        )
+        plan = PipelinePlan.model_construct(
+            micro_batches=micro_batches,
+            stages=stages,
+            num_buffers=NUM_BUFFERS,
+            programs=programs,
+        )
+        return require_sound(plan)
 
 
 def require_sound(plan: Plan) -> Plan:
@@ -86,12 +117,11 @@ def require_sound(plan: Plan) -> Plan:
     return plan
 
 
-def _program(
-    micro_batches: int, stages: int, stage_id: int, overlap: bool, outcome: Outcome
-) -> StageProgram:
-    program = StageProgram(
-        stage_id=stage_id,
-        steps=tuple(inference_steps(micro_batches, stages, stage_id)),
-        epilogue=epilogue(stages, stage_id, outcome),
-    )
-    return overlapped(program, stages) if overlap else program
+def _steps(pattern: Pattern, materialiser: Materialiser) -> tuple[Step, ...]:
+    blocks = pattern.blocks()
+    return tuple(chain.from_iterable(materialiser.steps(b.rows, b.first, b.stop) for b in blocks))
+
+
+def _iter_steps(pattern: Pattern) -> Iterator[Step]:
+    for block in pattern.blocks():
+        yield from Materialiser().steps(block.rows, block.first, block.stop)

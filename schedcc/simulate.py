@@ -10,15 +10,18 @@ other down.
 import math
 from collections import defaultdict
 
-from schedcc.channels import is_transfer
-from schedcc.checks import check_with_graph
+import numpy as np
+
+from schedcc.dependencies import Dependencies, ends
 from schedcc.errors import UnsoundPlanError
-from schedcc.graph import Event, dependency_graph
-from schedcc.times import event_times, is_forward
+from schedcc.graph import plan_dependencies
+from schedcc.levels import Seconds
+from schedcc.table import CODES, IS_FORWARD, IS_TRANSFER
+from schedcc.times import Road, event_times, road_for
+from schedcc.verify import check
 from schemas import (
     BufferInstruction,
     Costs,
-    Instruction,
     PipelinePlan,
     Place,
     Span,
@@ -32,7 +35,11 @@ from schemas import (
 
 
 def simulate(
-    plan: PipelinePlan, costs: Costs | None = None, transport: TransportModel | None = None
+    plan: PipelinePlan,
+    costs: Costs | None = None,
+    transport: TransportModel | None = None,
+    *,
+    road: Road | None = None,
 ) -> Timeline:
     """Predict the timeline of a plan.
 
@@ -40,6 +47,7 @@ def simulate(
         plan: A sound plan of any form.
         costs: Seconds of forwards and transfers; default: one second a forward, nothing else.
         transport: What transfers wait for; default: the strictest model.
+        road: How to find the times; default: by the size of the plan.
 
     Returns:
         Spans of all instructions, makespan, and what follows from them.
@@ -51,24 +59,23 @@ def simulate(
     costs = costs or Costs()
     forward = costs.forward_seconds(plan.stages)
     transport = transport or TransportModel()
-    graph = dependency_graph(plan, transport)
-    report = check_with_graph(plan, transport, graph)
+    report = check(plan, transport, road=road)
     if not report.ok:
         raise UnsoundPlanError(f"a plan with errors has no timeline: {next(report.errors())}")
-
-    def cost(stage_id: int, instruction: Instruction) -> float:
-        if is_forward(instruction):
-            return forward[stage_id]
-        return costs.transfer_seconds if is_transfer(instruction) else 0.0
-
-    times = event_times(graph, cost)
-    makespan = max(times.values(), default=0.0)
+    graph = plan_dependencies(plan, transport)
+    table = graph.table
+    seconds, _ = event_times(graph, _cost(graph, costs, forward), road or road_for(len(table.rows)))
+    makespan = float(seconds.max(initial=0.0))
     total = plan.stages * makespan
     if not math.isfinite(total):
         raise ValueError(f"the costs add up to {total} seconds, needed a finite number of seconds")
+    spans = seconds[: 2 * len(table.rows)].reshape(-1, 2)
+    of_program = np.split(spans, table.first[1:])
     stages = tuple(
-        _stage_timeline(plan, program, times, makespan, costs)
-        for program in sorted(plan.programs, key=lambda program: program.stage_id)
+        _stage_timeline(plan, program, times.tolist(), makespan, costs)
+        for program, times in sorted(
+            zip(plan.programs, of_program, strict=True), key=lambda pair: pair[0].stage_id
+        )
     )
     steps = plan.micro_batches + plan.stages - 1
     return Timeline(
@@ -81,23 +88,28 @@ def simulate(
     )
 
 
+def _cost(graph: Dependencies, costs: Costs, forward: tuple[float, ...]) -> Seconds:
+    """`[events]`: seconds of forwards and transfers, at their ends."""
+    rows, op = np.arange(len(graph.table.rows)), graph.table.rows.op
+    seconds = np.zeros(graph.events)
+    seconds[ends(rows)] = np.where(IS_TRANSFER[op], costs.transfer_seconds, 0.0)
+    forwards = rows[IS_FORWARD[op]]
+    seconds[ends(forwards)] = np.array(forward)[graph.table.stage[forwards]]
+    return seconds
+
+
 def _stage_timeline(
     plan: PipelinePlan,
     program: StageProgram,
-    times: dict[Event, float],
+    times: list[list[float]],
     makespan: float,
     costs: Costs,
 ) -> StageTimeline:
     spans = tuple(
-        Span(
-            step=placed.step,
-            instruction=placed.instruction,
-            start=times[Event(program.stage_id, placed.offset, "start")],
-            end=times[Event(program.stage_id, placed.offset, "end")],
-        )
-        for placed in program.placed()
+        Span.model_construct(step=placed.step, instruction=placed.instruction, start=start, end=end)
+        for placed, (start, end) in zip(program.placed(), times, strict=True)
     )
-    busy = sum(span.end - span.start for span in spans if is_forward(span.instruction))
+    busy = sum(span.end - span.start for span in spans if IS_FORWARD[CODES[type(span.instruction)]])
     held = _most_held(spans, program.stage_id, plan.stages)
     return StageTimeline(
         stage_id=program.stage_id,

@@ -1,36 +1,70 @@
-"""When events happen: longest paths in the dependency graph."""
+"""When events happen: longest paths in the dependency graph, by one of two roads.
 
-from collections.abc import Callable
+networkx for plans that a person may want to look at, arrays for plans of any size. Both give the
+same times and the same verdict on what never happens, which a test holds them to.
+"""
+
+from typing import Literal
 
 import networkx as nx
+import numpy as np
 
-from schedcc.graph import Event
-from schemas import BufferInstruction, Instruction, Place
+from schedcc.dependencies import Dependencies
+from schedcc.graph import Node, event_nodes, networkx_graph
+from schedcc.levels import Seconds, levels
+from schedcc.table import Bools
 
-Cost = Callable[[int, Instruction], float]
-"""`(stage_id, instruction) -> seconds` between its start and its end at the earliest."""
+Road = Literal["graph", "arrays"]
+
+GRAPH_LIMIT = 2_000
+"""Instructions up to which networkx gives the verdict: about 0.1 s."""
 
 
-def event_times(graph: "nx.DiGraph[Event]", cost: Cost) -> dict[Event, float]:
-    """When each event of an acyclic graph happens, in seconds, if everything is done at once.
+def road_for(rows: int) -> Road:
+    """The road for a plan with `rows` instructions."""
+    return "graph" if rows <= GRAPH_LIMIT else "arrays"
 
-    An event happens when all its predecessors have; an end, the cost of its instruction later.
+
+def event_times(graph: Dependencies, cost: Seconds, road: Road) -> tuple[Seconds, Bools]:
+    """When each event happens if everything is done at once, and which never happen.
+
+    Args:
+        graph: Any graph.
+        cost: `[events]`: seconds that an event takes once everything before it has happened.
+        road: How to find out.
+
+    Returns:
+        `[events]`: seconds; and whether the event is on a cycle of waits, or behind one, and so
+        has no time.
     """
-    times: dict[Event, float] = {}
-    for event in nx.topological_sort(graph):
-        ready = max((times[before] for before in graph.predecessors(event)), default=0.0)
-        times[event] = ready + _cost(graph, event, cost)
-    return times
-
-
-def is_forward(instruction: Instruction) -> bool:
-    """Whether an instruction computes: it writes an output."""
-    return isinstance(instruction, BufferInstruction) and any(
-        access.place is Place.OUTPUT for access in instruction.effects.writes
+    if road == "arrays":
+        found = levels(graph, cost)
+        return found.seconds, found.stuck
+    nodes = event_nodes(graph)
+    cost_of = dict(zip(nodes, cost.tolist(), strict=True))
+    times, stuck = _times(networkx_graph(graph), cost_of)
+    return (
+        np.array([times.get(node, 0.0) for node in nodes]),
+        np.array([node in stuck for node in nodes], dtype=bool),
     )
 
 
-def _cost(graph: "nx.DiGraph[Event]", event: Event, cost: Cost) -> float:
-    if event.moment == "start":
-        return 0.0
-    return cost(event.stage_id, graph.nodes[event]["instruction"])
+def knots(graph: "nx.DiGraph[Node]") -> list[set[Node]]:
+    """The sets of events that wait for each other in circles; none in a sound plan."""
+    if nx.is_directed_acyclic_graph(graph):  # looking for a cycle can take minutes to say so
+        return []
+    components: list[set[Node]] = list(nx.strongly_connected_components(graph))
+    return [c for c in components if len(c) > 1 or graph.has_edge(*2 * list(c))]
+
+
+def _times(
+    graph: "nx.DiGraph[Node]", cost: dict[Node, float]
+) -> tuple[dict[Node, float], set[Node]]:
+    stuck: set[Node] = set()
+    for knot in knots(graph):
+        stuck |= knot | nx.descendants(graph, next(iter(knot)))
+    times: dict[Node, float] = {}
+    for node in nx.topological_sort(graph.subgraph(graph.nodes - stuck)):
+        ready = max((times[before] for before in graph.predecessors(node)), default=0.0)
+        times[node] = ready + cost[node]
+    return times, stuck

@@ -161,6 +161,8 @@ class ResultInstruction(BaseInstruction):
     """Instructions that hand out what this one changes, and so must not come before it."""
     collective: ClassVar[bool] = False
     """Whether all stages of the pipeline execute the instruction together."""
+    over_replicas: ClassVar[bool] = False
+    """Whether a stage executes the instruction together with its likes in the other replicas."""
 
     def __str__(self) -> str:
         return repr(self)
@@ -181,6 +183,7 @@ class AllReduceLoss(ResultInstruction):
     position = Position.LAST
     needs = (ReduceLoss(reduction="avg"),)
     precedes = ("BroadcastLoss",)
+    over_replicas = True
 
 
 class BroadcastLoss(ResultInstruction):

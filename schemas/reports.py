@@ -18,6 +18,7 @@ class FindingCode(StrEnum):
     CHANNEL = "channel"
     BUFFER = "buffer"
     DEADLOCK = "deadlock"
+    LATENCY = "latency"
 
 
 class Finding(Frozen):

@@ -10,8 +10,8 @@ from schemas.base import Frozen
 class TransportModel(Frozen):
     """How strict the transport is that a plan is checked and simulated for.
 
-    The default is the strictest: what is free of deadlock there is free of deadlock under every
-    other model. The reverse does not hold.
+    The default is the strictest of transports: what is free of deadlock there is free of deadlock
+    under every other one. The reverse does not hold.
     """
 
     queue: Literal["stage", "channel"] = "stage"
@@ -21,7 +21,12 @@ class TransportModel(Frozen):
     """Messages of a channel that may wait for their receive without holding up the sender;
     0: a send ends only with its receive (rendezvous)."""
 
+    step_barrier: bool = False
+    """Whether all stages meet after each step. A plan whose steps are atomic (the blocking form)
+    runs with such barriers, too; one more demand, where the other two fields are allowances."""
+
     def __str__(self) -> str:
         ending = "" if self.buffered_sends == 1 else "s"
-        buffered = f"{self.buffered_sends} buffered send{ending}"
-        return f"one queue per {self.queue}, {buffered if self.buffered_sends else 'rendezvous'}"
+        buffered = f"{self.buffered_sends} buffered send{ending}" if self.buffered_sends else ""
+        barrier = ", a barrier between steps" if self.step_barrier else ""
+        return f"one queue per {self.queue}, {buffered or 'rendezvous'}{barrier}"

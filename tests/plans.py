@@ -2,7 +2,7 @@
 
 A cell such as `L1 S0 F1` loads 1, sends 0 and forwards 1; `|` separates steps. The other symbols
 are `R` (receive) and, for split transfers, `r<` and `r.` (post and wait of a receive), `s>` and
-`s.` (of a send). A micro-batch lives in buffer `m % 2` and travels from a stage to the next, unless
+`s.` (of a send); `{` and `}` are the brackets of a group. A micro-batch lives in buffer `m % 2` and travels from a stage to the next, unless
 the instruction says otherwise: `S0@1:3` sends micro-batch 0 from buffer 1 to stage 3.
 """
 
@@ -12,10 +12,13 @@ from itertools import product
 
 from schedcc import Outcome, dependency_graph
 from schedcc.checks.deadlock import check_deadlock
+from schedcc.grid import cell
 from schemas import (
     EpilogueInstruction,
     Finding,
     ForwardPass,
+    GroupEnd,
+    GroupStart,
     LoadMicroBatch,
     PipelinePlan,
     PostRecvActivation,
@@ -40,11 +43,12 @@ SYMBOLS = {
     "s>": PostSendActivation,
     "s.": WaitSendActivation,
 }
-OP_SYMBOLS = {kind.__name__: symbol for symbol, kind in SYMBOLS.items()}
 _INSTRUCTION = re.compile(r"(L|F|R|S|r<|r\.|s>|s\.)(-?\d+)(?:@(-?\d+))?(?::(-?\d+))?")
 
 
 def instruction(text: str, stage_id: int) -> StepInstruction:
+    if text in "{}":
+        return GroupStart() if text == "{" else GroupEnd()
     matched = _INSTRUCTION.fullmatch(text)
     assert matched, text
     symbol, micro_batch, buffer, peer = matched.groups()
@@ -77,7 +81,7 @@ def pipeline(*texts: str, micro_batches: int = 1, num_buffers: int = 2) -> Pipel
 
 def words(step: Step) -> str:
     """A step in the notation, with operations and micro-batches only."""
-    return " ".join(f"{OP_SYMBOLS[i.op]}{i.micro_batch}" for i in step)
+    return cell(step).plain
 
 
 def with_program(plan: PipelinePlan, changed: StageProgram) -> PipelinePlan:
@@ -103,4 +107,4 @@ def all_outcomes(replicas: tuple[int, ...] = (1, 2)) -> Iterator[Outcome]:
 
 def deadlocks(plan: PipelinePlan, transport: TransportModel | None = None) -> list[Finding]:
     """What `check_deadlock` finds under a model of the transport."""
-    return list(check_deadlock(plan, dependency_graph(plan, transport)))
+    return list(check_deadlock(dependency_graph(plan, transport)))

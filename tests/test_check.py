@@ -20,7 +20,7 @@ from schemas import (
 from tests.plans import SYMBOLS, pipeline
 
 ALONE = ("structure", "coverage", "buffers", "splits")
-TOGETHER = ("stages", "channels", "collectives", "deadlock")
+TOGETHER = ("stages", "channels", "collectives", "deadlock", "latency")
 
 
 def test_a_pipeline_is_asked_everything():

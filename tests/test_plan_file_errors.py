@@ -70,7 +70,7 @@ def test_what_is_not_of_a_known_format_is_no_plan(tmp_path, content, complaint):
 FORWARD = {"op": "ForwardPass", "micro_batch": 0, "buffer": 0}
 STEP_OPS = (
     "'LoadMicroBatch', 'ForwardPass', 'RecvActivation', 'SendActivation', 'PostRecvActivation', "
-    "'WaitRecvActivation', 'PostSendActivation', 'WaitSendActivation'"
+    "'WaitRecvActivation', 'PostSendActivation', 'WaitSendActivation', 'GroupStart', 'GroupEnd'"
 )
 EPILOGUE_OPS = "'ReduceLoss', 'AllReduceLoss', 'BroadcastLoss', 'CollectLogits'"
 INTEGER = "needed a valid integer"

@@ -191,7 +191,7 @@ def test_check_asks_about_the_transport_of_the_options(run, tmp_path):
     file = tmp_path / "plan.json"
     run("compile", "-M", 3, "-S", 2, "-o", file)
     done = run("check", file, "--queue", "channel", "--buffered-sends", 2)
-    assert done.out.endswith("deadlock; one queue per channel, 2 buffered sends)\n")
+    assert done.out.endswith("latency; one queue per channel, 2 buffered sends)\n")
     report = Report.model_validate_json(run("check", file, *LAXER, "--json").out)
     assert report.ok
     assert report.transport == TransportModel(queue="channel", buffered_sends=1)

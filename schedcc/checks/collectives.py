@@ -13,12 +13,12 @@ from schemas import (
 
 def check_collectives(plan: PipelinePlan) -> Iterator[Finding]:
     """Is the k-th collective of every stage the k-th collective of all stages?"""
-    rounds = max((len(collectives(program)) for program in plan.programs), default=0)
+    rounds = max((len(collectives(program.epilogue)) for program in plan.programs), default=0)
     for number in range(rounds):
         entered: dict[ResultInstruction, list[int]] = {}
         absent: list[int] = []
         for program in plan.programs:
-            own = collectives(program)
+            own = collectives(program.epilogue)
             if number < len(own):
                 entered.setdefault(own[number], []).append(program.stage_id)
             else:

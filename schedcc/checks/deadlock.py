@@ -5,31 +5,28 @@ from itertools import pairwise
 
 import networkx as nx
 
-from schedcc.graph import Event
-from schemas import Finding, FindingCode, PipelinePlan
+from schedcc.graph import Barrier, Event, Node
+from schedcc.times import knots
+from schemas import Finding, FindingCode
 
 _TRIED = 64
 """Waits from which a short cycle is looked for; all of them would take quadratic time."""
 
 
-def check_deadlock(_: PipelinePlan, graph: "nx.DiGraph[Event]") -> Iterator[Finding]:
+def check_deadlock(graph: "nx.DiGraph[Node]") -> Iterator[Finding]:
     """Is the dependency graph free of cycles? One finding for each knot of waits that is not."""
-    if nx.is_directed_acyclic_graph(graph):  # find_cycle alone can take minutes to say so
-        return
-    for component in nx.strongly_connected_components(graph):
-        first = next(iter(component))
-        if len(component) > 1 or graph.has_edge(first, first):
-            yield _finding(graph, _short_cycle(graph.subgraph(component)))
+    for knot in knots(graph):
+        yield _finding(graph, _short_cycle(graph.subgraph(knot)))
 
 
-def _short_cycle(knot: "nx.DiGraph[Event]") -> list[Event]:
+def _short_cycle(knot: "nx.DiGraph[Node]") -> list[Node]:
     """The shortest cycle through any of the first waits, in the order of events."""
     waits = sorted((u, v) for u, v, why in knot.edges(data="why") if why != "program")[:_TRIED]
     paths = [nx.shortest_path(knot, after, before) for before, after in waits]
     return min(paths, key=len)
 
 
-def _finding(graph: "nx.DiGraph[Event]", cycle: list[Event]) -> Finding:
+def _finding(graph: "nx.DiGraph[Node]", cycle: list[Node]) -> Finding:
     around = list(pairwise([*cycle, cycle[0]]))
     waits = [
         (_describe(graph, after), _describe(graph, before), graph.edges[before, after]["why"])
@@ -41,7 +38,9 @@ def _finding(graph: "nx.DiGraph[Event]", cycle: list[Event]) -> Finding:
         f"  {waiter:{width[0]}}  waits for  {waited:{width[1]}}  ({why})"
         for waiter, waited, why in waits
     ]
-    message = "\n".join([_headline(sorted({event.stage_id for event in cycle})), *lines])
+    message = "\n".join(
+        [_headline(sorted({node.stage_id for node in cycle if isinstance(node, Event)})), *lines]
+    )
     return Finding(code=FindingCode.DEADLOCK, message=message)
 
 
@@ -53,7 +52,9 @@ def _headline(stages: list[int]) -> str:
     return f"stages {', '.join(most)} and {final} wait for each other{circle}:"
 
 
-def _describe(graph: "nx.DiGraph[Event]", event: Event) -> str:
+def _describe(graph: "nx.DiGraph[Node]", event: Node) -> str:
+    if isinstance(event, Barrier):
+        return f"the barrier after step {event.step}"
     node = graph.nodes[event]
     where = "epilogue" if node["step"] is None else f"step {node['step']}"
     return f"stage {event.stage_id}, {where}: {node['instruction']}"

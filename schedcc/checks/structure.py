@@ -10,6 +10,9 @@ from schemas import (
     Direction,
     Finding,
     FindingCode,
+    GroupEnd,
+    GroupStart,
+    Phase,
     PipelinePlan,
     Placed,
     PlanHeader,
@@ -53,6 +56,7 @@ def check_structure(header: PlanHeader, program: StageProgram) -> Iterator[Findi
                 step=placed.step,
                 message=f"{placed.instruction}: {message}",
             )
+    yield from _check_groups(program)
     yield from _check_epilogue(header, program)
 
 
@@ -76,6 +80,39 @@ def _complaints(header: PlanHeader, stage_id: int, placed: Placed) -> Iterator[s
             yield f"peer is {instruction.peer}, but {relation.format(*flow)}"
     if isinstance(instruction, BroadcastLoss) and instruction.source != header.stages - 1:
         yield f"source is {instruction.source}, but the loss is on stage {header.stages - 1}"
+
+
+def _check_groups(program: StageProgram) -> Iterator[Finding]:
+    """Does every group begin and end in one step, without another inside, and hold only posts?"""
+    group: Placed | None = None
+    for placed in program.placed():
+        instruction, complaint = placed.instruction, ""
+        if group is not None and placed.step != group.step:
+            yield _misplaced(program, group, "is not ended in its step")
+            group = None
+        if isinstance(instruction, GroupStart):
+            complaint = "starts a group inside of another" if group else ""
+            group = placed
+        elif isinstance(instruction, GroupEnd):
+            complaint = "" if group else "ends a group that was not started in its step"
+            group = None
+        elif group and not (
+            isinstance(instruction, TransferInstruction) and instruction.effects.phase is Phase.POST
+        ):
+            complaint = "stands in a group, which holds only posts of transfers"
+        if complaint:
+            yield _misplaced(program, placed, complaint)
+    if group is not None:
+        yield _misplaced(program, group, "is not ended in its step")
+
+
+def _misplaced(program: StageProgram, placed: Placed, complaint: str) -> Finding:
+    return Finding(
+        code=FindingCode.STRUCTURE,
+        stage_id=program.stage_id,
+        step=placed.step,
+        message=f"{placed.instruction} {complaint}",
+    )
 
 
 def _check_epilogue(header: PlanHeader, program: StageProgram) -> Iterator[Finding]:

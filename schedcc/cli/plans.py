@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from schedcc.checks import check
 from schedcc.cli.options import (
     AsJson,
     BufferedSends,
@@ -22,6 +21,7 @@ from schedcc.cli.options import (
 )
 from schedcc.files import read_plan
 from schedcc.grid import Window, draw, epilogue_lines, fitting, legend, step_count, title
+from schedcc.verify import check
 from schemas import StagePlan
 
 

@@ -1,0 +1,104 @@
+"""`latency`: is the plan as fast as its steps allow, or does one transfer wait for another?"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from schedcc.dependencies import Dependencies, dependencies
+from schedcc.graph import Event, event_nodes
+from schedcc.levels import Seconds
+from schedcc.table import IS_FORWARD, IS_POST, IS_TRANSFER, Ints, PlanTable
+from schedcc.times import Road, event_times
+from schedcc.timetable import UNITS_PER_STEP, unit_cost
+from schemas import Finding, FindingCode, PipelinePlan, TransportModel
+
+_SHOWN = 8
+"""Transfers of a chain that a message shows."""
+
+
+def check_latency(
+    plan: PipelinePlan, table: PlanTable, transport: TransportModel, road: Road
+) -> Iterator[Finding]:
+    """Is the critical path under unit costs no longer than M + S - 1 steps allow?
+
+    A forward and a transfer cost 1; a step allows a send, a receive and a forward. Steps of a
+    blocking plan are atomic, so they are measured with a barrier after each. A plan that exceeds
+    it may be free of deadlock and yet serialise: if every stage sends before it receives, the
+    transfers of one step wait for each other from the last stage to the first.
+    """
+    timed = _timed(table, transport, road)
+    if timed is None:
+        return  # a deadlock, which has a finding of its own
+    graph, times = timed
+    steps = table.micro_batches + table.stages - 1
+    allowed, found = UNITS_PER_STEP * steps, int(times.max(initial=0))
+    if found <= allowed:
+        return
+    rows = _longest_chain(graph, _critical_path(graph, times))
+    nodes = event_nodes(graph)
+    programs = {program.stage_id: list(program.placed()) for program in plan.programs}
+    lines = []
+    for row in rows[:_SHOWN]:
+        event = nodes[2 * row]
+        assert isinstance(event, Event)
+        placed = programs[event.stage_id][event.offset]
+        lines.append(f"  stage {event.stage_id}, {placed.where}: {placed.instruction}")
+    if len(rows) > _SHOWN:
+        lines.append(f"  ... and {len(rows) - _SHOWN} more")
+    step = int(table.rows.step[rows[0]]) if len(rows) else -1
+    message = (
+        f"the critical path is {found} long (a forward or a transfer 1 each), needed at most "
+        f"{allowed} = 3 x {steps} steps; the longest chain in it of transfers that wait for one "
+        f"another:"
+    )
+    yield Finding(
+        code=FindingCode.LATENCY,
+        severity="warning",
+        step=step if step >= 0 else None,
+        message="\n".join([message, *lines]),
+    )
+
+
+def _timed(
+    table: PlanTable, transport: TransportModel, road: Road
+) -> tuple[Dependencies, Seconds] | None:
+    """The dependencies and their times, with barriers if the plan can have them."""
+    blocking = not IS_POST[table.rows.op].any()
+    for barrier in (True, False) if blocking else (False,):
+        model = transport.model_copy(update={"step_barrier": barrier})
+        graph = dependencies(table, model)
+        times, stuck = event_times(graph, unit_cost(graph).astype(np.float64), road)
+        if not stuck.any():
+            return graph, times
+    return None
+
+
+def _critical_path(graph: Dependencies, times: Seconds) -> list[int]:
+    """The events of a longest path, from its first to its last."""
+    cost = unit_cost(graph)
+    source = np.concatenate([edges.source for edges in graph.edges])
+    target = np.concatenate([edges.target for edges in graph.edges])
+    tight = times[source] + cost[target] == times[target]
+    before = np.full(graph.events, -1)
+    before[target[tight]] = source[tight]
+    event = int(times.argmax())
+    path = []
+    while event >= 0:
+        path.append(event)
+        event = int(before[event]) if times[event] > 0 else -1
+    return path[::-1]
+
+
+def _longest_chain(graph: Dependencies, path: list[int]) -> Ints:
+    """The rows of the longest run of transfers on a path without a forward or a barrier."""
+    op = graph.table.rows.op
+    longest: list[int] = []
+    run: list[int] = []
+    for event in path:
+        row, is_end = divmod(event, 2)
+        if event >= 2 * len(op) or (is_end and IS_FORWARD[op[row]]):
+            run = []
+        elif is_end and IS_TRANSFER[op[row]]:
+            run = [*run, row]
+        longest = max(longest, run, key=len)
+    return np.array(longest, dtype=np.int64)

@@ -1,0 +1,76 @@
+"""`latency`: plans that are free of deadlock and still serialise."""
+
+import pytest
+from hypothesis import given, settings
+
+from schedcc import check, compile_pipeline
+from schemas import PipelinePlan, SendActivation
+from tests.plans import pipeline, with_program
+from tests.strategies import at_corners, sizes
+
+
+def sends_first(micro_batches: int, stages: int) -> PipelinePlan:
+    """The inference schedule with every stage sending before it receives."""
+    plan = compile_pipeline(micro_batches, stages)
+    for program in plan.programs:
+        steps = tuple(
+            tuple(sorted(step, key=lambda i: not isinstance(i, SendActivation)))
+            for step in program.steps
+        )
+        plan = with_program(plan, program.model_copy(update={"steps": steps}))
+    return plan
+
+
+@at_corners()
+@settings(max_examples=30, deadline=None)
+@given(size=sizes(8, 6))
+def test_the_compilers_plans_are_as_fast_as_their_steps_allow(size):
+    for overlap in (False, True):
+        assert not check(compile_pipeline(*size, overlap=overlap), road="graph").findings
+
+
+def test_a_pipeline_in_which_every_stage_sends_first_serialises():
+    (finding,) = check(sends_first(6, 5)).findings
+    assert (finding.code, finding.severity) == ("latency", "warning")
+    headline, *chain = finding.message.splitlines()
+    assert headline == (
+        "the critical path is 34 long (a forward or a transfer 1 each), needed at most "
+        "30 = 3 x 10 steps; the longest chain in it of transfers that wait for one another:"
+    )
+    step = finding.step
+    assert [line.split(":")[0] for line in chain] == [
+        f"  stage {stage}, step {step}" for stage in (3, 2, 1, 0)
+    ]
+    assert all("SendActivation" in line or "RecvActivation" in line for line in chain)
+
+
+@pytest.mark.parametrize("road", ["graph", "arrays"])
+def test_a_serialised_plan_is_sound_all_the_same(road):
+    report = check(sends_first(6, 5), road=road)
+    assert report.ok
+    assert len(report.findings) == 1
+
+
+def test_three_stages_that_send_first_are_no_slower_than_their_steps_allow():
+    assert not check(sends_first(6, 3)).findings
+
+
+def test_a_plan_that_pipelines_nothing_is_too_slow():
+    stages, micro_batches = 3, 9
+    texts = [
+        " | ".join(" | " * 3 * m + f"L{m} F{m} | S{m}" for m in range(micro_batches)),
+        " | ".join(" | " * (3 * m + 1) + f"R{m} F{m} | S{m}" for m in range(micro_batches)),
+        " | ".join(" | " * (3 * m + 2) + f"L{m} R{m} F{m}" for m in range(micro_batches)),
+    ]
+    plan = pipeline(*texts, micro_batches=micro_batches)
+    assert len(plan.programs) == stages
+    assert check(plan).ok
+
+
+def test_a_long_chain_is_cut_short_in_the_message():
+    (finding,) = check(sends_first(12, 14)).findings
+    assert finding.message.splitlines()[-1] == "  ... and 4 more"
+
+
+def test_a_plan_without_steps_has_no_latency():
+    assert "latency" not in {f.code for f in check(pipeline("", "")).findings}
