@@ -2,8 +2,9 @@
 
 A cell such as `L1 S0 F1` loads 1, sends 0 and forwards 1; `|` separates steps. The other symbols
 are `R` (receive) and, for split transfers, `r<` and `r.` (post and wait of a receive), `s>` and
-`s.` (of a send); `{` and `}` are the brackets of a group. A micro-batch lives in buffer `m % 2` and travels from a stage to the next, unless
-the instruction says otherwise: `S0@1:3` sends micro-batch 0 from buffer 1 to stage 3.
+`s.` (of a send); `{` and `}` are the brackets of a group. A micro-batch lives in buffer `m % 2` and
+travels from a stage to the next, unless the instruction says otherwise: `S0@1:3` sends micro-batch
+0 from buffer 1 to stage 3.
 """
 
 import re

@@ -43,7 +43,7 @@ def test_what_the_compiler_makes_is_sound_on_both(size, overlap, model):
     assert not graph.findings
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     size=sizes(6, 5),
     overlap=st.booleans(),
@@ -59,14 +59,14 @@ def test_mutants_get_the_same_findings_on_both(size, overlap, model, seed, chang
     assert said(graph) == said(arrays)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(plan=random_transfers(), model=MODELS)
 def test_any_programs_get_the_same_findings_on_both(plan, model):
     graph, arrays = both(plan, model)
     assert said(graph) == said(arrays)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     size=sizes(8, 5),
     overlap=st.booleans(),
