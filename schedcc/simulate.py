@@ -16,7 +16,7 @@ from schedcc.dependencies import Dependencies, ends
 from schedcc.errors import UnsoundPlanError
 from schedcc.graph import plan_dependencies
 from schedcc.levels import Seconds
-from schedcc.table import CODES, IS_FORWARD, IS_TRANSFER
+from schedcc.table import IS_FORWARD, IS_TRANSFER, is_forward
 from schedcc.times import Road, event_times, road_for
 from schedcc.verify import check
 from schemas import (
@@ -109,7 +109,7 @@ def _stage_timeline(
         Span.model_construct(step=placed.step, instruction=placed.instruction, start=start, end=end)
         for placed, (start, end) in zip(program.placed(), times, strict=True)
     )
-    busy = sum(span.end - span.start for span in spans if IS_FORWARD[CODES[type(span.instruction)]])
+    busy = sum(span.end - span.start for span in spans if is_forward(span.instruction))
     held = _most_held(spans, program.stage_id, plan.stages)
     return StageTimeline(
         stage_id=program.stage_id,

@@ -65,6 +65,11 @@ IS_GROUP_START = lookup(lambda op: op is GroupStart)
 IS_GROUP_END = lookup(lambda op: op is GroupEnd)
 
 
+def is_forward(instruction: Instruction) -> bool:
+    """Whether an instruction computes: it writes an output."""
+    return bool(IS_FORWARD[CODES[type(instruction)]])
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """The instructions of steps as columns of equal length; `NONE` where one has no such field."""
