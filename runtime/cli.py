@@ -15,7 +15,7 @@ import typer
 if TYPE_CHECKING:
     from runtime.job import Job
 
-INPUT_ERRORS = {"ModelError", "TextError", "DeviceError", "PartitionError"}
+INPUT_ERRORS = {"ModelError", "TextError", "DeviceError", "PartitionError", "RecordingError"}
 """Errors that a user's input can cause and that only a worker may notice."""
 
 app = typer.Typer(name="pipeval", add_completion=False, pretty_exceptions_enable=False)
@@ -56,6 +56,10 @@ def pipeval(
         bool,
         typer.Option("--verify", help="Compare with the unsplit model in one process as well."),
     ] = False,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="New directory where each stage writes what it executes, as it goes."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Loss and perplexity of a causal language model on a text, over pipeline stages.
@@ -79,6 +83,7 @@ def pipeval(
         threads=max(1, (os.cpu_count() or 1) // max(1, stages)) if threads is None else threads,
         verify=verify,
         progress=sys.stderr.isatty(),
+        record=record,
         started=time.time(),
     )
     raise typer.Exit(_run(job, as_json=as_json))
@@ -88,12 +93,15 @@ def _run(job: "Job", *, as_json: bool) -> int:
     from runtime.job import run_rank
     from runtime.launch import launch
     from runtime.process_group import launched
+    from runtime.recorder import require_new
     from runtime.report import print_report
 
     if launched():
         evaluation = run_rank(job)
     else:
         job.check()
+        if job.record is not None:
+            require_new(job.record)
         job.read_text()  # here for its errors only, before any process is started
         evaluation = launch(job.stages, run_rank, job)
     if evaluation is None:

@@ -2,6 +2,8 @@
 
 import traceback
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, Literal
 
 import torch.distributed as dist
@@ -17,6 +19,7 @@ from runtime.listeners import Listener
 from runtime.micro_batches import DataError, DrawnSource, Pair, draw
 from runtime.partition import Partition, divide
 from runtime.plan_cache import PlanCache
+from runtime.recorder import Recorder
 from runtime.results import LogitsCallback, Results
 from runtime.shapes import ShapeCache
 from runtime.stage import LossFunction, WeightFunction, WithLoss, evaluating, samples
@@ -47,6 +50,7 @@ class Evaluator:
         weight_fn: WeightFunction = samples,
         transport: Transport | None = None,
         listeners: Sequence[Listener] = (),
+        record: Path | None = None,
     ) -> None:
         """Take this stage's layers, and move them to its device.
 
@@ -65,8 +69,10 @@ class Evaluator:
             transport: Connection to the other stages; default: torch.distributed's default group
                 if it is initialised, else none, for a single stage.
             listeners: Told about every instruction.
+            record: Directory where each stage writes what it executes, see `runtime.recorder`.
 
         Raises:
+            RecordingError: `record` already holds a recording, or cannot be written.
             PartitionError: the layers cannot be divided so.
             AgreementError: `stages` is not the number of processes.
         """
@@ -81,7 +87,9 @@ class Evaluator:
 
         self._loss_fn, self._weight_fn = loss_fn, weight_fn
         self._micro_batches = micro_batches
-        self._listeners = tuple(listeners)
+        self._recorder = None if record is None else Recorder(record, self._transport)
+        # First, so that its start is on file whatever another listener does.
+        self._listeners = (*([self._recorder] if self._recorder else []), *listeners)
         self._buffers = BufferPool(self._transport.device)
         self._shapes = ShapeCache(self._transport)
         self._plans = PlanCache(self._transport, self.boundaries, overlap=overlap)
@@ -178,7 +186,8 @@ class Evaluator:
                 f"this evaluator failed before ({self._broken}), and messages of that run may "
                 "still be under way: make a new process group and evaluator"
             )
-        with evaluating(self.module):
+        recorded = self._recorder.evaluation() if self._recorder else nullcontext()
+        with recorded, evaluating(self.module):
             drawn, agreement = self._agree(data, outcome, asked)
             results = Results(
                 agreement.micro_batches,
@@ -237,18 +246,20 @@ class Evaluator:
             forward: Forward = WithLoss(self.module, results, self._loss_fn, self._weight_fn)
         else:
             forward = lambda _micro_batch, inputs, _label: self.module(inputs)  # noqa: E731
+        shapes = self._shapes.shapes(agreement.inputs)
         interpreter = Interpreter(
             plan=plan,
             forward=forward,
             source=source,
-            shapes=self._shapes.shapes(agreement.inputs),
+            shapes=shapes,
             transport=self._transport,
             buffers=self._buffers,
             results=results,
             listeners=self._listeners,
         )
         try:
-            interpreter.run()
+            with self._recorder.run(plan, shapes) if self._recorder else nullcontext():
+                interpreter.run()
         except BaseException as error:
             self._broken = repr(error)
             raise

@@ -53,6 +53,8 @@ class Job:
     threads: int
     verify: bool
     progress: bool
+    record: Path | None
+    """Directory of the recording to write."""
     started: float
     """When the run began, in seconds since the epoch."""
 
@@ -168,6 +170,7 @@ def _evaluator(
         weight_fn=count_tokens,
         transport=transport,
         listeners=listeners,
+        record=job.record,
     )
 
 

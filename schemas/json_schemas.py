@@ -5,30 +5,36 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from schemas.plans import PipelinePlan, StagePlan
+from schemas.recording import LINE
 from schemas.reports import Report
 from schemas.results import LanguageModelEvaluation
 from schemas.timeline import Timeline
 
 DIRECTORY = Path(__file__).parent / "json"
-FORMATS: dict[str, type[BaseModel]] = {
+FORMATS: dict[str, type[BaseModel] | TypeAdapter[Any]] = {
     "plan.schema.json": PipelinePlan,
     "stage-plan.schema.json": StagePlan,
     "report.schema.json": Report,
     "timeline.schema.json": Timeline,
     "evaluation.schema.json": LanguageModelEvaluation,
+    "recording.schema.json": LINE,
 }
 
 
 def generate() -> dict[str, str]:
     """The text of every schema file, by file name."""
-    return {
-        name: json.dumps(model.model_json_schema(mode="serialization"), indent=2) + "\n"
-        for name, model in FORMATS.items()
-    }
+    return {name: json.dumps(_schema(model), indent=2) + "\n" for name, model in FORMATS.items()}
+
+
+def _schema(model: type[BaseModel] | TypeAdapter[Any]) -> dict[str, Any]:
+    if isinstance(model, TypeAdapter):
+        return model.json_schema(mode="serialization")
+    return model.model_json_schema(mode="serialization")
 
 
 def main() -> None:

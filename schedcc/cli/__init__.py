@@ -9,6 +9,7 @@ import typer
 
 from schedcc import __version__
 from schedcc.cli.plans import check_command, compile_command, show
+from schedcc.cli.recordings import postmortem_command
 from schedcc.cli.timing import compare_command, simulate_command
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app.command("show")(show)
 app.command("check")(check_command)
 app.command("simulate")(simulate_command)
 app.command("compare")(compare_command)
+app.command("postmortem")(postmortem_command)
 
 
 @app.callback(invoke_without_command=True)

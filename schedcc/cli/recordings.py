@@ -1,0 +1,105 @@
+"""`schedcc postmortem`, `conform` and `trace`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from schedcc.cli.options import AsJson
+from schedcc.postmortem import postmortem
+from schedcc.recordings import read_recording
+from schemas.postmortem import Cause, Postmortem, RankStatus
+
+Directory = Annotated[Path, typer.Argument(help="Directory of a recording (pipeval --record).")]
+
+_WIDTH = 100
+"""The least width of a table, where the terminal (or its absence) would give less."""
+
+
+def postmortem_command(directory: Directory, as_json: AsJson = False) -> None:
+    """Say what each rank of a recorded run was doing, and which one was the cause.
+
+    Exit 0 if every rank ended in order, 1 if not, 2 if there is no recording.
+    """
+    found = postmortem(read_recording(directory))
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+    else:
+        _print_postmortem(directory, found)
+    raise typer.Exit(0 if found.cause is None else 1)
+
+
+def _print_postmortem(directory: Path, found: Postmortem) -> None:
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console.width = max(console.width, _WIDTH)
+    if found.cause is None:
+        console.print(f"{directory}: every rank ended in order, after {found.seconds:.6g} s")
+        console.print(_activities(found))
+    else:
+        console.print(f"cause ({found.cause.kind}): {found.cause.message}")
+        console.print(_whereabouts(found))
+        _print_waits(console, found)
+        _print_traceback(console, found.cause)
+    for damage in found.damages:
+        console.print(f"damaged: {damage}")
+
+
+def _whereabouts(found: Postmortem) -> Table:
+    table = Table(box=box.ROUNDED, pad_edge=False)
+    for heading in ("rank", "stage", "state"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("what it was doing", overflow="fold")
+    table.add_column("since", justify="right", no_wrap=True)
+    for status in found.ranks:
+        ids = str(status.rank), str(status.stage_id)
+        table.add_row(*ids, status.state, _doing(status), f"{status.since:.3f} s")
+    table.caption = "since: before the last event of any rank"
+    table.caption_justify = "left"
+    return table
+
+
+def _doing(status: RankStatus) -> str:
+    run = "before its first run" if status.run is None else f"run {status.run}"
+    text = f"{run}, {status.instruction.where if status.instruction else 'in no instruction'}"
+    if status.error is None:
+        return text
+    message = status.error.message.strip().partition("\n")[0]
+    return f"{text}\n{status.error.kind}: {message}"
+
+
+def _print_waits(console: Console, found: Postmortem) -> None:
+    if not found.waits:
+        return
+    width = [max(len(str(end)) for end in ends) for ends in zip(*_ends(found), strict=True)]
+    for wait, (waiter, needed) in zip(found.waits, _ends(found), strict=True):
+        line = f"  {waiter:{width[0]}}  waits for  {needed:{width[1]}}  ({wait.why})"
+        console.print(line)
+
+
+def _ends(found: Postmortem) -> list[tuple[str, str]]:
+    return [(str(wait.waiter), str(wait.needed)) for wait in found.waits]
+
+
+def _print_traceback(console: Console, cause: Cause) -> None:
+    if cause.traceback:
+        console.print(cause.traceback.rstrip())
+
+
+def _activities(found: Postmortem) -> Table:
+    table = Table(box=box.ROUNDED, pad_edge=False)
+    headings = ("rank", "stage", "runs", "instructions", "forward", "transfers", "other")
+    for heading in (*headings, "sent", "received"):
+        table.add_column(heading, justify="right")
+    for status in found.ranks:
+        did = status.activity
+        numbers = (status.rank, status.stage_id, did.runs, did.instructions)
+        seconds = (did.forward_seconds, did.transfer_seconds, did.other_seconds)
+        table.add_row(
+            *map(str, numbers),
+            *(f"{value:.3f} s" for value in seconds),
+            *(f"{value:,} B" for value in (did.sent_bytes, did.received_bytes)),
+        )
+    return table

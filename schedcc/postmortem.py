@@ -1,0 +1,209 @@
+"""Postmortem: what each rank of a recorded run was doing, and which one was the cause.
+
+The cause is, in this order:
+
+1. an *error* that a rank made itself: the first one (a lost connection, or the report of another
+   rank's error, is a symptom);
+2. a *deadlock*: ranks whose instructions need each other, in a circle. A sound plan has none;
+3. a rank without an error that waits for no other such rank: it *vanished*, if others were left to
+   notice, or is *stuck* in an instruction.
+"""
+
+from collections.abc import Iterable
+
+import networkx as nx
+
+from schedcc.recordings import Executed, RankRecording, Recording, Run
+from schedcc.times import is_forward
+from schedcc.waits import waits
+from schemas import Direction, TransferInstruction
+from schemas.postmortem import Activity, Cause, Position, Postmortem, RankState, RankStatus, Wait
+
+
+def postmortem(recording: Recording) -> Postmortem:
+    """Examine a recording."""
+    ranks = tuple(_status(rank, recording.last) for rank in recording.ranks)
+    stopped = {(r.replica, r.run) for r in ranks if r.instruction is not None}
+    found = tuple(
+        wait
+        for replica, run in sorted((replica, run or 0) for replica, run in stopped)
+        for wait in waits(recording, replica, run)
+    )
+    return Postmortem(
+        cause=_cause(recording, ranks, found),
+        ranks=ranks,
+        waits=found,
+        damages=recording.damages,
+        seconds=_seconds(recording.last - min(rank.first for rank in recording.ranks)),
+    )
+
+
+def _status(rank: RankRecording, last: int) -> RankStatus:
+    run = rank.runs[-1] if rank.runs else None
+    current = run.open if run is not None else None
+    state = RankState.VANISHED
+    if rank.failed:
+        state = RankState.FAILED
+    elif rank.closed:
+        state = RankState.CLOSED
+    elif rank.alive:
+        state = RankState.RUNNING
+    return RankStatus(
+        rank=rank.header.rank,
+        stage_id=rank.header.stage_id,
+        replica=rank.header.replica,
+        state=state,
+        run=None if run is None else run.number,
+        instruction=None if run is None or current is None else _position(rank, run, current),
+        since=_seconds(last - (rank.last if current is None else current.start)),
+        error=rank.errors[-1][1] if rank.failed else None,
+        activity=_activity(rank),
+    )
+
+
+def _position(rank: RankRecording, run: Run, executed: Executed) -> Position:
+    return Position(
+        rank=rank.header.rank,
+        stage_id=rank.header.stage_id,
+        run=run.number,
+        step=executed.placed.step,
+        instruction=executed.placed.instruction,
+    )
+
+
+def _activity(rank: RankRecording) -> Activity:
+    forward = transfer = other = sent = received = instructions = 0
+    for run in rank.runs:
+        for executed in run.executed:
+            if executed.end is None:
+                continue
+            instructions += 1
+            instruction, took = executed.placed.instruction, executed.end - executed.start
+            if isinstance(instruction, TransferInstruction):
+                transfer += took
+                if instruction.direction is Direction.SEND:
+                    sent += executed.nbytes or 0
+                else:
+                    received += executed.nbytes or 0
+            elif is_forward(instruction):
+                forward += took
+            else:
+                other += took
+    return Activity(
+        runs=len(rank.runs),
+        instructions=instructions,
+        forward_seconds=_seconds(forward),
+        transfer_seconds=_seconds(transfer),
+        other_seconds=_seconds(other),
+        sent_bytes=sent,
+        received_bytes=received,
+    )
+
+
+def _cause(
+    recording: Recording, ranks: tuple[RankStatus, ...], found: tuple[Wait, ...]
+) -> Cause | None:
+    unfinished = {r.rank: r for r in ranks if r.state is not RankState.CLOSED}
+    if not unfinished:
+        return None
+    origins = {r for r, status in unfinished.items() if status.error and not status.error.symptom}
+    if origins:
+        return _error(recording, ranks, origins)
+    graph = nx.DiGraph((wait.waiter.rank, wait.needed.rank) for wait in found)
+    graph.add_nodes_from(unfinished)
+    knots = [sorted(c) for c in nx.strongly_connected_components(graph) if len(c) > 1]
+    if knots:
+        names = _and(f"rank {rank}" for rank in knots[0])
+        return Cause(kind="deadlock", ranks=tuple(knots[0]), message=f"{names} wait for each other")
+    silent = {rank for rank, status in unfinished.items() if status.error is None}
+    if not silent:
+        return _error(recording, ranks, set(unfinished))
+    roots = [rank for rank in sorted(silent) if not nx.descendants(graph, rank) & silent]
+    # A rank that others need is a better answer than one that nobody misses, and that than one
+    # which was in no instruction.
+    inside = [rank for rank in roots if unfinished[rank].instruction is not None]
+    missed = [rank for rank in roots if nx.ancestors(graph, rank)]
+    suspects = [unfinished[rank] for rank in missed or inside or roots]
+    return _silence(recording, suspects, ranks, found)
+
+
+def _error(recording: Recording, ranks: tuple[RankStatus, ...], among: set[int]) -> Cause:
+    first = min((r.errors[-1][0], r.header.rank) for r in recording.ranks if r.header.rank in among)
+    status = next(status for status in ranks if status.rank == first[1])
+    assert status.error is not None
+    same = {r.rank for r in ranks if r.rank in among and r.error and _says(r) == _says(status)}
+    who = _who(status) if len(same) == 1 else _and(f"rank {rank}" for rank in sorted(same))
+    where = f" in {_where(status)}" if status.instruction else " outside of a run"
+    return Cause(
+        kind="error",
+        ranks=tuple(sorted(same)),
+        message=f"{who} raised {_says(status)}{where}",
+        traceback=status.error.traceback,
+    )
+
+
+def _silence(
+    recording: Recording,
+    suspects: list[RankStatus],
+    ranks: tuple[RankStatus, ...],
+    found: tuple[Wait, ...],
+) -> Cause:
+    """Ranks that ended, or stand still, without an error."""
+    everyone_vanished = all(r.state in (RankState.VANISHED, RankState.CLOSED) for r in ranks)
+    unfinished = [r for r in ranks if r.state is not RankState.CLOSED]
+    names = tuple(r.rank for r in suspects)
+    vanished = [r for r in suspects if r.state is RankState.VANISHED]
+    if vanished and not (everyone_vanished and len(unfinished) > 1):
+        message = "; ".join(f"{_who(r)} vanished {_whereabouts(r)}" for r in vanished)
+        return Cause(kind="vanished", ranks=tuple(r.rank for r in vanished), message=message)
+    if all(r.instruction is None for r in suspects):
+        message = f"no rank was inside an instruction: {_and(map(_who, suspects))} stopped "
+        message += "; ".join(dict.fromkeys(_whereabouts(r) for r in suspects))
+        return Cause(kind="unknown", ranks=names, message=message)
+    message = "; ".join(f"{_who(r)} {_standstill(recording, r, found)}" for r in suspects)
+    return Cause(kind="stuck", ranks=names, message=message)
+
+
+def _standstill(recording: Recording, status: RankStatus, found: tuple[Wait, ...]) -> str:
+    if status.instruction is None:
+        return f"stopped {_whereabouts(status)}"
+    text, instruction = f"did not come out of {_where(status)}", status.instruction.instruction
+    waits_for = [str(w.needed) for w in found if w.waiter.rank == status.rank]
+    if waits_for:
+        return f"{text}, which needed {_and(waits_for)}"
+    if isinstance(instruction, TransferInstruction):
+        if instruction.peer not in recording.replica(status.replica):
+            return f"{text}: stage {instruction.peer} left no recording"
+        return f"{text}, though the other end of the transfer had begun"
+    return text
+
+
+def _whereabouts(status: RankStatus) -> str:
+    if status.instruction is not None:
+        return f"in {_where(status)}"
+    return (
+        "before its first run" if status.run is None else f"after its last line of run {status.run}"
+    )
+
+
+def _where(status: RankStatus) -> str:
+    assert status.instruction is not None
+    return f"run {status.run}, {status.instruction.where}"
+
+
+def _says(status: RankStatus) -> str:
+    assert status.error is not None
+    return f"{status.error.kind}: {status.error.message}"
+
+
+def _who(status: RankStatus) -> str:
+    return f"rank {status.rank} (stage {status.stage_id})"
+
+
+def _and(words: Iterable[str]) -> str:
+    *most, final = words
+    return f"{', '.join(most)} and {final}" if most else final
+
+
+def _seconds(nanoseconds: int) -> float:
+    return nanoseconds / 1e9

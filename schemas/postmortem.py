@@ -1,0 +1,106 @@
+"""What a recording says about a run that died, as `schedcc postmortem --json` prints it."""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from schemas.base import Frozen
+from schemas.instructions import Instruction
+from schemas.recording import ErrorRaised
+
+
+class RankState(StrEnum):
+    """How a rank's file ends."""
+
+    CLOSED = "closed"
+    FAILED = "failed"
+    """With an error, after which nothing was run."""
+    VANISHED = "vanished"
+    """Without a word."""
+    RUNNING = "running"
+    """It does not end: the process still holds it open."""
+
+
+class Position(Frozen):
+    """An instruction of a rank's run."""
+
+    rank: int
+    stage_id: int
+    run: int
+    step: int | None
+    instruction: Instruction = Field(discriminator="op")
+
+    def __str__(self) -> str:
+        return f"rank {self.rank}, {self.where}"
+
+    @property
+    def where(self) -> str:
+        """The instruction and its place, without the rank."""
+        place = "epilogue" if self.step is None else f"step {self.step}"
+        return f"{place}: {self.instruction}"
+
+
+class Activity(Frozen):
+    """What a rank did in all its runs."""
+
+    runs: int
+    instructions: int
+    forward_seconds: float
+    transfer_seconds: float
+    """In sends, receives and their waits, waiting for the peer included."""
+    other_seconds: float
+    """In all other instructions."""
+    sent_bytes: int
+    received_bytes: int
+
+
+class RankStatus(Frozen):
+    """What one rank was doing when its file ends."""
+
+    rank: int
+    stage_id: int
+    replica: int
+    state: RankState
+    run: int | None
+    """The run that it was in, or the last one that it was in; `None` before the first."""
+    instruction: Position | None
+    """The instruction that it had entered and not left."""
+    since: float
+    """Seconds from the entry (or, between instructions, from the last line) to the last event of
+    any rank."""
+    error: ErrorRaised | None
+    """The error with which the file ends."""
+    activity: Activity
+
+
+class Wait(Frozen):
+    """An instruction that could not end, and the one of another rank that it needed."""
+
+    waiter: Position
+    needed: Position
+    why: str
+    """As in `schedcc.dependency_graph`."""
+
+
+class Cause(Frozen):
+    """What ended the run, or holds it up."""
+
+    kind: Literal["error", "vanished", "stuck", "deadlock", "unknown"]
+    ranks: tuple[int, ...]
+    message: str
+    traceback: str | None = None
+
+
+class Postmortem(Frozen):
+    """What every rank was doing, who waited for whom, and which rank was the cause."""
+
+    format: Literal["schedcc.postmortem/1"] = "schedcc.postmortem/1"
+    cause: Cause | None
+    """`None`: every rank ended in order."""
+    ranks: tuple[RankStatus, ...]
+    waits: tuple[Wait, ...]
+    damages: tuple[str, ...]
+    """What could not be read, and which ranks are missing."""
+    seconds: float
+    """From the first line of any rank to the last."""
