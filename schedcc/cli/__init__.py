@@ -9,7 +9,7 @@ import typer
 
 from schedcc import __version__
 from schedcc.cli.plans import check_command, compile_command, show
-from schedcc.cli.recordings import postmortem_command
+from schedcc.cli.recordings import conform_command, postmortem_command, trace_command
 from schedcc.cli.timing import compare_command, simulate_command
 
 app = typer.Typer(
@@ -25,6 +25,8 @@ app.command("check")(check_command)
 app.command("simulate")(simulate_command)
 app.command("compare")(compare_command)
 app.command("postmortem")(postmortem_command)
+app.command("conform")(conform_command)
+app.command("trace")(trace_command)
 
 
 @app.callback(invoke_without_command=True)

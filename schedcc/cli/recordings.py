@@ -1,5 +1,6 @@
 """`schedcc postmortem`, `conform` and `trace`."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,9 +9,25 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from schedcc.cli.options import AsJson
+from schedcc.cli.options import (
+    ActivationBytes,
+    AsJson,
+    Bandwidth,
+    Forward,
+    MicroBatches,
+    Overlap,
+    Stages,
+    Transfer,
+    cost_model,
+    read_or_compiled,
+)
+from schedcc.conform import CLOCK_ERROR, conform
+from schedcc.files import read_plan
 from schedcc.postmortem import postmortem
-from schedcc.recordings import read_recording
+from schedcc.recordings import joined, read_recording
+from schedcc.simulate import simulate
+from schedcc.trace import recorded_trace, simulated_trace
+from schemas import StagePlan
 from schemas.postmortem import Cause, Postmortem, RankStatus
 
 Directory = Annotated[Path, typer.Argument(help="Directory of a recording (pipeval --record).")]
@@ -30,6 +47,66 @@ def postmortem_command(directory: Directory, as_json: AsJson = False) -> None:
     else:
         _print_postmortem(directory, found)
     raise typer.Exit(0 if found.cause is None else 1)
+
+
+def conform_command(
+    file: Annotated[Path, typer.Argument(metavar="PLAN", help="Plan file.")],
+    directory: Directory,
+    run: Annotated[int | None, typer.Option(help="Compare this run alone, from 0.")] = None,
+    clock_error: Annotated[
+        float, typer.Option(help="Seconds by which clocks of different machines may disagree.")
+    ] = CLOCK_ERROR,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether a recorded run followed a plan: exit 0 if so, 1 if not, 2 on bad input."""
+    plan = read_plan(file)
+    pipeline = joined([plan]) if isinstance(plan, StagePlan) else plan
+    assert pipeline is not None
+    found = conform(pipeline, read_recording(directory), run=run, clock_error=clock_error)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+    else:
+        for line in (*found.deviations, *(f"note: {note}" for note in found.notes)):
+            typer.echo(str(line))
+        count = len(found.deviations)
+        verdict = "followed the plan" if found.ok else f"{count} deviation{'s'[: count > 1]}"
+        runs = f"{len(found.runs)} run{'s'[: len(found.runs) != 1]}"
+        typer.echo(f"{directory}: {verdict} ({runs}, {found.instructions} instructions)")
+    raise typer.Exit(0 if found.ok else 1)
+
+
+def trace_command(
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="Directory of a recording, or a plan file to simulate; or -M and -S."),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(
+        "trace.json"
+    ),
+    micro_batches: MicroBatches = None,
+    stages: Stages = None,
+    overlap: Overlap = False,
+    forward: Forward = "1",
+    transfer: Transfer = 0.0,
+    activation_bytes: ActivationBytes = 0,
+    bandwidth: Bandwidth = None,
+) -> None:
+    """Write a recorded run, or a simulated plan, as a trace for chrome://tracing or Perfetto."""
+    if source is not None and source.is_dir():
+        trace = recorded_trace(read_recording(source))
+    else:
+        plan = read_or_compiled(source, micro_batches, stages, None, overlap)
+        if isinstance(plan, StagePlan):
+            raise ValueError(
+                f"{source}: the plan of stage {plan.stage_id} alone, needed all stages"
+            )
+        costs = cost_model(forward, transfer, activation_bytes, bandwidth)
+        trace = simulated_trace(simulate(plan, costs))
+    try:
+        output.write_text(json.dumps(trace) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{output}: cannot be written: {error.strerror}") from error
+    typer.echo(f"{output}: {len(trace['traceEvents'])} events")
 
 
 def _print_postmortem(directory: Path, found: Postmortem) -> None:
