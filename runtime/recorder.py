@@ -67,9 +67,9 @@ class Recorder:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._log = LineLog(path)
-        except FileExistsError as error:
-            raise _refusal(directory, path.name) from error
         except OSError as error:
+            if path.exists():
+                raise _refusal(directory, path.name) from error
             raise RecordingError(f"{directory}: cannot be written: {error.strerror}") from error
         self._origin = time.monotonic_ns()
         self._runs = 0
@@ -164,7 +164,7 @@ class Recorder:
                 at=self._now(),
                 kind=type(error).__name__,
                 message=str(error),
-                traceback="".join(traceback.format_exception(error)),
+                traceback=_traceback(error),
                 symptom=symptom,
             )
         )
@@ -192,6 +192,14 @@ def _refusal(directory: Path, name: str) -> RecordingError:
     return RecordingError(
         f"{directory} already holds a recording ({name}), needed a new or empty directory"
     )
+
+
+def _traceback(error: BaseException) -> str:
+    """The error's traceback, without the frames of this file that it has passed through."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace))
 
 
 def _close(log: LineLog, origin: int) -> None:

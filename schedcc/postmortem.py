@@ -156,7 +156,7 @@ def _silence(
     if vanished and not (everyone_vanished and len(unfinished) > 1):
         message = "; ".join(f"{_who(r)} vanished {_whereabouts(r)}" for r in vanished)
         return Cause(kind="vanished", ranks=tuple(r.rank for r in vanished), message=message)
-    if all(r.instruction is None for r in suspects):
+    if all(r.instruction is None for r in unfinished):
         message = f"no rank was inside an instruction: {_and(map(_who, suspects))} stopped "
         message += "; ".join(dict.fromkeys(_whereabouts(r) for r in suspects))
         return Cause(kind="unknown", ranks=names, message=message)
@@ -167,7 +167,8 @@ def _silence(
 def _standstill(recording: Recording, status: RankStatus, found: tuple[Wait, ...]) -> str:
     if status.instruction is None:
         return f"stopped {_whereabouts(status)}"
-    text, instruction = f"did not come out of {_where(status)}", status.instruction.instruction
+    verb = "has not" if status.state is RankState.RUNNING else "did not"
+    text, instruction = f"{verb} come out of {_where(status)}", status.instruction.instruction
     waits_for = [str(w.needed) for w in found if w.waiter.rank == status.rank]
     if waits_for:
         return f"{text}, which needed {_and(waits_for)}"

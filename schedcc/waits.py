@@ -7,12 +7,19 @@ import networkx as nx
 
 from schedcc.graph import Event, dependency_graph
 from schedcc.recordings import Recording, Run
-from schemas import BufferInstruction, Phase, TransportModel
+from schemas import (
+    BufferInstruction,
+    Direction,
+    Phase,
+    ResultInstruction,
+    TransferInstruction,
+    TransportModel,
+)
 from schemas.postmortem import Position, Wait
 
 _MODELS = (TransportModel(queue="channel"), TransportModel())
-"""Asked in turn. A queue per channel leaves the waits that no transport can do without; where it
-leaves none, the order of a stage's one queue may explain what is stuck."""
+"""Asked in turn. A queue per channel leaves the waits that no transport can do without; a transfer
+that these do not explain may be held up by the order of a stage's one queue."""
 
 
 def waits(recording: Recording, replica: int, run: int) -> list[Wait]:
@@ -21,21 +28,32 @@ def waits(recording: Recording, replica: int, run: int) -> list[Wait]:
     if plan is None:
         return []
     stages = recording.replica(replica)
-    progress = {stage: Progress.of(rank.run(run)) for stage, rank in stages.items()}
+    progress = {
+        stage: Progress.of(began)
+        for stage, rank in stages.items()
+        if (began := rank.run(run)) is not None
+    }
+    absent = sorted(stages.keys() - progress.keys())
+    stuck = [Event(stage, at.entered, "end") for stage, at in progress.items() if at.inside]
+    found: dict[Event, list[Wait]] = {}
     for model in _MODELS:
         graph = dependency_graph(plan, model)
-        found = [
-            Wait(
-                waiter=_position(recording, graph, replica, run, waiter),
-                needed=_position(recording, graph, replica, run, needed),
-                why=why,
-            )
-            for waiter in _stuck(progress, graph)
-            for needed, why in _needed(graph, waiter, progress)
-        ]
-        if found:
-            return found
-    return []
+        pending = _pending(graph, progress)
+        for waiter in stuck:
+            if waiter not in graph or found.get(waiter):
+                continue
+            found[waiter] = [
+                Wait(
+                    waiter=_position(recording, graph, replica, run, waiter),
+                    needed=_position(recording, graph, replica, run, needed),
+                    why=why,
+                )
+                for needed, why in (
+                    *_needed(graph, waiter, pending),
+                    *_not_begun(graph, waiter, absent),
+                )
+            ]
+    return [wait for waiter in sorted(found) for wait in found[waiter]]
 
 
 @dataclass(frozen=True)
@@ -47,45 +65,40 @@ class Progress:
     left: int = -1
     """Offset of the last instruction that was left."""
 
+    @property
+    def inside(self) -> bool:
+        """Whether the stage is inside an instruction."""
+        return self.left < self.entered
+
     @classmethod
-    def of(cls, run: Run | None) -> "Progress":
-        """The progress of a run; none of one that a rank never began."""
-        if run is None or not run.executed:
+    def of(cls, run: Run) -> "Progress":
+        """The progress of a run."""
+        if not run.executed:
             return cls()
         entered = run.executed[-1].placed.offset
         return cls(entered, entered if run.open is None else entered - 1)
 
 
-def _stuck(progress: dict[int, Progress], graph: "nx.DiGraph[Event]") -> Iterator[Event]:
-    for stage, reached in sorted(progress.items()):
-        event = Event(stage, reached.entered, "end")
-        if reached.left < reached.entered and event in graph:
-            yield event
+def _pending(graph: "nx.DiGraph[Event]", progress: dict[int, Progress]) -> set[Event]:
+    """The events that have not happened.
 
-
-def _needed(
-    graph: "nx.DiGraph[Event]", waiter: Event, progress: dict[int, Progress]
-) -> Iterator[tuple[Event, str]]:
-    """The first events of other stages that have not happened and that `waiter` comes after."""
-    seen, rest = {waiter}, [waiter]
+    Nothing records when a posted transfer ends. It has not ended if something that it comes after
+    has not happened.
+    """
+    pending = {event for event in graph if not _happened(graph, event, progress)}
+    rest = list(pending)
     while rest:
-        event = rest.pop()
-        for before in graph.predecessors(event):
-            if before in seen or _happened(graph, before, progress):
-                continue
-            seen.add(before)
-            if before.stage_id == waiter.stage_id or _is_posted(graph, before):
-                rest.append(before)  # a transfer under way: it is what that waits for
-            else:
-                yield before, graph.edges[before, event]["why"]
+        for after in graph.successors(rest.pop()):
+            if _is_posted(graph, after) and after not in pending:
+                pending.add(after)
+                rest.append(after)
+    return pending
 
 
 def _happened(graph: "nx.DiGraph[Event]", event: Event, progress: dict[int, Progress]) -> bool:
-    """Whether an event is known to have happened. Nothing records when a posted transfer ends."""
-    reached = progress.get(event.stage_id, Progress())
-    if event.moment == "start":
-        return event.offset <= reached.entered
-    return event.offset <= reached.left and not _is_posted(graph, event)
+    reached = progress[event.stage_id]
+    entered = event.moment == "start" or _is_posted(graph, event)
+    return event.offset <= (reached.entered if entered else reached.left)
 
 
 def _is_posted(graph: "nx.DiGraph[Event]", event: Event) -> bool:
@@ -94,13 +107,44 @@ def _is_posted(graph: "nx.DiGraph[Event]", event: Event) -> bool:
     return posted and event.moment == "end"
 
 
+def _needed(
+    graph: "nx.DiGraph[Event]", waiter: Event, pending: set[Event]
+) -> Iterator[tuple[Event, str]]:
+    """The first pending events of other stages that `waiter` comes after."""
+    seen, rest = {waiter}, [waiter]
+    while rest:
+        event = rest.pop()
+        for before in graph.predecessors(event):
+            if before not in pending or before in seen:
+                continue
+            seen.add(before)
+            if before.stage_id == waiter.stage_id:
+                rest.append(before)  # the stage's own transfer under way, which it waits for
+            else:
+                yield before, graph.edges[before, event]["why"]
+
+
+def _not_begun(
+    graph: "nx.DiGraph[Event]", waiter: Event, absent: list[int]
+) -> Iterator[tuple[Event, str]]:
+    """Stages that have not begun the run, and so have no plan, but a part in an instruction."""
+    instruction = graph.nodes[waiter]["instruction"]
+    for stage in absent:
+        if isinstance(instruction, TransferInstruction) and instruction.peer == stage:
+            receives = instruction.direction is Direction.RECV
+            yield Event(stage, 0, "start"), "data" if receives else "rendezvous"
+        elif isinstance(instruction, ResultInstruction) and instruction.collective:
+            yield Event(stage, 0, "start"), "collective"
+
+
 def _position(
     recording: Recording, graph: "nx.DiGraph[Event]", replica: int, run: int, event: Event
 ) -> Position:
+    known = graph.nodes[event] if event in graph else {"step": None, "instruction": None}
     return Position(
         rank=recording.replica(replica)[event.stage_id].header.rank,
         stage_id=event.stage_id,
         run=run,
-        step=graph.nodes[event]["step"],
-        instruction=graph.nodes[event]["instruction"],
+        step=known["step"],
+        instruction=known["instruction"],
     )

@@ -23,13 +23,14 @@ class RankState(StrEnum):
 
 
 class Position(Frozen):
-    """An instruction of a rank's run."""
+    """Where a rank is in a run."""
 
     rank: int
     stage_id: int
     run: int
     step: int | None
-    instruction: Instruction = Field(discriminator="op")
+    instruction: Instruction | None = Field(discriminator="op")
+    """`None`: the rank has not begun the run."""
 
     def __str__(self) -> str:
         return f"rank {self.rank}, {self.where}"
@@ -37,6 +38,8 @@ class Position(Frozen):
     @property
     def where(self) -> str:
         """The instruction and its place, without the rank."""
+        if self.instruction is None:
+            return f"run {self.run}, which it has not begun"
         place = "epilogue" if self.step is None else f"step {self.step}"
         return f"{place}: {self.instruction}"
 

@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 
 from runtime.cli import main
+from schedcc import compile_pipeline
+from schedcc.conform import conform
+from schedcc.postmortem import postmortem
+from schedcc.recordings import read_recording
 from schemas import LanguageModelEvaluation
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
@@ -48,8 +52,11 @@ def arguments(model: Path, text: Path) -> list[object]:
     return ["--model", model, "--text", text, *sizes]
 
 
-def test_stages_started_by_pipeval_or_by_torchrun_give_the_loss_of_one_process(model, text):
-    alone = evaluate("-m", "runtime", *arguments(model, text), "--stages", 3, "--verify")
+def test_stages_started_by_pipeval_or_by_torchrun_give_the_loss_of_one_process(
+    model, text, tmp_path, capsys
+):
+    record = ["--record", tmp_path / "recording"]
+    alone = evaluate("-m", "runtime", *arguments(model, text), "--stages", 3, "--verify", *record)
     assert alone.verification is not None
     assert alone.verification.passed
     assert alone.verification.identical_logits == alone.micro_batches
@@ -60,6 +67,14 @@ def test_stages_started_by_pipeval_or_by_torchrun_give_the_loss_of_one_process(m
     full, rest = divmod(length, 16)
     assert alone.windows == full + (rest >= 2)
     assert alone.tokens == full * 15 + max(0, rest - 1)
+
+    recording = read_recording(tmp_path / "recording")
+    assert postmortem(recording).cause is None
+    assert conform(compile_pipeline(alone.micro_batches, 3), recording).ok
+    again = [*map(str, [*arguments(model, text), "--stages", 3, *record])]
+    status, errors = in_this_process(again, capsys)
+    assert (status, errors.count("\n")) == (2, 1)
+    assert "already holds a recording (rank_00000.jsonl)" in errors
 
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
     spread = evaluate(*torchrun, "-m", "runtime", *arguments(model, text), "--stages", 2)

@@ -1,0 +1,76 @@
+"""Recordings of real processes: what a killed stage leaves behind names it."""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from runtime import Evaluator
+from runtime.launch import WorkerError, launch
+from runtime.process_group import process_group
+from runtime.transport import TorchTransport
+from schedcc import compile_pipeline
+from schedcc.conform import conform
+from schedcc.postmortem import postmortem
+from schedcc.recordings import read_recording
+from schemas.postmortem import RankState
+from tests.models_for_tests import batches
+from tests.workers import TIMEOUT
+
+MICRO_BATCHES = 5
+
+
+class KillsItself(nn.Module):
+    """Ends its process in the `last`-th forward, as the kernel does when memory runs out."""
+
+    def __init__(self, last: int) -> None:
+        super().__init__()
+        self.left = last
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return x
+
+
+@dataclass(frozen=True)
+class Recorded:
+    directory: Path
+    last: int
+    """The forward in which the middle stage ends."""
+
+
+def evaluate(recorded: Recorded) -> None:
+    torch.set_num_threads(1)
+    layers = [nn.Linear(4, 6), KillsItself(recorded.last), nn.Linear(6, 6)]
+    with process_group(TIMEOUT) as device:
+        evaluator = Evaluator(
+            layers,
+            loss_fn=nn.functional.mse_loss,
+            partition="uniform",
+            overlap=True,
+            transport=TorchTransport(device=device),
+            record=recorded.directory,
+        )
+        evaluator.eval_batch(iter(batches([2] * MICRO_BATCHES)), num_micro_batches=MICRO_BATCHES)
+
+
+def test_the_recording_of_a_killed_stage_names_it_and_its_instruction(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(WorkerError):
+        launch(3, evaluate, Recorded(tmp_path, last=4))  # the rehearsal, and then micro-batch 2
+    recording = read_recording(tmp_path)
+    found = postmortem(recording)
+    assert found.cause is not None
+    assert found.cause.ranks == (1,)
+    assert "run 0, step 3: ForwardPass(micro_batch=2)" in found.cause.message
+    assert found.ranks[1].state is RankState.VANISHED
+    assert str(found.ranks[1].instruction) == "rank 1, step 3: ForwardPass(micro_batch=2)"
+    conformance = conform(compile_pipeline(MICRO_BATCHES, 3, overlap=True), recording)
+    assert conformance.ok
+    assert len(conformance.notes) == 3
