@@ -9,7 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
+from schemas.conformance import Conformance
 from schemas.plans import PipelinePlan, StagePlan
+from schemas.postmortem import Postmortem
 from schemas.recording import LINE
 from schemas.reports import Report
 from schemas.results import LanguageModelEvaluation
@@ -23,6 +25,8 @@ FORMATS: dict[str, type[BaseModel] | TypeAdapter[Any]] = {
     "timeline.schema.json": Timeline,
     "evaluation.schema.json": LanguageModelEvaluation,
     "recording.schema.json": LINE,
+    "postmortem.schema.json": Postmortem,
+    "conformance.schema.json": Conformance,
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated
 
 import typer
@@ -144,7 +145,7 @@ def _doing(status: RankStatus) -> str:
     if status.error is None:
         return text
     message = status.error.message.strip().partition("\n")[0]
-    return f"{text}\n{status.error.kind}: {message}"
+    return f"{text}\n{shorten(f'{status.error.kind}: {message}', 2 * _WIDTH, placeholder=' ...')}"
 
 
 def _print_waits(console: Console, found: Postmortem) -> None:
