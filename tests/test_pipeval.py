@@ -14,7 +14,7 @@ from runtime.cli import main
 from schedcc import compile_pipeline
 from schedcc.conform import conform
 from schedcc.postmortem import postmortem
-from schedcc.recordings import read_recording
+from schedcc.recording_files import read_recording
 from schemas import LanguageModelEvaluation
 from tests.tiny_models import tiny_model, tiny_tokenizer
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from runtime.transport import DeadlockError
 from schedcc import compile_pipeline, dependency_graph
 from schedcc.postmortem import postmortem
-from schedcc.recordings import read_recording
+from schedcc.recording_files import read_recording
 from schemas import PipelinePlan
 from schemas.postmortem import Postmortem, RankState
 from tests.plans import pipeline

@@ -16,7 +16,7 @@ from runtime.transport import TorchTransport
 from schedcc import compile_pipeline
 from schedcc.conform import conform
 from schedcc.postmortem import postmortem
-from schedcc.recordings import read_recording
+from schedcc.recording_files import read_recording
 from schemas.postmortem import RankState
 from tests.models_for_tests import batches
 from tests.workers import TIMEOUT

@@ -25,7 +25,8 @@ from schedcc.cli.options import (
 from schedcc.conform import CLOCK_ERROR, conform
 from schedcc.files import read_plan
 from schedcc.postmortem import postmortem
-from schedcc.recordings import joined, read_recording
+from schedcc.recording_files import read_recording
+from schedcc.recordings import joined
 from schedcc.simulate import simulate
 from schedcc.trace import recorded_trace, simulated_trace
 from schemas import StagePlan
