@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import networkx as nx
 
 from schedcc.recordings import Executed, RankRecording, Recording, Run
-from schedcc.times import is_forward
+from schedcc.table import is_forward
 from schedcc.waits import waits
 from schemas import Direction, TransferInstruction
 from schemas.postmortem import Activity, Cause, Position, Postmortem, RankState, RankStatus, Wait

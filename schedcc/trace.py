@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from schedcc.recordings import RankRecording, Recording
-from schedcc.times import is_forward
+from schedcc.table import is_forward
 from schemas import (
     BufferInstruction,
     Instruction,
