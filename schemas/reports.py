@@ -33,8 +33,8 @@ class Finding(Frozen):
     """The step of the culprit; `None` in the epilogue and where no single step is to blame."""
 
     def __str__(self) -> str:
-        place = "" if self.stage_id is None else f"stage {self.stage_id}"
-        place += "" if self.step is None else f", step {self.step}"
+        numbers = (("stage", self.stage_id), ("step", self.step))
+        place = ", ".join(f"{name} {number}" for name, number in numbers if number is not None)
         return f"{self.code}: {place + ': ' if place else ''}{self.message}"
 
 

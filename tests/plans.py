@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import product
 
-from schedcc import Outcome, dependency_graph
+from schedcc import Outcome, compile_pipeline, dependency_graph
 from schedcc.checks.deadlock import check_deadlock
 from schedcc.grid import cell
 from schemas import (
@@ -109,3 +109,15 @@ def all_outcomes(replicas: tuple[int, ...] = (1, 2)) -> Iterator[Outcome]:
 def deadlocks(plan: PipelinePlan, transport: TransportModel | None = None) -> list[Finding]:
     """What `check_deadlock` finds under a model of the transport."""
     return list(check_deadlock(dependency_graph(plan, transport)))
+
+
+def sends_first(micro_batches: int, stages: int) -> PipelinePlan:
+    """The inference schedule with every stage sending before it receives."""
+    plan = compile_pipeline(micro_batches, stages)
+    for program in plan.programs:
+        steps = tuple(
+            tuple(sorted(step, key=lambda i: not isinstance(i, SendActivation)))
+            for step in program.steps
+        )
+        plan = with_program(plan, program.model_copy(update={"steps": steps}))
+    return plan

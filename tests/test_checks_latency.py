@@ -4,21 +4,8 @@ import pytest
 from hypothesis import given, settings
 
 from schedcc import check, compile_pipeline
-from schemas import PipelinePlan, SendActivation
-from tests.plans import pipeline, with_program
+from tests.plans import pipeline, sends_first
 from tests.strategies import at_corners, sizes
-
-
-def sends_first(micro_batches: int, stages: int) -> PipelinePlan:
-    """The inference schedule with every stage sending before it receives."""
-    plan = compile_pipeline(micro_batches, stages)
-    for program in plan.programs:
-        steps = tuple(
-            tuple(sorted(step, key=lambda i: not isinstance(i, SendActivation)))
-            for step in program.steps
-        )
-        plan = with_program(plan, program.model_copy(update={"steps": steps}))
-    return plan
 
 
 @at_corners()

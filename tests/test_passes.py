@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedcc import Outcome, check, compile_pipeline, compile_stage
+from schedcc.grid import cell
 from schedcc.passes import PASSES, overlapped, split_transfers
 from schemas import PipelinePlan, StageProgram
 from tests.executor import execute
@@ -112,3 +113,17 @@ def test_passes_keep_any_sound_plan_sound(seed):
             size = random.randint(1, 4), random.randint(1, 4)
             plan = compile_pipeline(*size, outcome=Outcome(bcast_loss=False))
     assert tried > 100
+
+
+EXCHANGE = "L0 F0 { s>0 } s.0 L1 F1 { s>1 } s.1 L2 F2 s>2 s.2"
+TAKING = "L0 { r<0 } r.0 F0 L1 r<1 r.1 F1 L2 { r<2 } r.2 F2"
+
+
+def test_nothing_leaves_a_group_enters_one_or_passes_one_of_its_channel():
+    plan = lowered(pipeline(EXCHANGE, TAKING, micro_batches=3))
+    assert [cell(step).plain for program in plan.programs for step in program.steps] == [
+        "L0 F0 { s>0 } L1 F1 { s>1 } L2 s.0 F2 s>2 s.1 s.2",
+        "L0 { r<0 } r<1 r.0 F0 L1 r.1 F1 L2 { r<2 } r.2 F2",
+    ]
+    assert check(plan).ok
+    assert lowered(plan) == plan

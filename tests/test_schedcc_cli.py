@@ -7,7 +7,7 @@ import pytest
 import schedcc
 from schemas import PipelinePlan, Report, StagePlan
 from tests.command_line import module
-from tests.plans import pipeline
+from tests.plans import pipeline, sends_first
 
 
 def test_the_module_is_a_program():
@@ -213,7 +213,7 @@ def test_a_plan_that_cannot_be_written_is_one_line_and_status_2(run, tmp_path, n
     assert run("compile", "-M", 2, "-S", 2, "-o", file) == (2, "", complaint)
 
 
-@pytest.mark.parametrize("arguments", [["compile", "-M", "x"], ["draw"], ["check"], ["--no"]])
+@pytest.mark.parametrize("arguments", [["compile", "-M", "x"], ["draw"], ["--no"]])
 def test_a_wrong_use_is_explained_with_status_2(run, arguments):
     done = run(*arguments)
     assert (done.status, done.out) == (2, "")
@@ -223,3 +223,32 @@ def test_a_wrong_use_is_explained_with_status_2(run, arguments):
 
 def test_the_version_is_that_of_the_package(run):
     assert run("--version") == (0, f"{schedcc.__version__}\n", "")
+
+
+def test_check_takes_the_compilers_own_plans_of_any_size(run):
+    done = run("check", "-M", 5000, "-S", 40, "--overlap")
+    assert done.status == 0
+    assert done.out.startswith("M = 5000, S = 40: sound (structure, ")
+    complaint = "schedcc: needed the numbers of micro-batches and stages, such as -M 8 -S 4\n"
+    assert run("check") == (2, "", complaint)
+    both = run("check", "plan.json", "-M", 5)
+    assert both == (2, "", "schedcc: needed a plan file or -M and -S, not both\n")
+
+
+def test_a_plan_that_needs_no_barriers_may_be_stuck_with_them(run, tmp_path):
+    lazy = tmp_path / "lazy.json"
+    lazy.write_text(pipeline("L0 F0 S0 |", "| L0 R0 F0").model_dump_json())
+    assert run("check", lazy).status == 0
+    done = run("check", lazy, "--step-barrier")
+    assert done.status == 1
+    assert "waits for  the barrier after step 0" in done.out
+    assert done.out.endswith("rendezvous, a barrier between steps)\n")
+
+
+def test_a_warning_is_shown_as_one_and_leaves_the_status_0(run, tmp_path):
+    file = tmp_path / "slow.json"
+    file.write_text(sends_first(6, 5).model_dump_json())
+    done = run("check", file)
+    assert done.status == 0
+    assert done.out.startswith("warning: latency: step 4: the critical path is 34 long")
+    assert f"{file}: sound (" in done.out

@@ -29,6 +29,9 @@ Queue = Annotated[
 BufferedSends = Annotated[
     int, typer.Option(help="Messages of a channel that may wait for their receive.")
 ]
+StepBarrier = Annotated[
+    bool, typer.Option("--step-barrier", help="All stages meet after each step.")
+]
 
 Forward = Annotated[
     str, typer.Option(help="Seconds of a forward: one number, or one for each stage (1,1,2).")
@@ -42,11 +45,17 @@ def compiled(
     micro_batches: int | None, stages: int | None, stage_id: int | None, overlap: bool
 ) -> PipelinePlan | StagePlan:
     """The plan that -M, -S and their companions ask for."""
-    if micro_batches is None or stages is None:
-        raise ValueError("needed the numbers of micro-batches and stages, such as -M 8 -S 4")
+    micro_batches, stages = required_sizes(micro_batches, stages)
     if stage_id is None:
         return compile_pipeline(micro_batches, stages, overlap=overlap)
     return compile_stage(micro_batches, stages, stage_id, overlap=overlap)
+
+
+def required_sizes(micro_batches: int | None, stages: int | None) -> tuple[int, int]:
+    """M and S, which have to be given."""
+    if micro_batches is None or stages is None:
+        raise ValueError("needed the numbers of micro-batches and stages, such as -M 8 -S 4")
+    return micro_batches, stages
 
 
 def read_or_compiled(
@@ -64,10 +73,12 @@ def read_or_compiled(
     return read_plan(file)
 
 
-def transport_model(queue: Literal["stage", "channel"], buffered_sends: int) -> TransportModel:
+def transport_model(
+    queue: Literal["stage", "channel"], buffered_sends: int, step_barrier: bool = False
+) -> TransportModel:
     """The transport that the options describe."""
     try:
-        return TransportModel(queue=queue, buffered_sends=buffered_sends)
+        return TransportModel(queue=queue, buffered_sends=buffered_sends, step_barrier=step_barrier)
     except ValidationError as error:
         raise ValueError(explain(error)) from error
 

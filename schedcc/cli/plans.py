@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from schedcc.certify import check_schedule
 from schedcc.cli.options import (
     AsJson,
     BufferedSends,
@@ -15,11 +16,12 @@ from schedcc.cli.options import (
     Queue,
     StageId,
     Stages,
+    StepBarrier,
     compiled,
     read_or_compiled,
+    required_sizes,
     transport_model,
 )
-from schedcc.files import read_plan
 from schedcc.grid import Window, draw, epilogue_lines, fitting, legend, step_count, title
 from schedcc.verify import check
 from schemas import StagePlan
@@ -70,28 +72,39 @@ def show(
 
 
 def check_command(
-    file: Annotated[Path, typer.Argument(help="Plan file.")],
+    file: File = None,
+    micro_batches: MicroBatches = None,
+    stages: Stages = None,
+    overlap: Overlap = False,
     queue: Queue = "stage",
     buffered_sends: BufferedSends = 0,
+    step_barrier: StepBarrier = False,
     as_json: AsJson = False,
 ) -> None:
     """Verify a plan file: exit 0 if it is sound, 1 with errors, 2 if it is no plan.
 
-    By default for the strictest transport, under which a sound plan is sound everywhere.
+    By default for the strictest transport, under which a sound plan is sound everywhere. With -M
+    and -S instead of a file: the compiler's own plan, of any size.
     """
-    plan = read_plan(file)
-    report = check(plan, transport_model(queue, buffered_sends))
+    transport = transport_model(queue, buffered_sends, step_barrier)
+    alone = ""
+    if file is not None:
+        plan = read_or_compiled(file, micro_batches, stages, None, overlap)
+        report, name = check(plan, transport), str(file)
+        if isinstance(plan, StagePlan):
+            alone = f"; stage {plan.stage_id} alone, not its transfers with the others"
+    else:
+        sizes = required_sizes(micro_batches, stages)
+        report = check_schedule(*sizes, overlap=overlap, transport=transport)
+        name = f"M = {sizes[0]}, S = {sizes[1]}"
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
         for finding in report.findings:
-            typer.echo(str(finding))
-        asked = ", ".join(report.checks)
-        if isinstance(plan, StagePlan):
-            asked += f"; stage {plan.stage_id} alone, not its transfers with the others"
-        else:
-            asked += f"; {report.transport}"
+            warning = "warning: " if finding.severity == "warning" else ""
+            typer.echo(f"{warning}{finding}")
+        asked = ", ".join(report.checks) + (alone or f"; {report.transport}")
         errors = len(list(report.errors()))
         verdict = "sound" if report.ok else f"{errors} finding{'s' if errors != 1 else ''}"
-        typer.echo(f"{file}: {verdict} ({asked})")
+        typer.echo(f"{name}: {verdict} ({asked})")
     raise typer.Exit(0 if report.ok else 1)

@@ -1,10 +1,12 @@
 """Move posts ahead and waits behind, as far as the places of the buffers allow."""
 
-from typing import TypeGuard
+from typing import NamedTuple
 
 from schemas import (
     BufferInstruction,
     Direction,
+    GroupEnd,
+    GroupStart,
     Phase,
     Place,
     StageProgram,
@@ -14,8 +16,17 @@ from schemas import (
     places,
 )
 
-Item = tuple[int, StepInstruction]
-"""A step and an instruction in it."""
+
+class Item(NamedTuple):
+    """What moves as one: an instruction, or a whole group with its brackets."""
+
+    step: int
+    instructions: tuple[StepInstruction, ...]
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it is a group."""
+        return len(self.instructions) > 1
 
 
 def hoist_sends(program: StageProgram, stages: int) -> StageProgram:
@@ -65,16 +76,17 @@ def sink_waits(program: StageProgram, stages: int) -> StageProgram:
     """
     sunk: list[Item] = []
     waits: list[StepInstruction] = []
-    for step, instruction in _items(program):
-        if instruction.effects.phase is Phase.WAIT:
-            waits.append(instruction)
+    for item in _items(program):
+        first = item.instructions[0]
+        if first.effects.phase is Phase.WAIT:
+            waits.append(first)
             continue
-        touched = _touched(instruction, program.stage_id, stages)
-        due = [w for w in waits if touched & _touched(w, program.stage_id, stages)]
+        touched = _touched(item.instructions, program.stage_id, stages)
+        due = [w for w in waits if touched & _touched((w,), program.stage_id, stages)]
         waits = [w for w in waits if w not in due]
-        sunk += [(step, wait) for wait in due] + [(step, instruction)]
+        sunk += [*(Item(item.step, (wait,)) for wait in due), item]
     end = len(program.steps) - 1
-    return _rebuilt(program, sunk + [(end, wait) for wait in waits])
+    return _rebuilt(program, sunk + [Item(end, (wait,)) for wait in waits])
 
 
 def _hoist(program: StageProgram, stages: int, direction: Direction) -> StageProgram:
@@ -82,16 +94,23 @@ def _hoist(program: StageProgram, stages: int, direction: Direction) -> StagePro
 
     Backwards through the program with the posts in hand, until an instruction touches the place
     of one of them: it goes right behind that instruction, and so do the posts behind it on its
-    channel, since messages match by order.
+    channel, since messages match by order. Nothing leaves a group, enters one, or passes one with a
+    post of its channel.
     """
     behind: list[Item] = []  # what has been passed, last instruction first
     posts: list[Transfer] = []  # in hand, last one first
-    for step, instruction in reversed(_items(program)):
-        if _is_post(instruction, direction):
-            posts.append(instruction)
+    for item in reversed(_items(program)):
+        if post := _single_post(item, direction):
+            posts.append(post)
             continue
-        touched = _touched(instruction, program.stage_id, stages)
-        held = [p for p in posts if touched & _touched(p, program.stage_id, stages)]
+        touched = _touched(item.instructions, program.stage_id, stages)
+        passed = {_channel(i) for i in item.instructions if isinstance(i, TransferInstruction)}
+        held = [
+            p
+            for p in posts
+            if touched & _touched((p,), program.stage_id, stages)
+            or (item.is_group and _channel(p) in passed)
+        ]
         held_channels = {_channel(post): posts.index(post) for post in held}
         due = [
             p
@@ -99,9 +118,9 @@ def _hoist(program: StageProgram, stages: int, direction: Direction) -> StagePro
             if p in held or number < held_channels.get(_channel(p), 0)
         ]
         posts = [p for p in posts if p not in due]
-        _drop(behind, [(step, post) for post in due], direction)
-        behind.append((step, instruction))
-    _drop(behind, [(0, post) for post in posts], direction)
+        _drop(behind, [Item(item.step, (post,)) for post in due], direction)
+        behind.append(item)
+    _drop(behind, [Item(0, (post,)) for post in posts], direction)
     return _rebuilt(program, behind[::-1])
 
 
@@ -109,40 +128,57 @@ def _drop(behind: list[Item], due: list[Item], direction: Direction) -> None:
     """Put posts in front of what has been passed; receives behind the sends that come first."""
     sends: list[Item] = []
     while due and direction is Direction.RECV and behind:
-        if not _is_post(behind[-1][1], Direction.SEND):
+        if _single_post(behind[-1], Direction.SEND) is None:
             break
         sends.append(behind.pop())
     behind += due + sends[::-1]
 
 
-def _is_post(instruction: StepInstruction, direction: Direction) -> TypeGuard[Transfer]:
-    return (
+def _single_post(item: Item, direction: Direction) -> Transfer | None:
+    """The post that an item is, outside of groups."""
+    instruction = item.instructions[0]
+    if (
         isinstance(instruction, TransferInstruction)
         and instruction.effects.phase is Phase.POST
         and instruction.direction is direction
-    )
+    ):
+        return instruction
+    return None
 
 
-def _channel(post: Transfer) -> tuple[Direction, int]:
-    return post.direction, post.peer
+def _channel(transfer: TransferInstruction) -> tuple[Direction, int]:
+    return transfer.direction, transfer.peer
 
 
 def _touched(
-    instruction: StepInstruction, stage_id: int, stages: int
+    instructions: tuple[StepInstruction, ...], stage_id: int, stages: int
 ) -> frozenset[tuple[int, Place]]:
-    if not isinstance(instruction, BufferInstruction):
-        return frozenset()
-    effects = instruction.effects
-    touched = places(effects.reads + effects.writes, stage_id, stages)
-    return frozenset((instruction.buffer, place) for place in touched)
+    return frozenset(
+        (instruction.buffer, place)
+        for instruction in instructions
+        if isinstance(instruction, BufferInstruction)
+        for accesses in (instruction.effects.reads, instruction.effects.writes)
+        for place in places(accesses, stage_id, stages)
+    )
 
 
 def _items(program: StageProgram) -> list[Item]:
-    return [(step, i) for step, instructions in enumerate(program.steps) for i in instructions]
+    items: list[Item] = []
+    for step, instructions in enumerate(program.steps):
+        group: list[StepInstruction] = []
+        for instruction in instructions:
+            if group or isinstance(instruction, GroupStart):
+                group.append(instruction)
+            else:
+                items.append(Item(step, (instruction,)))
+            if isinstance(instruction, GroupEnd):
+                items.append(Item(step, tuple(group)))
+                group = []
+    return items
 
 
 def _rebuilt(program: StageProgram, items: list[Item]) -> StageProgram:
     steps: list[list[StepInstruction]] = [[] for _ in program.steps]
-    for step, instruction in items:
-        steps[step].append(instruction)
+    for item in items:
+        steps[item.step] += item.instructions
     return program.model_copy(update={"steps": tuple(map(tuple, steps))})
