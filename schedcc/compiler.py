@@ -10,7 +10,7 @@ from schedcc.inference import NUM_BUFFERS
 from schedcc.materialise import Materialiser, collection_paused
 from schedcc.pattern import Pattern, stage_pattern
 from schedcc.verify import check
-from schemas import PipelinePlan, StagePlan, StageProgram, Step
+from schemas import PipelinePlan, StagePlan, StageProgram, Step, TransportModel
 
 Plan = TypeVar("Plan", StagePlan, PipelinePlan)
 
@@ -77,7 +77,8 @@ def compile_pipeline(
     """Compile the plans of all stages; the arguments are those of `compile_stage`.
 
     Returns:
-        A plan that has passed all checks, freedom from deadlock included.
+        A plan that has passed all checks, freedom from deadlock included; in the blocking form,
+        whose steps are atomic, also with a barrier after each step.
 
     Raises:
         ScheduleError: an argument is out of range.
@@ -102,16 +103,16 @@ def compile_pipeline(
             num_buffers=NUM_BUFFERS,
             programs=programs,
         )
-        return require_sound(plan)
+        return require_sound(plan, TransportModel(step_barrier=not overlap))
 
 
-def require_sound(plan: Plan) -> Plan:
-    """`plan` if its checks find no error.
+def require_sound(plan: Plan, transport: TransportModel | None = None) -> Plan:
+    """`plan` if its checks find no error, under a model of its transport (default: the strictest).
 
     Raises:
         UnsoundPlanError: they do; the message lists them.
     """
-    report = check(plan)
+    report = check(plan, transport)
     if not report.ok:
         raise UnsoundPlanError("; ".join(map(str, report.errors())))
     return plan
