@@ -1,4 +1,4 @@
-"""Plan files: reading them with errors that a person can act on."""
+"""Plan files: reading them with errors that a person can act on, and writing them."""
 
 from pathlib import Path
 from typing import get_args
@@ -7,6 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from schedcc.errors import PlanFileError
+from schedcc.exchange import read_torch_csv
 from schemas import Instruction, PipelinePlan, StagePlan
 
 _FORMATS: dict[object, type[PipelinePlan] | type[StagePlan]] = {
@@ -19,11 +20,13 @@ _NEEDS = {"tuple_type": "a list", "model_type": "an object", "model_attributes_t
 
 
 def read_plan(path: Path) -> PipelinePlan | StagePlan:
-    """Read a plan file of either format.
+    """Read a plan file of either format, or a CSV file of `torch.distributed.pipelining`.
 
     Raises:
         PlanFileError: the file cannot be read or is no plan; the message is one line.
     """
+    if path.suffix.lower() == ".csv":
+        return read_torch_csv(path)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -42,6 +45,21 @@ def read_plan(path: Path) -> PipelinePlan | StagePlan:
         return TypeAdapter(_FORMATS[found]).validate_python(data)
     except ValidationError as error:
         raise PlanFileError(f"{path}: not a plan: {explain(error)}") from error
+
+
+def write_text(text: str, path: Path | None) -> None:
+    """Write the text of a file, or print it if there is no path.
+
+    Raises:
+        ValueError: the file cannot be written.
+    """
+    if path is None:
+        print(text, end="")
+        return
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def explain(error: ValidationError) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from schedcc import __version__
+from schedcc.cli.exchange import export_command, import_command
 from schedcc.cli.plans import check_command, compile_command, show
 from schedcc.cli.recordings import conform_command, postmortem_command, trace_command
 from schedcc.cli.timing import compare_command, simulate_command
@@ -27,6 +28,8 @@ app.command("compare")(compare_command)
 app.command("postmortem")(postmortem_command)
 app.command("conform")(conform_command)
 app.command("trace")(trace_command)
+app.command("export")(export_command)
+app.command("import")(import_command)
 
 
 @app.callback(invoke_without_command=True)

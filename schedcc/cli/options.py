@@ -11,7 +11,10 @@ from schedcc.compiler import compile_pipeline, compile_stage
 from schedcc.files import explain, read_plan
 from schemas import Costs, PipelinePlan, StagePlan, TransportModel
 
-File = Annotated[Path | None, typer.Argument(help="Plan file; or give -M and -S.")]
+File = Annotated[Path | None, typer.Argument(help="Plan file (or CSV); or give -M and -S.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="File to write; default: standard output.")
+]
 MicroBatches = Annotated[
     int | None, typer.Option("--micro-batches", "-M", help="M, the number of micro-batches.")
 ]

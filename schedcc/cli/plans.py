@@ -12,6 +12,7 @@ from schedcc.cli.options import (
     BufferedSends,
     File,
     MicroBatches,
+    Output,
     Overlap,
     Queue,
     StageId,
@@ -22,6 +23,7 @@ from schedcc.cli.options import (
     required_sizes,
     transport_model,
 )
+from schedcc.files import write_text
 from schedcc.grid import Window, draw, epilogue_lines, fitting, legend, step_count, title
 from schedcc.verify import check
 from schemas import StagePlan
@@ -32,19 +34,11 @@ def compile_command(
     stages: Stages = None,
     stage_id: StageId = None,
     overlap: Overlap = False,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write; default: standard output.")
-    ] = None,
+    output: Output = None,
 ) -> None:
     """Compile a checked plan and write it as JSON."""
-    text = compiled(micro_batches, stages, stage_id, overlap).model_dump_json()
-    if output is None:
-        typer.echo(text)
-        return
-    try:
-        output.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"{output}: cannot be written: {error.strerror}") from error
+    plan = compiled(micro_batches, stages, stage_id, overlap)
+    write_text(plan.model_dump_json() + "\n", output)
 
 
 def show(

@@ -1,0 +1,49 @@
+"""`schedcc export` and `import`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from schedcc.cli.options import File, MicroBatches, Output, Overlap, Stages, read_or_compiled
+from schedcc.exchange import read_torch_csv, to_torch_csv
+from schedcc.exchange.reading import Format
+from schedcc.files import write_text
+from schemas import StagePlan
+
+
+def export_command(
+    file: File = None,
+    micro_batches: MicroBatches = None,
+    stages: Stages = None,
+    overlap: Overlap = False,
+    output: Output = None,
+) -> None:
+    """Write a plan as the CSV that torch.distributed.pipelining loads and runs.
+
+    Load it with _PipelineScheduleRuntime._load_csv(file, format="compute_comms") and call eval.
+    """
+    plan = read_or_compiled(file, micro_batches, stages, None, overlap)
+    if isinstance(plan, StagePlan):
+        raise ValueError(f"{file}: the plan of stage {plan.stage_id} alone, needed all stages")
+    write_text(to_torch_csv(plan), output)
+
+
+def import_command(
+    file: Annotated[Path, typer.Argument(help="CSV file of torch.distributed.pipelining.")],
+    micro_batches: Annotated[
+        int | None,
+        typer.Option("--micro-batches", "-M", help="M; default: as many as the file forwards."),
+    ] = None,
+    form: Annotated[
+        Format | None,
+        typer.Option("--format", help="Whether the file names transfers; default: as it shows."),
+    ] = None,
+    output: Output = None,
+) -> None:
+    """Write what torch does with a CSV file under eval as a plan, unchecked.
+
+    The other commands read such files, too: schedcc check FILE.csv.
+    """
+    plan = read_torch_csv(file, micro_batches=micro_batches, form=form)
+    write_text(plan.model_dump_json() + "\n", output)
