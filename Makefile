@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format schemas clean
+.PHONY: demo test check mutants fuzz format schemas clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -17,6 +17,15 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# The checker against an executor on N random mutants, and N randomly edited files.
+mutants: N = 100000
+mutants: $(READY)
+	$(BIN)/python -m tests.mutant_walk --number $(N)
+
+fuzz: N = 1000000
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz --number $(N)
 
 format: $(READY)
 	$(BIN)/ruff format .

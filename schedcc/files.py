@@ -15,6 +15,8 @@ _FORMATS: dict[object, type[PipelinePlan] | type[StagePlan]] = {
     "schedcc.stage-plan/1": StagePlan,
 }
 _OPS = {instruction.__name__ for instruction in get_args(Instruction)}
+_SHOWN = 60
+"""Characters of a value in a message, at most."""
 _NEEDS = {"tuple_type": "a list", "model_type": "an object", "model_attributes_type": "an object"}
 """What pydantic calls by names of Python, in words of JSON."""
 
@@ -90,9 +92,10 @@ def _place(part: int | str) -> str:
         return f"[{part}]"
     if part in _OPS:  # not a key, but the member of the union that pydantic has chosen
         return ""
-    return f".{part}" if part.isidentifier() else f"[{_shorten(part)}]"
+    plain = part.isidentifier() and len(part) <= _SHOWN
+    return f".{part}" if plain else f"[{_shorten(part)}]"
 
 
 def _shorten(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

@@ -1,45 +1,45 @@
-"""A reference executor: what the plan of a whole pipeline does on the strictest transport.
+"""A reference executor: what the plan of a whole pipeline does on a transport.
 
 It shares no code with the checker. Values are the formulas of how they came about, so a stage
 knows exactly what it should have been given: the output of stage 1 for micro-batch 2 is
-`f1(f0(x2))`. Each stage has one in-order queue of transfers; the heads of two queues meet, or wait.
+`f1(f0(x2))`. A failure is of the kind of the finding that a checker must have for it.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
-from itertools import permutations
+from typing import Literal
 
-from schemas import Instruction, PipelinePlan, TransferInstruction
+from schemas import Instruction, PipelinePlan, TransferInstruction, TransportModel
+from tests.executor_network import End, Network
+
+Kind = Literal["structure", "coverage", "channel", "buffer", "deadlock"]
 
 
 class FailedError(Exception):
     """The execution got stuck, lost a value or computed a wrong one."""
 
-
-@dataclass
-class Transfer:
-    """One end of a transfer in its stage's queue."""
-
-    instruction: TransferInstruction
-    key: tuple[int, str]
-    sends: bool
-    payload: str = ""
-    done: bool = False
+    def __init__(self, kind: Kind, complaint: str) -> None:
+        super().__init__(complaint)
+        self.kind = kind
 
 
 @dataclass
 class Machine:
-    """One stage: its program, the places of its buffers, and its queue."""
+    """One stage: its program and the places of its buffers."""
 
     plan: PipelinePlan
     stage_id: int
-    instructions: list[Instruction]
+    network: Network
+    instructions: list[tuple[int | None, Instruction]]
+    """Each with its step, or `None` in the epilogue."""
     position: int = 0
     values: dict[tuple[int, str], str] = field(default_factory=dict)
     unread: set[tuple[int, str]] = field(default_factory=set)
     in_flight: set[tuple[int, str]] = field(default_factory=set)
-    queue: list[Transfer] = field(default_factory=list)
-    posted: dict[tuple, Transfer] = field(default_factory=dict)
-    waits_for: Transfer | None = None
+    group: list[End] | None = None
+    group_step: int | None = None
+    posted: dict[tuple, End] = field(default_factory=dict)
+    waits_for: End | None = None
     enters: Instruction | None = None
     forwarded: list[int] = field(default_factory=list)
     collected: bool = False
@@ -50,12 +50,26 @@ class Machine:
     def last(self) -> bool:
         return self.stage_id == self.plan.stages - 1
 
-    def advance(self) -> bool:
-        """Execute until something has to be waited for; tell whether anything happened."""
+    @property
+    def step(self) -> float:
+        """The step of the next instruction; the epilogue comes after all steps."""
+        if self.position == len(self.instructions):
+            return float("inf")
+        step, _ = self.instructions[self.position]
+        return float("inf") if step is None else step
+
+    def advance(self, barrier: float) -> bool:
+        """Execute until something has to be waited for; tell whether anything happened.
+
+        Args:
+            barrier: The last step that may begin.
+        """
         before = self.position
         while self.position < len(self.instructions) and self.enters is None:
             if self.waits_for is None:
-                self.execute(self.instructions[self.position])
+                if self.step > barrier:
+                    break
+                self.execute(*self.instructions[self.position])
             if self.waits_for is not None:
                 if not self.waits_for.done:
                     break
@@ -73,30 +87,35 @@ class Machine:
         return value
 
     def place(self, instruction: Instruction, name: str) -> tuple[int, str]:
-        require(0 <= instruction.micro_batch < self.plan.micro_batches, "no such micro-batch")
-        require(0 <= instruction.buffer < self.plan.num_buffers, "no such buffer")
+        in_range = 0 <= instruction.micro_batch < self.plan.micro_batches
+        require(in_range, "structure", "no such micro-batch")
+        require(0 <= instruction.buffer < self.plan.num_buffers, "structure", "no such buffer")
         return instruction.buffer, name
 
     def read(self, key: tuple[int, str], needed: str) -> str:
-        require(key not in self.in_flight, "a place in flight is read")
-        require(self.values.get(key) == needed, f"{self.values.get(key)} instead of {needed}")
+        require(key not in self.in_flight, "buffer", "a place in flight is read")
+        found = self.values.get(key)
+        require(found == needed, "buffer", f"{found} instead of {needed}")
         self.unread.discard(key)
         return self.values[key]
 
     def may_write(self, key: tuple[int, str]) -> None:
-        require(key not in self.in_flight, "a place in flight is written")
-        require(key not in self.unread, "a value is lost")
+        require(key not in self.in_flight, "buffer", "a place in flight is written")
+        require(key not in self.unread, "buffer", "a value is lost")
 
     def write(self, key: tuple[int, str], value: str) -> None:
         self.may_write(key)
         self.values[key] = value
         self.unread.add(key)
 
-    def execute(self, i: Instruction) -> None:
+    def execute(self, step: int | None, i: Instruction) -> None:
         key = ("Send" in i.op, *i.model_dump(exclude={"op"}).values())
+        if self.group is not None:
+            grouped = i.op.startswith("Post") or i.op == "GroupEnd"
+            require(grouped and step == self.group_step, "structure", "not a part of a group")
         match i.op:
             case "LoadMicroBatch":
-                require(self.stage_id == 0 or self.last, "nothing to load")
+                require(self.stage_id == 0 or self.last, "structure", "nothing to load")
                 if self.stage_id == 0:
                     self.write(self.place(i, "input"), f"x{i.micro_batch}")
                 if self.last:
@@ -104,25 +123,36 @@ class Machine:
             case "ForwardPass":
                 self.forward(i)
             case "SendActivation" | "RecvActivation":
-                self.waits_for = self.issue(i)
+                self.waits_for = self.end_of(i)
+                self.network.issue([self.waits_for])
             case "PostSendActivation" | "PostRecvActivation":
-                require(key not in self.posted, "posted twice")
-                self.posted[key] = self.issue(i)
+                require(key not in self.posted, "channel", "posted twice")
+                self.posted[key] = end = self.end_of(i)
+                if self.group is None:
+                    self.network.issue([end])
+                else:
+                    self.group.append(end)
             case "WaitSendActivation" | "WaitRecvActivation":
-                require(key in self.posted, "nothing was posted")
+                require(key in self.posted, "channel", "nothing was posted")
                 self.waits_for = self.posted.pop(key)
+            case "GroupStart":
+                self.group, self.group_step = [], step
+            case "GroupEnd":
+                require(self.group is not None, "structure", "no group has begun")
+                self.network.issue(self.group)
+                self.group = None
             case "ReduceLoss":
-                require(self.last and self.loss is None, "no losses to reduce")
+                require(self.last and self.loss is None, "structure", "no losses to reduce")
                 self.loss = i.reduction
             case "AllReduceLoss":
                 averaged = self.loss == "avg" and not self.handed_out
-                require(self.last and averaged, "no average to average")
+                require(self.last and averaged, "structure", "no average to average")
                 self.loss = "avg over replicas"
             case "BroadcastLoss":
-                require(not self.handed_out, "the loss is broadcast again")
+                require(not self.handed_out, "structure", "the loss is broadcast again")
                 self.enters, self.handed_out = i, True
             case "CollectLogits":
-                require(self.last and not self.collected, "no logits to collect")
+                require(self.last and not self.collected, "structure", "no logits to collect")
                 self.collected = True
             case _:
                 raise AssertionError(i)
@@ -136,59 +166,63 @@ class Machine:
             self.unread.discard(output)
         self.forwarded.append(i.micro_batch)
 
-    def issue(self, i: TransferInstruction) -> Transfer:
+    def end_of(self, i: TransferInstruction) -> End:
+        """This stage's end of a transfer, whose place is in flight from now on."""
         sends = "Send" in i.op
-        transfer = Transfer(i, self.place(i, "output" if sends else "input"), sends)
+        end = End(self.stage_id, i, self.place(i, "output" if sends else "input"))
         if sends:
             needed = f"f{self.stage_id}({self.input_of(i.micro_batch)})"
-            transfer.payload = self.read(transfer.key, needed)
+            end.payload = self.read(end.key, needed)
         else:
-            self.may_write(transfer.key)
-        self.in_flight.add(transfer.key)
-        self.queue.append(transfer)
-        return transfer
+            self.may_write(end.key)
+        self.in_flight.add(end.key)
+        return end
 
-    def complete(self, transfer: Transfer) -> None:
-        self.in_flight.discard(transfer.key)
-        if not transfer.sends:
-            needed = self.input_of(transfer.instruction.micro_batch)
-            require(transfer.payload == needed, f"received {transfer.payload} as {needed}")
-            self.write(transfer.key, transfer.payload)
+    def complete(self, end: End) -> None:
+        self.in_flight.discard(end.key)
+        if not end.sends:
+            needed = self.input_of(end.instruction.micro_batch)
+            kind: Kind = "channel" if end.instruction.peer == self.stage_id - 1 else "structure"
+            require(end.payload == needed, kind, f"received {end.payload} as {needed}")
+            self.write(end.key, end.payload)
 
 
-def require(condition: bool, complaint: str) -> None:
+def require(condition: bool, kind: Kind, complaint: str) -> None:
     if not condition:
-        raise FailedError(complaint)
+        raise FailedError(kind, complaint)
 
 
-def execute(plan: PipelinePlan) -> None:
-    """Run all stages to the end. Raises `FailedError` if anything is stuck, lost or wrong."""
-    programs = {p.stage_id: [placed.instruction for placed in p.placed()] for p in plan.programs}
+def execute(
+    plan: PipelinePlan, transport: TransportModel | None = None, *, step_barrier: bool = False
+) -> None:
+    """Run all stages to the end, with a barrier between successive steps if asked for.
+
+    Raises:
+        FailedError: anything is stuck, lost or wrong.
+    """
+    network = Network(transport or TransportModel())
+    programs = {program.stage_id: program for program in plan.programs}
     stages = sorted(program.stage_id for program in plan.programs)
-    require(stages == list(range(plan.stages)), "not one program for each stage")
-    machines = [Machine(plan, stage_id, programs[stage_id]) for stage_id in stages]
+    complete = stages == list(range(plan.stages))
+    require(complete, "structure", "not one program for each stage")
+    machines = [
+        Machine(plan, s, network, [(p.step, p.instruction) for p in programs[s].placed()])
+        for s in stages
+    ]
     progress = True
     while progress:
-        progress = any([machine.advance() for machine in machines])  # noqa: C419 (every one)
-        progress |= exchange(machines) or broadcast(machines)
-    require(all(len(m.instructions) == m.position for m in machines), "stuck")
+        barrier = min(machine.step for machine in machines) if step_barrier else float("inf")
+        progress = any([machine.advance(barrier) for machine in machines])  # noqa: C419 (every one)
+        progress |= network.progress() or broadcast(machines)
+    require(all(m.group is None for m in machines), "structure", "a group never ends")
+    if not all(len(machine.instructions) == machine.position for machine in machines):
+        raise FailedError("deadlock" if all_have_counterparts(plan) else "channel", "stuck")
+    require(not any(network.boxes.values()), "channel", "a message is never received")
     for machine in machines:
-        require(not machine.posted, "never waited for")
-        require(not machine.unread, "a value is lost")
-        require(machine.forwarded == list(range(plan.micro_batches)), "not all forwarded in order")
-
-
-def exchange(machines: list[Machine]) -> bool:
-    """Let the heads of two queues meet that are the two ends of one transfer."""
-    heads = [(machine, machine.queue[0]) for machine in machines if machine.queue]
-    for (source, send), (target, receive) in permutations(heads, 2):
-        peers = (receive.instruction.peer, send.instruction.peer)
-        if send.sends and not receive.sends and peers == (source.stage_id, target.stage_id):
-            receive.payload = send.payload
-            send.done = receive.done = True
-            del source.queue[0], target.queue[0]
-            return True
-    return False
+        require(not machine.posted, "channel", "never waited for")
+        require(not machine.unread, "buffer", "a value is lost")
+        in_order = machine.forwarded == list(range(plan.micro_batches))
+        require(in_order, "coverage", "not all forwarded in order")
 
 
 def broadcast(machines: list[Machine]) -> bool:
@@ -196,9 +230,25 @@ def broadcast(machines: list[Machine]) -> bool:
     entered, source = {machine.enters for machine in machines}, machines[-1]
     if None in entered:
         return False
-    require({i.source for i in entered} == {source.stage_id}, "broadcast without a loss")
-    require(source.loss is not None, "no loss to broadcast")
+    right = {i.source for i in entered} == {source.stage_id}
+    require(right, "structure", "broadcast without a loss")
+    require(source.loss is not None, "structure", "no loss to broadcast")
     for machine in machines:
         machine.loss, machine.enters = source.loss, None
         machine.position += 1
     return True
+
+
+def all_have_counterparts(plan: PipelinePlan) -> bool:
+    """Whether each send has a receive, and each stage the same number of broadcasts."""
+    ends: Counter[tuple[int, int]] = Counter()
+    broadcasts = set()
+    for program in plan.programs:
+        instructions = [placed.instruction for placed in program.placed()]
+        broadcasts.add(sum(i.op == "BroadcastLoss" for i in instructions))
+        for i in instructions:
+            if i.op in ("SendActivation", "PostSendActivation"):
+                ends[program.stage_id, i.peer] += 1
+            elif i.op in ("RecvActivation", "PostRecvActivation"):
+                ends[i.peer, program.stage_id] -= 1
+    return len(broadcasts) == 1 and not any(ends.values())

@@ -105,7 +105,7 @@ def random_mutant(plan: PipelinePlan, random: Random) -> PipelinePlan:
         return with_epilogue(plan, program, random_epilogue(plan, list(program.epilogue), random))
     items = flat(program)
     change: Callable[[PipelinePlan, int, Flat, Random], None] = random.choice(
-        (_drop, _repeat, _swap, _swap, _shift, _shift, _shift, _retarget, _insert, _split, _split)
+        (_drop, _repeat, _retarget, _insert, _restep, *(_swap, _split) * 2, *(_shift,) * 3)
     )
     if items:
         change(plan, program.stage_id, items, random)
@@ -162,8 +162,9 @@ def _shift(_: PipelinePlan, __: int, items: Flat, random: Random) -> None:
 def _retarget(plan: PipelinePlan, _: int, items: Flat, random: Random) -> None:
     k = random.randrange(len(items))
     step, instruction = items[k]
-    _, field, value = random.choice(list(retargetings(plan, instruction)))
-    items[k] = (step, instruction.model_copy(update={field: value}))
+    if others := list(retargetings(plan, instruction)):
+        _, field, value = random.choice(others)
+        items[k] = (step, instruction.model_copy(update={field: value}))
 
 
 def _insert(plan: PipelinePlan, stage_id: int, items: Flat, random: Random) -> None:
@@ -175,6 +176,14 @@ def _insert(plan: PipelinePlan, stage_id: int, items: Flat, random: Random) -> N
         fields["peer"] = random.choice(neighbours)
     k = random.randrange(len(items))
     items.insert(k, (items[k][0], SYMBOLS[symbol](**fields)))
+
+
+def _restep(_: PipelinePlan, __: int, items: Flat, random: Random) -> None:
+    """Let an instruction that begins a step end the step before, or the reverse."""
+    k = random.randrange(len(items))
+    before = items[k - 1][0] if k else 0
+    after = items[k + 1][0] if k + 1 < len(items) else items[k][0]
+    items[k] = (random.choice((before, after)), items[k][1])
 
 
 def _split(_: PipelinePlan, __: int, items: Flat, random: Random) -> None:

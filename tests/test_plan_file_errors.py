@@ -125,6 +125,11 @@ INTEGER = "needed a valid integer"
             "programs[0].steps[0][1]['a\\nb'] is not a key that this instruction has",
         ),
         (
+            ["programs", 0, "steps", 0, 1],
+            {**FORWARD, "a" * 5000: 1},
+            f"programs[0].steps[0][1]['{'a' * 56}...] is not a key that this instruction has",
+        ),
+        (
             ["programs", 0, "steps", 0, 1, "op"],
             "Backward\nPass",
             f"programs[0].steps[0][1].op is 'Backward\\nPass', needed one of {STEP_OPS}",

@@ -1,0 +1,88 @@
+"""Random walks from sound plans over mutants of them: the checker against the executor.
+
+`make mutants N=100000` (`python -m tests.mutant_walk --number 100000`) tries that many.
+"""
+
+import argparse
+from collections import Counter
+from random import Random
+
+from schedcc import check, compile_pipeline
+from schemas import PipelinePlan, TransportModel
+from tests.executor import FailedError, execute
+from tests.mutations import random_mutant
+from tests.plans import all_outcomes
+
+MODELS = tuple(
+    TransportModel(queue=queue, buffered_sends=buffered)
+    for queue in ("stage", "channel")
+    for buffered in (0, 1, 2)
+)
+
+
+def failure(plan: PipelinePlan, transport: TransportModel) -> FailedError | None:
+    """What goes wrong when the plan is executed, or `None`."""
+    try:
+        execute(plan, transport)
+    except FailedError as error:
+        return error
+    return None
+
+
+def compare(plan: PipelinePlan, transport: TransportModel) -> str:
+    """The verdict on a plan: `sound`, or the kind of its first failure.
+
+    Raises:
+        AssertionError: checker and executor disagree, about the verdict or about its kind.
+    """
+    failed, report = failure(plan, transport), check(plan, transport)
+    codes = {finding.code.value for finding in report.errors()}
+    seen = (str(failed), failed and failed.kind, codes, str(transport), plan.model_dump_json())
+    assert report.ok == (failed is None), seen
+    assert failed is None or failed.kind in codes, seen
+    # On a chain whose channels match, no order of posts and waits can deadlock.
+    assert "deadlock" not in codes or codes & {"structure", "channel"}, seen
+    return "sound" if failed is None else failed.kind
+
+
+def a_plan(random: Random, micro_batches: int = 8, stages: int = 6) -> PipelinePlan:
+    """A compiled plan of at most so many micro-batches and stages, blocking or overlapped."""
+    return compile_pipeline(
+        random.randint(1, micro_batches),
+        random.randint(1, stages),
+        overlap=random.random() < 0.5,
+        outcome=random.choice(list(all_outcomes())),
+    )
+
+
+def walk(number: int, seed: int) -> Counter[str]:
+    """Compare on `number` mutants; the count of each verdict.
+
+    From a plan to a mutant of it, and on from there as long as it is sound.
+    """
+    random = Random(seed)
+    verdicts: Counter[str] = Counter()
+    plan = a_plan(random)
+    for _ in range(number):
+        mutant = random_mutant(plan, random)
+        verdict = compare(mutant, random.choice(MODELS))
+        verdicts[verdict] += 1
+        if random.random() < 0.02:
+            plan = a_plan(random)
+        elif verdict == "sound" or random.random() < 0.02:  # some flaws show only in company
+            plan = mutant
+    return verdicts
+
+
+def main() -> None:
+    """Compare on as many mutants as asked for, and print how many got which verdict."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--number", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    verdicts = walk(options.number, options.seed)
+    print(f"{options.number} mutants: {', '.join(f'{n} {v}' for v, n in verdicts.most_common())}")
+
+
+if __name__ == "__main__":
+    main()
