@@ -200,7 +200,9 @@ def execute(
     Raises:
         FailedError: anything is stuck, lost or wrong.
     """
-    network = Network(transport or TransportModel())
+    transport = transport or TransportModel()
+    step_barrier |= getattr(transport, "step_barrier", False)
+    network = Network(transport)
     programs = {program.stage_id: program for program in plan.programs}
     stages = sorted(program.stage_id for program in plan.programs)
     complete = stages == list(range(plan.stages))

@@ -10,6 +10,8 @@ from schemas import (
     BroadcastLoss,
     CollectLogits,
     EpilogueInstruction,
+    GroupEnd,
+    GroupStart,
     PipelinePlan,
     ReduceLoss,
     StageProgram,
@@ -94,8 +96,14 @@ def retargetings(
                     yield f"{field} {reach} range", field, value
 
 
-def random_mutant(plan: PipelinePlan, random: Random) -> PipelinePlan:
-    """`plan` with one random change, which may also add instructions of every kind."""
+def random_mutant(plan: PipelinePlan, random: Random, *, groups: bool = False) -> PipelinePlan:
+    """`plan` with one random change, which may also add instructions of every kind.
+
+    Args:
+        plan: Any plan.
+        random: Where the choices come from.
+        groups: Whether groups may be added.
+    """
     header = {"micro_batches": plan.micro_batches, "num_buffers": plan.num_buffers}
     if random.random() < 0.03:
         field, value = random.choice(list(header.items()))
@@ -104,8 +112,9 @@ def random_mutant(plan: PipelinePlan, random: Random) -> PipelinePlan:
     if random.random() < 0.2:
         return with_epilogue(plan, program, random_epilogue(plan, list(program.epilogue), random))
     items = flat(program)
+    changes = (_drop, _repeat, _retarget, _insert, _restep, *(_swap, _split) * 2, *(_shift,) * 3)
     change: Callable[[PipelinePlan, int, Flat, Random], None] = random.choice(
-        (_drop, _repeat, _retarget, _insert, _restep, *(_swap, _split) * 2, *(_shift,) * 3)
+        (*changes, _group) if groups else changes
     )
     if items:
         change(plan, program.stage_id, items, random)
@@ -184,6 +193,20 @@ def _restep(_: PipelinePlan, __: int, items: Flat, random: Random) -> None:
     before = items[k - 1][0] if k else 0
     after = items[k + 1][0] if k + 1 < len(items) else items[k][0]
     items[k] = (random.choice((before, after)), items[k][1])
+
+
+def _group(_: PipelinePlan, __: int, items: Flat, random: Random) -> None:
+    """Enclose a few instructions in a group: mostly posts of one step, as it has to be."""
+    posts = [k for k, (_, i) in enumerate(items) if i.op.startswith("Post")]
+    careful = bool(posts) and random.random() < 0.9
+    start = random.choice(posts) if careful else random.randrange(len(items))
+    stop = start + 1
+    while stop < len(items) and random.random() < 0.7:
+        if careful and (stop not in posts or items[stop][0] != items[start][0]):
+            break
+        stop += 1
+    items.insert(stop, (items[stop - 1][0], GroupEnd()))
+    items.insert(start, (items[start][0], GroupStart()))
 
 
 def _split(_: PipelinePlan, __: int, items: Flat, random: Random) -> None:

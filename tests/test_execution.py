@@ -5,13 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedcc import Outcome, compile_pipeline
-from schemas import PipelinePlan, TransportModel
+from schemas import PipelinePlan
 from tests.executor import FailedError, execute
-from tests.mutant_walk import MODELS, failure, walk
+from tests.mutant_walk import MODELS, STRICTEST, failure, walk
 from tests.plans import pipeline
 from tests.strategies import at_corners, outcomes, sizes
-
-STRICTEST = TransportModel()
 
 
 @at_corners(overlap=True, outcome=Outcome(), model=MODELS[-1])
