@@ -198,7 +198,9 @@ def _restep(_: PipelinePlan, __: int, items: Flat, random: Random) -> None:
 def _group(_: PipelinePlan, __: int, items: Flat, random: Random) -> None:
     """Enclose a few instructions in a group: mostly posts of one step, as it has to be."""
     posts = [k for k, (_, i) in enumerate(items) if i.op.startswith("Post")]
-    careful = bool(posts) and random.random() < 0.9
+    careful = random.random() < 0.9
+    if careful and not posts:
+        return
     start = random.choice(posts) if careful else random.randrange(len(items))
     stop = start + 1
     while stop < len(items) and random.random() < 0.7:
