@@ -192,16 +192,13 @@ def require(condition: bool, kind: Kind, complaint: str) -> None:
         raise FailedError(kind, complaint)
 
 
-def execute(
-    plan: PipelinePlan, transport: TransportModel | None = None, *, step_barrier: bool = False
-) -> None:
-    """Run all stages to the end, with a barrier between successive steps if asked for.
+def execute(plan: PipelinePlan, transport: TransportModel | None = None) -> None:
+    """Run all stages to the end.
 
     Raises:
         FailedError: anything is stuck, lost or wrong.
     """
     transport = transport or TransportModel()
-    step_barrier |= getattr(transport, "step_barrier", False)
     network = Network(transport)
     programs = {program.stage_id: program for program in plan.programs}
     stages = sorted(program.stage_id for program in plan.programs)
@@ -213,7 +210,8 @@ def execute(
     ]
     progress = True
     while progress:
-        barrier = min(machine.step for machine in machines) if step_barrier else float("inf")
+        slowest = min(machine.step for machine in machines)
+        barrier = slowest if transport.step_barrier else float("inf")
         progress = any([machine.advance(barrier) for machine in machines])  # noqa: C419 (every one)
         progress |= network.progress() or broadcast(machines)
     require(all(m.group is None for m in machines), "structure", "a group never ends")

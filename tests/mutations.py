@@ -96,14 +96,8 @@ def retargetings(
                     yield f"{field} {reach} range", field, value
 
 
-def random_mutant(plan: PipelinePlan, random: Random, *, groups: bool = False) -> PipelinePlan:
-    """`plan` with one random change, which may also add instructions of every kind.
-
-    Args:
-        plan: Any plan.
-        random: Where the choices come from.
-        groups: Whether groups may be added.
-    """
+def random_mutant(plan: PipelinePlan, random: Random) -> PipelinePlan:
+    """`plan` with one random change, which may also add instructions of every kind."""
     header = {"micro_batches": plan.micro_batches, "num_buffers": plan.num_buffers}
     if random.random() < 0.03:
         field, value = random.choice(list(header.items()))
@@ -112,10 +106,7 @@ def random_mutant(plan: PipelinePlan, random: Random, *, groups: bool = False) -
     if random.random() < 0.2:
         return with_epilogue(plan, program, random_epilogue(plan, list(program.epilogue), random))
     items = flat(program)
-    changes = (_drop, _repeat, _retarget, _insert, _restep, *(_swap, _split) * 2, *(_shift,) * 3)
-    change: Callable[[PipelinePlan, int, Flat, Random], None] = random.choice(
-        (*changes, _group) if groups else changes
-    )
+    change: Callable[[PipelinePlan, int, Flat, Random], None] = random.choice(CHANGES)
     if items:
         change(plan, program.stage_id, items, random)
     return with_steps(plan, program, sorted(items, key=lambda item: item[0]))
@@ -221,3 +212,11 @@ def _split(_: PipelinePlan, __: int, items: Flat, random: Random) -> None:
         fields = instruction.model_dump(exclude={"op"})
         posted = SYMBOLS["s>" if end == "s" else "r<"](**fields)
         items[k : k + 1] = [(step, posted), (step, SYMBOLS[f"{end}."](**fields))]
+
+
+CHANGES = (
+    *(_drop, _repeat, _retarget, _insert, _restep, _group),
+    *(_swap, _split) * 2,
+    *(_shift,) * 3,
+)
+"""What may become of the steps of a program; more often what may leave it sound."""

@@ -136,4 +136,4 @@ def test_the_order_of_transfers_in_a_step_costs_what_the_page_says(order, makesp
 @settings(max_examples=40)
 @given(size=sizes(10, 8), overlap=st.booleans())
 def test_compiled_plans_of_both_forms_execute_with_a_barrier_after_every_step(size, overlap):
-    execute(compile_pipeline(*size, overlap=overlap), step_barrier=True)
+    execute(compile_pipeline(*size, overlap=overlap), TransportModel(step_barrier=True))

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedcc import Outcome, compile_pipeline
-from schemas import PipelinePlan
+from schemas import PipelinePlan, TransportModel
 from tests.executor import FailedError, execute
 from tests.mutant_walk import MODELS, STRICTEST, failure, walk
 from tests.plans import pipeline
@@ -23,7 +23,7 @@ def test_compiled_plans_execute_under_every_model(size, overlap, outcome, model)
 @at_corners()
 @given(size=sizes(8, 6))
 def test_blocking_plans_execute_with_a_barrier_after_every_step(size):
-    execute(compile_pipeline(*size), step_barrier=True)
+    execute(compile_pipeline(*size), TransportModel(step_barrier=True))
 
 
 GROUPED = "L0 F0 L1 F1 {{ s>{} s>{} }} s.0 s.1"
@@ -106,7 +106,7 @@ def test_a_transfer_between_two_steps_is_stuck_at_the_barrier():
     plan = pipeline("L0 F0 S0 | ", " | R0 L0 F0")
     execute(plan)
     with pytest.raises(FailedError, match="stuck") as raised:
-        execute(plan, step_barrier=True)
+        execute(plan, TransportModel(step_barrier=True))
     assert raised.value.kind == "deadlock"
 
 

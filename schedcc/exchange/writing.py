@@ -7,7 +7,7 @@ from io import StringIO
 from schedcc.channels import is_transfer
 from schedcc.compiler import require_sound
 from schedcc.exchange.actions import Action, Kind
-from schedcc.times import is_forward
+from schedcc.table import is_forward
 from schemas import BufferInstruction, Direction, PipelinePlan, StageProgram
 
 
