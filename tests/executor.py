@@ -71,7 +71,7 @@ class Machine:
                     break
                 self.execute(*self.instructions[self.position])
             if self.waits_for is not None:
-                if not self.waits_for.done:
+                if not self.waits_for.waited_for:
                     break
                 self.complete(self.waits_for)
                 self.waits_for = None

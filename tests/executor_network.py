@@ -1,7 +1,7 @@
 """The transports of the reference executor: queues of transfers, and boxes for buffered sends."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from schemas import TransferInstruction, TransportModel
 
@@ -16,6 +16,13 @@ class End:
     """The buffer and the place from or to which it moves."""
     payload: str = ""
     done: bool = False
+    group: list["End"] = field(default_factory=list)
+    """What is waited for together with it: the members of its group."""
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether a wait for it ends: a group is waited for as a whole."""
+        return self.done and all(member.done for member in self.group)
 
     @property
     def sends(self) -> bool:
@@ -42,6 +49,7 @@ class Network:
         """
         entries: defaultdict[tuple, list[End]] = defaultdict(list)
         for end in ends:
+            end.group = ends
             per_channel = (end.stage_id, end.sends, end.channel)
             entries[(end.stage_id,) if self.transport.queue == "stage" else per_channel].append(end)
         for queue, entry in entries.items():

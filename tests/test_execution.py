@@ -85,6 +85,13 @@ def test_a_group_is_one_entry_of_the_queue():
     execute(grouped(0, 1))
 
 
+def test_a_group_is_waited_for_as_a_whole():
+    plan = pipeline("L0 F0 L1 F1 { s>0 s>1 } s.0 | s.1", "R0 L0 F0 | R1 L1 F1", micro_batches=2)
+    execute(plan)
+    with pytest.raises(FailedError, match="stuck"):
+        execute(plan, TransportModel(step_barrier=True))
+
+
 POSTED_IN_FRONT = pipeline("L0 F0 r<0@1:1 s>0 s.0 r.0@1:1", "R0 L0 F0 S0:0")
 BOTH_SEND_FIRST = pipeline("L0 F0 S0 L1 F1 S1 R0@0:1", "R0 L0 F0 S0:0 R1 L1 F1", micro_batches=2)
 

@@ -1,6 +1,5 @@
 """`schedcc compile`, `show` and `check`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
