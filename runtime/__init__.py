@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from runtime.agreement import AgreementError, RemoteError
     from runtime.eval_result import EvalResult
     from runtime.evaluator import Evaluator
+    from runtime.layers import LayerSpec, TiedLayerSpec
     from runtime.micro_batches import DataError
     from runtime.partition import PartitionError
 
@@ -19,8 +20,10 @@ _MODULES = {
     "DataError": "runtime.micro_batches",
     "EvalResult": "runtime.eval_result",
     "Evaluator": "runtime.evaluator",
+    "LayerSpec": "runtime.layers",
     "PartitionError": "runtime.partition",
     "RemoteError": "runtime.agreement",
+    "TiedLayerSpec": "runtime.layers",
 }
 
 __all__ = [
@@ -28,8 +31,10 @@ __all__ = [
     "DataError",
     "EvalResult",
     "Evaluator",
+    "LayerSpec",
     "PartitionError",
     "RemoteError",
+    "TiedLayerSpec",
 ]
 
 
