@@ -43,6 +43,7 @@ class Machine:
     enters: Instruction | None = None
     forwarded: list[int] = field(default_factory=list)
     collected: bool = False
+    computed: bool = False
     handed_out: bool = False
     loss: str | None = None
 
@@ -115,15 +116,23 @@ class Machine:
                 require(self.last and self.loss is None, "no losses to reduce")
                 self.loss = i.reduction
             case "AllReduceLoss":
-                averaged = self.loss == "avg" and not self.handed_out
-                require(self.last and averaged, "no average to average")
-                self.loss = "avg over replicas"
+                reduced = self.loss in ("avg", "sum", "mean_of_means") and not self.handed_out
+                require(self.last and reduced, "no reduced loss to extend")
+                self.loss = "over replicas"
+            case "ComputeMetrics" | "AllReduceMetrics":
+                fresh = not self.computed and not self.handed_out
+                require(self.last and fresh, "no metrics to compute")
+                self.computed = True
             case "BroadcastLoss":
                 require(not self.handed_out, "the loss is broadcast again")
                 self.enters, self.handed_out = i, True
             case "CollectLogits":
                 require(self.last and not self.collected, "no logits to collect")
                 self.collected = True
+            case "MoveLogits" | "BroadcastLogits":
+                require(not self.collected, "the logits are handed out again")
+                require(i.source == self.plan.stages - 1, "no logits to hand out")
+                self.enters, self.collected = i, True
             case _:
                 raise AssertionError(i)
 
@@ -192,13 +201,23 @@ def exchange(machines: list[Machine]) -> bool:
 
 
 def broadcast(machines: list[Machine]) -> bool:
-    """Let all stages leave the collective that all have entered."""
-    entered, source = {machine.enters for machine in machines}, machines[-1]
-    if None in entered:
-        return False
-    require({i.source for i in entered} == {source.stage_id}, "broadcast without a loss")
-    require(source.loss is not None, "no loss to broadcast")
-    for machine in machines:
-        machine.loss, machine.enters = source.loss, None
-        machine.position += 1
-    return True
+    """Let the stages of a collective leave it when all of them have entered."""
+    for entered in [machine.enters for machine in machines if machine.enters is not None]:
+        ids = range(len(machines))
+        if entered.op == "MoveLogits":
+            ids = sorted({entered.source, entered.destination})
+            require(len(ids) == 2 and set(ids) <= set(range(len(machines))), "moved nowhere")
+        members = [machines[stage_id] for stage_id in ids]
+        if any(machine.enters != entered for machine in members):
+            continue
+        if entered.op == "BroadcastLoss":
+            source = machines[-1]
+            require(entered.source == source.stage_id, "broadcast without a loss")
+            require(source.loss is not None, "no loss to broadcast")
+            for machine in members:
+                machine.loss = source.loss
+        for machine in members:
+            machine.enters = None
+            machine.position += 1
+        return True
+    return False
