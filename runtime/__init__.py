@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from runtime.eval_result import EvalResult
     from runtime.evaluator import Evaluator
     from runtime.layers import LayerSpec, TiedLayerSpec
+    from runtime.logits import label_log_probs
+    from runtime.metrics import MetricError
     from runtime.micro_batches import DataError
     from runtime.partition import PartitionError
 
@@ -21,9 +23,11 @@ _MODULES = {
     "EvalResult": "runtime.eval_result",
     "Evaluator": "runtime.evaluator",
     "LayerSpec": "runtime.layers",
+    "MetricError": "runtime.metrics",
     "PartitionError": "runtime.partition",
     "RemoteError": "runtime.agreement",
     "TiedLayerSpec": "runtime.layers",
+    "label_log_probs": "runtime.logits",
 }
 
 __all__ = [
@@ -32,9 +36,11 @@ __all__ = [
     "EvalResult",
     "Evaluator",
     "LayerSpec",
+    "MetricError",
     "PartitionError",
     "RemoteError",
     "TiedLayerSpec",
+    "label_log_probs",
 ]
 
 
