@@ -5,9 +5,11 @@ from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from runtime import EvalResult, Evaluator
+from runtime import EvalResult, Evaluator, LayerSpec, TiedLayerSpec
+from runtime.grid import make_grid
 from runtime.process_group import process_group
 from runtime.transport import TorchTransport
 from tests.models_for_tests import batches, mlp
@@ -41,6 +43,34 @@ def evaluate_rounds(rounds: Rounds) -> list[list[EvalResult]]:
             result = evaluator.eval_batch(data, return_logits=True, num_micro_batches=len(sizes))
             results.append(transport.gather_objects(_on_cpu(result)))
         return results
+
+
+def tied_layers() -> list[Any]:
+    """A layer that is the same everywhere, and two that have to share what one of them drew."""
+    tied = [TiedLayerSpec("w", nn.Linear, 6, 6) for _ in range(2)]
+    return [mlp(1)[0], tied[0], LayerSpec(nn.Tanh), tied[1]]
+
+
+def evaluate_shards(sizes: tuple[tuple[int, ...], ...]) -> list[tuple[EvalResult, Any]]:
+    """Replicas of two stages, given the sizes of the micro-batches of each.
+
+    Returns:
+        The result and the state of the stage of every rank.
+    """
+    torch.set_num_threads(1)
+    with process_group(TIMEOUT):
+        mesh = make_grid(2, len(sizes))
+        replica, stage_id = mesh.get_local_rank("dp"), mesh.get_local_rank("pp")
+        layers = tied_layers()
+        torch.manual_seed(stage_id)  # replicas draw the same weights, stages do not
+        evaluator = Evaluator(
+            layers, loss_fn=nn.functional.mse_loss, partition=[0, 2, 4], mesh=mesh
+        )
+        data = batches(sizes[replica], seed=replica)
+        result = evaluator.evaluate(iter(data), return_logits=True, logits_to="all")
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, (_on_cpu(result), evaluator.module.state_dict()))
+        return everyone
 
 
 def _on_cpu(result: EvalResult) -> EvalResult:
