@@ -319,7 +319,9 @@ class Evaluator:
                     data, limit, stage_id=self.stage_id, keyword_inputs=self._keyword_inputs
                 )
             if self.is_first:
-                inputs = tuple(signature_of(pair[0]) for pair in drawn)
+                known: dict[Signature, Signature] = {}  # equal ones travel once
+                signatures = (signature_of(pair[0]) for pair in drawn)
+                inputs = tuple(known.setdefault(s, s) for s in signatures)
         except Exception as raised:
             error, failure = raised, traceback.format_exc()
         mine = Announcement(

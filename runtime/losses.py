@@ -8,11 +8,11 @@ import torch
 
 from runtime.sums import Expansion, exact_sum, expansion, quotient
 from runtime.transport.protocol import Transport
-from runtime.values import Layout, flatten
+from runtime.values import Layout, Scalar, column, copied, flatten
 from schemas import Reduction
 
 _BLOCK = 256
-"""Rows that are kept as single tensors before they are joined to one."""
+"""Rows that are kept as single scalars before they are joined to one tensor."""
 
 
 class Losses:
@@ -37,7 +37,7 @@ class Losses:
         self.agreed = agreed
         """How values are nested, once all stages know it."""
         self._micro_batches = 0
-        self._rows: list[torch.Tensor] = []
+        self._rows: list[list[Scalar]] = []
         self._blocks: list[torch.Tensor] = []
         self._reduction: Reduction = "none"
         self._sums: list[Expansion] | None = None
@@ -53,7 +53,7 @@ class Losses:
         Raises:
             ValueError: they are nested in another way than those before.
         """
-        scalars, layout = flatten(values, self._device)
+        scalars, layout = flatten(values)
         if self.layout is None:
             self.layout = layout
         elif layout != self.layout:
@@ -61,8 +61,7 @@ class Losses:
                 f"loss_fn and metrics returned {layout}, but {self.layout} for the micro-batches "
                 "before: needed the same structure"
             )
-        weights, _ = flatten({"weight": weight}, self._device)
-        self._rows.append(torch.stack([*scalars, *weights]))
+        self._rows.append([*scalars, copied(weight)])
         if len(self._rows) == _BLOCK:
             self._join()
 
@@ -163,7 +162,8 @@ class Losses:
 
     def _join(self) -> None:
         if self._rows:
-            self._blocks.append(torch.stack(self._rows))
+            columns = [column(scalars, self._device) for scalars in zip(*self._rows, strict=True)]
+            self._blocks.append(torch.stack(columns, dim=1))
             self._rows.clear()
 
 

@@ -57,28 +57,46 @@ class Measure:
         return values
 
 
-def flatten(values: dict[str, Any], device: torch.device) -> tuple[list[torch.Tensor], Layout]:
-    """The scalars of nested values as float64 tensors on `device`, without waiting for it."""
+Scalar = torch.Tensor | float
+
+
+def flatten(values: dict[str, Any]) -> tuple[list[Scalar], Layout]:
+    """The scalars of nested values, copied where they are, without waiting for the device."""
     leaves, structure = pytree.tree_flatten(values)
-    return [_float64(leaf, device) for leaf in leaves], Layout(structure)
+    return [copied(leaf) for leaf in leaves], Layout(structure)
 
 
-def _float64(leaf: Any, device: torch.device) -> torch.Tensor:
-    if isinstance(leaf, torch.Tensor):
-        return leaf.detach().reshape(()).to(device, torch.float64, non_blocking=True)
-    return torch.tensor(float(leaf), dtype=torch.float64, device=device)
+def copied(scalar: Scalar) -> Scalar:
+    """A copy in float64: a scalar may be a view of an activation that is overwritten later."""
+    if isinstance(scalar, torch.Tensor):
+        return scalar.detach().reshape(()).to(torch.float64, copy=True)
+    return float(scalar)
+
+
+def column(scalars: Sequence[Scalar], device: torch.device) -> torch.Tensor:
+    """Scalars of many micro-batches as float64 `[len(scalars)]` on `device`."""
+    if all(isinstance(scalar, torch.Tensor) for scalar in scalars):
+        return torch.stack([s for s in scalars if isinstance(s, torch.Tensor)]).to(device)
+    return torch.tensor([float(scalar) for scalar in scalars], dtype=torch.float64, device=device)
 
 
 def _scalars(what: str, value: Any) -> Any:
+    if _is_scalar(value):  # nearly always, and soon told
+        return value
     for path, leaf in pytree.tree_flatten_with_path(value)[0]:
-        if isinstance(leaf, torch.Tensor):
-            if leaf.numel() == 1 and not leaf.is_complex():
-                continue
-            found = f"{'complex ' if leaf.is_complex() else ''}shape {list(leaf.shape)}"
-        elif isinstance(leaf, (int, float)):
-            continue
-        else:
-            found = repr(leaf)
-        where = f" at {pytree.keystr(path)}" if path else ""
-        raise ValueError(f"{what} returned {found}{where}, needed a tensor with one element")
+        if not _is_scalar(leaf):
+            where = f" at {pytree.keystr(path)}" if path else ""
+            raise ValueError(f"{what} returned {_found(leaf)}{where}, needed real scalars")
     return value
+
+
+def _is_scalar(leaf: Any) -> bool:
+    if isinstance(leaf, torch.Tensor):
+        return leaf.numel() == 1 and not leaf.is_complex()
+    return isinstance(leaf, (int, float))
+
+
+def _found(leaf: Any) -> str:
+    if isinstance(leaf, torch.Tensor):
+        return f"{leaf.dtype} {list(leaf.shape)}".removeprefix("torch.")
+    return repr(leaf)

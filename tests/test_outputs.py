@@ -80,11 +80,14 @@ def test_a_tuple_of_losses_gives_a_tuple():
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (lambda o, y: o - y, r"loss_fn returned shape \[3, 6\], needed a tensor with one element"),
-        (lambda o, _: {"a": [o]}, r"returned shape \[3, 6\] at \['a'\]\[0\], needed a tensor"),
-        (lambda _o, _y: "low", "loss_fn returned 'low', needed a tensor with one element"),
-        (lambda _o, _y: None, "loss_fn returned None, needed a tensor with one element"),
-        (lambda o, _: o.sum() * 1j, r"returned complex shape \[\], needed a tensor"),
+        (lambda o, y: o - y, r"loss_fn returned float32 \[3, 6\], needed real scalars"),
+        (
+            lambda o, _: {"a": [o]},
+            r"returned float32 \[3, 6\] at \['a'\]\[0\], needed real scalars",
+        ),
+        (lambda _o, _y: "low", "loss_fn returned 'low', needed real scalars"),
+        (lambda _o, _y: None, "loss_fn returned None, needed real scalars"),
+        (lambda o, _: o.sum() * 1j, r"returned complex64 \[\], needed real scalars"),
     ],
 )
 def test_a_loss_that_is_not_made_of_scalars_is_named(loss, message):
