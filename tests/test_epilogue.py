@@ -2,7 +2,14 @@
 
 import pytest
 
-from schedcc import Outcome, ScheduleError, check, compile_epilogue, compile_pipeline
+from schedcc import (
+    Outcome,
+    ScheduleError,
+    check,
+    check_schedule,
+    compile_epilogue,
+    compile_pipeline,
+)
 from schedcc.epilogue import epilogue
 from schemas import (
     AllReduceLoss,
@@ -95,6 +102,13 @@ def test_logits_go_where_they_are_wanted():
     assert wanted(3, "all") == [(give,)] * 3
     for logits_to in ("last", "first", "all"):
         assert wanted(1, logits_to) == [(CollectLogits(),)]
+
+
+@pytest.mark.parametrize("logits_to", ["last", "first", "all"])
+def test_a_schedule_of_any_size_is_proved_with_its_epilogue(logits_to):
+    outcome = Outcome(return_logits=True, logits_to=logits_to, compute_metrics=True, replicas=2)
+    for stages in (1, 2, 300):
+        assert check_schedule(400, stages, outcome=outcome).findings == ()
 
 
 def test_metrics_are_computed_before_they_are_broadcast():
