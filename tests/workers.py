@@ -127,3 +127,19 @@ def fail(how: str) -> None:
                 raise ArithmeticError("not today")
             os._exit(3)
         transport.wait(transport.post_receive([torch.zeros(1, device=device)], 1))
+
+
+def evaluate_metrics(data: list[tuple[torch.Tensor, torch.Tensor]]) -> list[dict[str, Any]]:
+    """A metric of torchmetrics over two stages: what each gets."""
+    from torchmetrics.classification import MulticlassAccuracy
+
+    torch.set_num_threads(1)
+    with process_group(TIMEOUT) as device:
+        transport = TorchTransport(device=device)
+        evaluator = Evaluator(
+            mlp(),
+            metrics={"accuracy": MulticlassAccuracy(6, average="micro")},
+            partition="uniform",
+            transport=transport,
+        )
+        return transport.gather_objects(evaluator.evaluate(iter(data)).metrics)
