@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from runtime.agreement import AgreementError, RemoteError
     from runtime.eval_result import EvalResult
     from runtime.evaluator import Evaluator
+    from runtime.layers import LayerSpec, TiedLayerSpec
+    from runtime.logits import label_log_probs
+    from runtime.metrics import MetricError
     from runtime.micro_batches import DataError
     from runtime.partition import PartitionError
 
@@ -19,8 +22,12 @@ _MODULES = {
     "DataError": "runtime.micro_batches",
     "EvalResult": "runtime.eval_result",
     "Evaluator": "runtime.evaluator",
+    "LayerSpec": "runtime.layers",
+    "MetricError": "runtime.metrics",
     "PartitionError": "runtime.partition",
     "RemoteError": "runtime.agreement",
+    "TiedLayerSpec": "runtime.layers",
+    "label_log_probs": "runtime.logits",
 }
 
 __all__ = [
@@ -28,8 +35,12 @@ __all__ = [
     "DataError",
     "EvalResult",
     "Evaluator",
+    "LayerSpec",
+    "MetricError",
     "PartitionError",
     "RemoteError",
+    "TiedLayerSpec",
+    "label_log_probs",
 ]
 
 

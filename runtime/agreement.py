@@ -1,11 +1,11 @@
 """Agreement: what all stages make sure of before the first transfer of a run.
 
 Stages that disagree would hang, or worse, exchange the wrong messages. So they compare notes first,
-and a disagreement is the same error on every stage.
+and a disagreement is the same error on every stage of every data-parallel replica.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from runtime.activation import Signature
 from runtime.transport.protocol import Transport
@@ -28,7 +28,9 @@ class Announcement:
     asked: int | None
     """The number of micro-batches that the caller asked for; `None`: all that there are."""
     found: int | None
-    """The number of micro-batches that the stage has; `None` if it needs none."""
+    """The number of micro-batches that the stage has; `None` if it has no data."""
+    ended: bool = True
+    """Whether that is all of its data, or all that was asked for."""
     inputs: tuple[Signature, ...] = ()
     """The signature of each micro-batch's input, from the first stage."""
     failure: str | None = None
@@ -40,35 +42,51 @@ class Agreement:
     """What all stages know before a run."""
 
     micro_batches: int
+    """M, in this replica."""
     inputs: tuple[Signature, ...]
+    final: bool
+    """Whether no replica has any more data."""
+    everywhere: int
+    """Micro-batches of this run in all replicas."""
 
 
 def agree(transport: Transport, mine: Announcement) -> Agreement:
-    """Compare the announcements of all stages.
+    """Compare the announcements of all stages of all replicas.
 
     Raises:
         RemoteError: a stage announced a failure.
         AgreementError: the stages ask for or have different things.
     """
-    everyone: list[Announcement] = transport.gather_objects(mine)
-    for stage_id, announcement in enumerate(everyone):
+    pipeline: list[Announcement] = transport.gather_objects(mine)
+    brief = [replace(announcement, inputs=()) for announcement in pipeline]
+    replicas: list[list[Announcement]] = transport.gather_from_replicas(brief)
+    everyone = {
+        _name(stage_id, replica, len(replicas)): announcement
+        for replica, announcements in enumerate(replicas)
+        for stage_id, announcement in enumerate(announcements)
+    }
+    for name, announcement in everyone.items():
         if announcement.failure is not None:
-            raise RemoteError(
-                f"stage {stage_id} failed before the first transfer:\n{announcement.failure}"
-            )
-    require_same("wanted outcome", [announcement.outcome for announcement in everyone])
-    require_same("num_micro_batches", [announcement.asked or 0 for announcement in everyone])
-    asked = mine.asked
-    for stage_id, announcement in enumerate(everyone):
-        if asked is not None and announcement.found not in (None, asked):
+            raise RemoteError(f"{name} failed before the first transfer:\n{announcement.failure}")
+    _require_same("wanted outcome", {name: a.outcome for name, a in everyone.items()})
+    _require_same("num_micro_batches", {name: a.asked or 0 for name, a in everyone.items()})
+    for name, announcement in everyone.items():
+        if announcement.asked is not None and announcement.found not in (None, announcement.asked):
             raise AgreementError(
-                f"the data of stage {stage_id} ended after {announcement.found} micro-batches, "
-                f"needed {asked}"
+                f"the data of {name} ended after {announcement.found} micro-batches, "
+                f"needed {announcement.asked}"
             )
-    require_same("number of micro-batches", [announcement.found for announcement in everyone])
-    found = everyone[0].found
-    assert found is not None, "the first stage always reads inputs"
-    return Agreement(found, everyone[0].inputs)
+    for replica, announcements in enumerate(replicas):
+        names = [_name(stage_id, replica, len(replicas)) for stage_id in range(len(announcements))]
+        found = dict(zip(names, (a.found for a in announcements), strict=True))
+        _require_same("number of micro-batches", found)
+    counts = [announcements[0].found or 0 for announcements in replicas]
+    return Agreement(
+        micro_batches=counts[transport.replica],
+        inputs=pipeline[0].inputs,
+        final=all(announcements[0].ended for announcements in replicas),
+        everywhere=sum(counts),
+    )
 
 
 def require_same(what: str, values: Sequence[object]) -> None:
@@ -77,10 +95,16 @@ def require_same(what: str, values: Sequence[object]) -> None:
     Raises:
         AgreementError: two stages differ; the message names them.
     """
-    said = [(stage, value) for stage, value in enumerate(values) if value is not None]
-    for stage, value in said[1:]:
+    _require_same(what, {f"stage {stage}": value for stage, value in enumerate(values)})
+
+
+def _require_same(what: str, values: Mapping[str, object]) -> None:
+    said = [(name, value) for name, value in values.items() if value is not None]
+    for name, value in said[1:]:
         first, expected = said[0]
         if value != expected:
-            raise AgreementError(
-                f"{what} differs: {expected!r} on stage {first}, {value!r} on stage {stage}"
-            )
+            raise AgreementError(f"{what} differs: {expected!r} on {first}, {value!r} on {name}")
+
+
+def _name(stage_id: int, replica: int, replicas: int) -> str:
+    return f"stage {stage_id}" + (f" of replica {replica}" if replicas > 1 else "")

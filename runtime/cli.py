@@ -48,7 +48,7 @@ def pipeval(
     ] = "float32",
     overlap: Annotated[
         bool, typer.Option(help="Let transfers cross the forwards; the results are the same.")
-    ] = False,
+    ] = True,
     threads: Annotated[
         int | None, typer.Option(help="Threads of each process; default: its share of the cores.")
     ] = None,

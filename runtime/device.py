@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import AbstractContextManager
 from typing import TypeAlias
 
 import torch
@@ -65,3 +66,8 @@ def local_device(processes: int) -> torch.device:
             "hide the GPUs (CUDA_VISIBLE_DEVICES=) to run on CPUs"
         )
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def random_state_kept(device: torch.device) -> AbstractContextManager[None]:
+    """Put torch's random numbers back afterwards, on the CPU and on `device`."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

@@ -1,47 +1,54 @@
 """What an evaluation returns."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
 from typing import Any
 
-from runtime.results import Results, weighted_average
+from runtime.results import Results
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What an evaluation gives to one stage; `None` where it was not asked for or not handed on."""
+    """What an evaluation gives to one stage; `None` where it was not asked for or not handed on.
+
+    Losses and metrics are nested as the caller's functions nest them, with floats in place of
+    tensors. With data-parallel replicas, what is reduced is reduced over all of them; what is given
+    for each micro-batch is given for those of this replica.
+    """
 
     micro_batches: int
-    """M."""
-    loss: float | None
-    """The weighted average of the losses."""
-    losses: tuple[float, ...] | None
+    """M, in this replica."""
+    loss: Any = None
+    """The losses, reduced."""
+    losses: tuple[Any, ...] | None = None
     """The loss of each micro-batch."""
-    weights: tuple[float, ...] | None
+    weights: tuple[float, ...] | None = None
     """The weight of each micro-batch in the average."""
-    logits: tuple[Any, ...] | None
-    """The output of each micro-batch, on the last stage."""
+    logits: tuple[Any, ...] | None = None
+    """The output of each micro-batch, in order, on the stages that get them."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Metrics by name: those that are functions reduced like the loss, the others computed."""
+    metrics_of_micro_batches: tuple[dict[str, Any], ...] | None = None
+    """The metrics of each micro-batch that are functions."""
 
-    @classmethod
-    def of_run(cls, micro_batches: int, results: Results) -> "EvalResult":
-        """The result of one run."""
-        return cls(micro_batches, results.loss, results.losses, results.weights, results.logits)
 
-
-def combined(parts: Sequence[EvalResult]) -> EvalResult:
-    """The result over the micro-batches of all parts, as if they had been one run."""
-    losses = _joined([part.losses for part in parts])
-    weights = _joined([part.weights for part in parts])
+def eval_result(micro_batches: int, results: Results) -> EvalResult:
+    """The result of an evaluation, as far as this stage knows it."""
+    reduced = results.losses.reduced() or {}
+    by_micro_batch = results.losses.by_micro_batch()
+    losses = weights = metrics = None
+    if by_micro_batch is not None:
+        values, weights_found = by_micro_batch
+        weights = tuple(weights_found)
+        metrics = tuple(value["metrics"] for value in values)
+        if all("loss" in value for value in values):
+            losses = tuple(value["loss"] for value in values)
+    handed_out = results.logits.handed_out
     return EvalResult(
-        micro_batches=sum(part.micro_batches for part in parts),
-        loss=None if losses is None or weights is None else weighted_average(losses, weights),
+        micro_batches=micro_batches,
+        loss=reduced.get("loss"),
         losses=losses,
         weights=weights,
-        logits=_joined([part.logits for part in parts]),
+        logits=None if handed_out is None else tuple(handed_out),
+        metrics=reduced.get("metrics", {}) | (results.computed or {}),
+        metrics_of_micro_batches=metrics,
     )
-
-
-def _joined(columns: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
-    known = [column for column in columns if column is not None]
-    return tuple(chain.from_iterable(known)) if len(known) == len(columns) else None

@@ -1,29 +1,41 @@
 """The evaluator: a model's layers over the stages of a pipeline, evaluated micro-batch by batch."""
 
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch.distributed as dist
+import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 import schedcc
 from runtime.activation import Signature, signature_of
-from runtime.agreement import Agreement, AgreementError, Announcement, RemoteError, agree
+from runtime.agreement import Agreement, Announcement, RemoteError, agree
 from runtime.buffers import BufferPool
-from runtime.eval_result import EvalResult, combined
+from runtime.device import random_state_kept
+from runtime.eval_result import EvalResult, eval_result
+from runtime.grid import default_transport, require_grid
 from runtime.interpreter import Forward, Interpreter
+from runtime.layers import Layer, StageModule, build_stage
 from runtime.listeners import Listener
+from runtime.logits import LogitsCallback, LogitsFunction
+from runtime.metrics import Metric, StatefulMetrics, split_metrics
 from runtime.micro_batches import DataError, DrawnSource, Pair, draw
 from runtime.partition import Partition, divide
 from runtime.plan_cache import PlanCache
+from runtime.profile import agreed_profile
 from runtime.recorder import Recorder
-from runtime.results import LogitsCallback, Results
+from runtime.request import Request, part_of
+from runtime.results import Results
 from runtime.shapes import ShapeCache
-from runtime.stage import LossFunction, WeightFunction, WithLoss, evaluating, samples
-from runtime.transport import InMemoryNetwork, TorchTransport, Transport
+from runtime.stage import LastStage, WeightFunction, evaluating, samples
+from runtime.ties import build_with_ties
+from runtime.transport import Transport
+from runtime.values import Layout, LossFunction, Measure
+from schedcc.epilogue import LogitsTo, ReduceOutput
 from schedcc.errors import require_count
 
 CHUNK = 256
@@ -40,31 +52,46 @@ class Evaluator:
 
     def __init__(
         self,
-        layers: nn.Sequential | Sequence[nn.Module],
+        layers: nn.Sequential | Sequence[Layer],
         *,
         loss_fn: LossFunction | None = None,
+        metrics: Mapping[str, Metric] | None = None,
         stages: int | None = None,
+        replicas: int | None = None,
+        mesh: DeviceMesh | None = None,
         partition: Partition = "parameters",
+        sample_inputs: Any = None,
+        keyword_inputs: bool = False,
         micro_batches: int | None = None,
-        overlap: bool = False,
+        overlap: bool | Literal["auto"] = True,
         weight_fn: WeightFunction = samples,
         transport: Transport | None = None,
         listeners: Sequence[Listener] = (),
         record: Path | None = None,
     ) -> None:
-        """Take this stage's layers, and move them to its device.
+        """Build this stage's layers, on its device.
 
         Args:
-            layers: All layers of the model, in order. Each takes the output of the one before it;
-                the first takes a micro-batch's inputs.
-            loss_fn: `(output, label) -> loss`, the mean over the micro-batch as a scalar tensor.
-            stages: S; default: the number of processes.
-            partition: How layers are divided: so that the largest number of parameters on a stage
-                is smallest, into equal numbers of layers, or at the given boundaries
-                (`[0, 3, 5]`: layers 0-2 and 3-4).
+            layers: All layers of the model, in order: modules, or `LayerSpec`s, of which only those
+                of this stage are built. Each takes the output of the one before it as its only
+                argument (a tuple is one); the first takes a micro-batch's inputs. Layers that are
+                tied share their weights over the stages, see `runtime.ties`.
+            loss_fn: `(output, label) -> loss`, the mean over the micro-batch as a scalar tensor, or
+                several in nested tuples, lists and dicts.
+            metrics: By name. Functions `(output, label) -> value` are reduced like the loss.
+                Objects with `update`, `compute` and `reset` (as of torchmetrics) keep a state.
+            stages: S; default: the number of processes, divided by `replicas`.
+            replicas: Data-parallel copies of the pipeline, each with its own share of the data;
+                default: one. Their weights have to be the same.
+            mesh: The grid of processes, with a dimension `"pp"`, and `"dp"` for replicas; default:
+                made from `stages` and `replicas`.
+            partition: How layers are divided, see `runtime.partition.Partition`.
+            sample_inputs: For the partition `"profile"`: typical inputs, on the first stage.
+            keyword_inputs: Whether inputs are mappings that the first layer takes as keyword
+                arguments. A micro-batch may then also be one mapping, with its `"labels"`.
             micro_batches: M, unless a call says otherwise.
             overlap: Whether transfers cross the forwards, see `schedcc.passes`; the results are
-                the same.
+                the same. `"auto"`: whatever is faster.
             weight_fn: `label -> weight` of a micro-batch in the average; default: its samples.
             transport: Connection to the other stages; default: torch.distributed's default group
                 if it is initialised, else none, for a single stage.
@@ -74,23 +101,37 @@ class Evaluator:
         Raises:
             RecordingError: `record` already holds a recording, or cannot be written.
             PartitionError: the layers cannot be divided so.
-            AgreementError: `stages` is not the number of processes.
+            AgreementError: the processes make another grid, or tied layers do not fit.
+            RemoteError: another stage could not build its tied layers.
+            MetricError: a metric cannot be combined over the replicas.
         """
-        self._transport = transport or _default_transport(stages)
+        self._transport = transport or default_transport(stages, replicas, mesh)
+        require_grid(self._transport, stages, replicas)
         self.stages, self.stage_id = self._transport.stages, self._transport.stage_id
-        if stages not in (None, self.stages):
-            raise AgreementError(f"stages is {stages}, but {self.stages} processes are connected")
-        self.boundaries = divide(list(layers), self.stages, partition)
-        first, stop = self.boundaries[self.stage_id], self.boundaries[self.stage_id + 1]
-        self.module = nn.Sequential(*list(layers)[first:stop]).to(self._transport.device)
+        profile = partial(
+            agreed_profile, layers, self._transport, sample_inputs, keyword_inputs=keyword_inputs
+        )
+        entries = list(layers)
+        self.boundaries = divide(entries, self.stages, partition, profile)
+        device = self._transport.device
+
+        def build() -> StageModule:
+            own = self.boundaries[self.stage_id : self.stage_id + 2]
+            return build_stage(layers, *own, keyword_inputs=keyword_inputs).to(device)
+
+        self.module = build_with_ties(entries, self.boundaries, self._transport, build)
         """This stage's layers; nothing keeps the others alive."""
 
         self._loss_fn, self._weight_fn = loss_fn, weight_fn
+        self._metric_fns, stateful = split_metrics(metrics or {})
+        self._metrics = StatefulMetrics(stateful, self._transport)
+        self._layout: Layout | None = None
+        self._keyword_inputs = keyword_inputs
         self._micro_batches = micro_batches
         self._recorder = None if record is None else Recorder(record, self._transport)
         # First, so that its start is on file whatever another listener does.
         self._listeners = (*([self._recorder] if self._recorder else []), *listeners)
-        self._buffers = BufferPool(self._transport.device)
+        self._buffers = BufferPool(device)
         self._shapes = ShapeCache(self._transport)
         self._plans = PlanCache(self._transport, self.boundaries, overlap=overlap)
         self._broken: str | None = None
@@ -110,36 +151,62 @@ class Evaluator:
         data_iter: Iterable[Any] | None,
         return_logits: bool = False,
         compute_loss: bool = True,
-        reduce_output: Literal["avg"] | None = "avg",
+        reduce_output: ReduceOutput | None = "avg",
         bcast_loss: bool = True,
         num_micro_batches: int | None = None,
+        *,
+        logits_to: LogitsTo = "last",
+        logits_device: torch.device | str | None = None,
+        on_logits: LogitsCallback | None = None,
+        logits_fn: LogitsFunction | None = None,
     ) -> EvalResult:
         """Evaluate M micro-batches.
 
         Args:
-            data_iter: Gives pairs `(inputs, labels)`. Needed on the first stage, which takes the
-                inputs, and on the last, which takes the labels; the others may pass `None`.
-            return_logits: Whether the last stage returns the logits of all micro-batches.
-            compute_loss: Whether losses are computed.
-            reduce_output: `"avg"`: average the losses, weighted by `weight_fn`; `None`: do not.
-            bcast_loss: Whether every stage gets the losses, or only the last.
+            data_iter: Gives pairs `(inputs, labels)`; on the first and the last stage it is
+                advanced by exactly M. Needed on the first stage, which takes the inputs, and on the
+                last, which takes the labels; the others may pass `None`.
+            return_logits: Whether the logits of all micro-batches are returned.
+            compute_loss: Whether losses and metrics are computed.
+            reduce_output: `"avg"`: average the losses, weighted by `weight_fn`, over the data of
+                all replicas; `"sum"`: add them up; `"mean_of_means"`: average them without weights,
+                as DeepSpeed does; `None`: do not.
+            bcast_loss: Whether every stage gets losses and metrics, or only the last.
             num_micro_batches: M; default: the evaluator's.
+            logits_to: The stages that get the logits: `"last"`, `"first"` or `"all"`.
+            logits_device: Where the logits are moved as they come, `"cpu"` for example.
+            on_logits: Called with the number of each micro-batch and its logits, on the stages that
+                get them: on the last stage as they come, elsewhere at the end of the run (in
+                `evaluate`, every 256 micro-batches at the latest). With `logits_to` other than
+                `"last"`, all stages have to pass one.
+            logits_fn: `(output, label) -> what is handed out in place of the output`;
+                `runtime.label_log_probs` for example.
 
         Returns:
             The result, as far as this stage is to know it.
 
         Raises:
-            ScheduleError: M is no integer of at least 1.
+            ScheduleError: M is no integer of at least 1, or an option does not exist.
             DataError: this stage's data is not made of pairs, or missing.
             AgreementError: the stages do not agree, or a stage's data ended early.
             RemoteError: another stage failed before the first transfer.
+            ValueError: a loss or a metric is not made of scalars.
         """
         micro_batches = self._micro_batches if num_micro_batches is None else num_micro_batches
         if micro_batches is None:
             raise DataError("num_micro_batches is None, and the evaluator has no micro_batches")
         require_count("num_micro_batches", micro_batches)
-        outcome = schedcc.Outcome(compute_loss, reduce_output, bcast_loss, return_logits)
-        return self._evaluate(data_iter, outcome, micro_batches, None)
+        request = Request(
+            compute_loss=compute_loss,
+            reduce_output=reduce_output,
+            bcast_loss=bcast_loss,
+            return_logits=return_logits,
+            logits_to=logits_to,
+            logits_device=logits_device,
+            on_logits=on_logits,
+            logits_fn=logits_fn,
+        )
+        return self._evaluate(data_iter, request, micro_batches)
 
     def evaluate(
         self,
@@ -147,78 +214,124 @@ class Evaluator:
         *,
         return_logits: bool = False,
         compute_loss: bool = True,
+        reduce_output: ReduceOutput | None = "avg",
+        bcast_loss: bool = True,
+        logits_to: LogitsTo = "last",
+        logits_device: torch.device | str | None = None,
         on_logits: LogitsCallback | None = None,
+        logits_fn: LogitsFunction | None = None,
     ) -> EvalResult:
         """Evaluate a whole data set, whose length need not be known.
 
         Args:
-            loader: Pairs `(inputs, labels)`, on the first and the last stage.
-            return_logits: Whether the last stage returns the logits of all micro-batches.
-            compute_loss: Whether losses are computed.
-            on_logits: On the last stage, called with the number of each micro-batch and its
-                logits as they come; they are valid until it returns.
+            loader: Pairs `(inputs, labels)`, on the first and the last stage. With replicas: those
+                of this replica; others may have more or fewer of them, or none.
+            return_logits: As of `eval_batch`, like all that follow.
+            compute_loss: Whether losses and metrics are computed.
+            reduce_output: How losses are reduced.
+            bcast_loss: Whether every stage gets losses and metrics.
+            logits_to: The stages that get the logits.
+            logits_device: Where logits are moved as they come.
+            on_logits: Called with each micro-batch's logits.
+            logits_fn: What is handed out in place of the output.
 
         Returns:
-            The result over all micro-batches; the loss is known to every stage.
+            The result over all micro-batches.
 
         Raises:
-            DataError, AgreementError, RemoteError: as in `eval_batch`.
+            DataError: there is no data in any replica, or it is not made of pairs.
+            AgreementError: the stages do not agree.
+            RemoteError: another stage failed before the first transfer of a run.
+            ValueError: as of `eval_batch`.
         """
-        outcome = schedcc.Outcome(compute_loss=compute_loss, return_logits=return_logits)
-        data = None if loader is None else iter(loader)
-        parts: list[EvalResult] = []
-        while not parts or parts[-1].micro_batches == CHUNK:
-            done = CHUNK * len(parts)
-            parts.append(self._evaluate(data, outcome, None, _numbered_from(done, on_logits)))
-        if parts[0].micro_batches == 0:
-            raise DataError("the data holds no micro-batch, needed at least one")
-        return combined(parts)
+        request = Request(
+            compute_loss=compute_loss,
+            reduce_output=reduce_output,
+            bcast_loss=bcast_loss,
+            return_logits=return_logits,
+            logits_to=logits_to,
+            logits_device=logits_device,
+            on_logits=on_logits,
+            logits_fn=logits_fn,
+        )
+        data = None if loader is None else _iterated(loader)
+        with random_state_kept(self._transport.device):  # a loader draws some to shuffle by
+            return self._evaluate(data, request, None)
 
     def _evaluate(
-        self,
-        data: Iterable[Any] | None,
-        outcome: schedcc.Outcome,
-        asked: int | None,
-        on_logits: LogitsCallback | None,
+        self, data: Iterable[Any] | None, request: Request, asked: int | None
     ) -> EvalResult:
         if self._broken is not None:
             raise RuntimeError(
                 f"this evaluator failed before ({self._broken}), and messages of that run may "
                 "still be under way: make a new process group and evaluator"
             )
+        outcome = request.outcome(
+            replicas=self._transport.replicas, compute_metrics=bool(self._metrics)
+        )
+        results = Results(
+            self._transport.device, wish=request.wish, metrics=self._metrics, layout=self._layout
+        )
+        micro_batches = everywhere = 0
+        final = False
         recorded = self._recorder.evaluation() if self._recorder else nullcontext()
         with recorded, evaluating(self.module):
-            drawn, agreement = self._agree(data, outcome, asked)
-            results = Results(
-                agreement.micro_batches,
-                self._transport.device,
-                keep_logits=outcome.return_logits,
-                on_logits=on_logits,
-            )
-            if agreement.micro_batches > 0:
-                self._run(drawn, agreement, outcome, results)
-        return EvalResult.of_run(agreement.micro_batches, results)
+            while not final:
+                begins = everywhere == 0
+                drawn, agreement = self._agree(data, request, outcome, asked, begins=begins)
+                final = agreement.final
+                micro_batches += agreement.micro_batches
+                everywhere += agreement.everywhere
+                if everywhere == 0:
+                    raise DataError("the data holds no micro-batch, needed at least one")
+                self._run(
+                    drawn, agreement, request, outcome if final else part_of(outcome), results
+                )
+        self._layout = results.losses.agreed
+        results.logits.finish()
+        return eval_result(micro_batches, results)
 
     def _agree(
-        self, data: Iterable[Any] | None, outcome: schedcc.Outcome, asked: int | None
+        self,
+        data: Iterable[Any] | None,
+        request: Request,
+        outcome: schedcc.Outcome,
+        asked: int | None,
+        *,
+        begins: bool,
     ) -> tuple[list[Pair], Agreement]:
         """Draw this stage's micro-batches, and make sure that all stages fit together."""
-        needed = self.is_first or (self.is_last and outcome.compute_loss)
+        limit = CHUNK if asked is None else asked
+        needed = self.is_first or (self.is_last and request.needs_labels)
+        # A last stage that needs no labels now still goes on in step with the first.
+        draws = needed or (self.is_last and data is not None)
         drawn: list[Pair] = []
         inputs: tuple[Signature, ...] = ()
         error: Exception | None = None
         failure: str | None = None
         try:
-            if outcome.compute_loss and self.is_last and self._loss_fn is None:
+            if request.compute_loss and self.is_last and not self._has_something_to_compute:
                 raise DataError("compute_loss is True, but the evaluator has no loss_fn")
-            if needed:
-                drawn = draw(data, CHUNK if asked is None else asked, stage_id=self.stage_id)
+            if begins and outcome.compute_metrics and self.is_last:
+                self._metrics.reset()
+            if draws:
+                drawn = draw(
+                    data, limit, stage_id=self.stage_id, keyword_inputs=self._keyword_inputs
+                )
             if self.is_first:
-                inputs = tuple(signature_of(pair[0]) for pair in drawn)
+                known: dict[Signature, Signature] = {}  # equal ones travel once
+                signatures = (signature_of(pair[0]) for pair in drawn)
+                inputs = tuple(known.setdefault(s, s) for s in signatures)
         except Exception as raised:
             error, failure = raised, traceback.format_exc()
-        found = len(drawn) if needed else None
-        mine = Announcement(outcome, asked, found, inputs, failure)
+        mine = Announcement(
+            outcome,
+            asked,
+            found=len(drawn) if draws else None,
+            ended=asked is not None or len(drawn) < limit,
+            inputs=inputs,
+            failure=failure,
+        )
         try:
             return drawn, agree(self._transport, mine)
         except RemoteError:
@@ -226,30 +339,34 @@ class Evaluator:
                 raise error from None  # this stage is the origin
             raise
 
+    @property
+    def _has_something_to_compute(self) -> bool:
+        return self._loss_fn is not None or bool(self._metric_fns) or bool(self._metrics)
+
     def _run(
         self,
         drawn: list[Pair],
         agreement: Agreement,
+        request: Request,
         outcome: schedcc.Outcome,
         results: Results,
     ) -> None:
+        if agreement.micro_batches == 0 and not agreement.final:
+            return  # other replicas have more data, and meet this one in the last run
         plan = self._plans.plan(agreement.micro_batches, outcome)
         source = DrawnSource(
             drawn,
             self._transport.device,
             inputs=self.is_first,
-            labels=self.is_last and outcome.compute_loss,
+            labels=self.is_last and request.needs_labels,
         )
         self._shapes.learn(agreement.inputs, source.copy_of_input, self.module)
-        if self.is_last and outcome.compute_loss:
-            assert self._loss_fn is not None
-            forward: Forward = WithLoss(self.module, results, self._loss_fn, self._weight_fn)
-        else:
-            forward = lambda _micro_batch, inputs, _label: self.module(inputs)  # noqa: E731
+        results.expect(agreement.micro_batches)
         shapes = self._shapes.shapes(agreement.inputs)
+        recorded = self._recorder.run(plan, shapes) if self._recorder else nullcontext()
         interpreter = Interpreter(
             plan=plan,
-            forward=forward,
+            forward=self._forward(request, results),
             source=source,
             shapes=shapes,
             transport=self._transport,
@@ -258,7 +375,7 @@ class Evaluator:
             listeners=self._listeners,
         )
         try:
-            with self._recorder.run(plan, shapes) if self._recorder else nullcontext():
+            with random_state_kept(self._transport.device), recorded:
                 interpreter.run()
         except BaseException as error:
             self._broken = repr(error)
@@ -266,19 +383,20 @@ class Evaluator:
         finally:
             self._buffers.clear()
 
-
-def _default_transport(stages: int | None) -> Transport:
-    if dist.is_available() and dist.is_initialized():
-        return TorchTransport()
-    if stages not in (None, 1):
-        raise AgreementError(
-            f"stages is {stages}, but torch.distributed is not initialised: start {stages} "
-            "processes (torchrun) and call init_process_group first"
+    def _forward(self, request: Request, results: Results) -> Forward:
+        if not self.is_last:
+            return lambda _micro_batch, inputs, _label: self.module(inputs)
+        computes = request.compute_loss
+        return LastStage(
+            self.module,
+            results,
+            self._weight_fn,
+            measure=Measure(self._loss_fn, self._metric_fns) if computes else None,
+            metrics=self._metrics if computes and self._metrics else None,
+            logits_fn=request.logits_fn,
         )
-    return InMemoryNetwork(1).endpoint(0)
 
 
-def _numbered_from(done: int, on_logits: LogitsCallback | None) -> LogitsCallback | None:
-    if on_logits is None:
-        return None
-    return lambda micro_batch, logits: on_logits(done + micro_batch, logits)
+def _iterated(loader: Iterable[Any]) -> Iterator[Any]:
+    """Iterate, beginning when the first item is asked for: beginning may fail."""
+    yield from loader

@@ -16,14 +16,18 @@ from runtime.results import Results
 from runtime.transport.protocol import Pending, Transport
 from schemas import (
     AllReduceLoss,
+    AllReduceMetrics,
+    BroadcastLogits,
     BroadcastLoss,
     CollectLogits,
+    ComputeMetrics,
     Direction,
     ForwardPass,
     GroupEnd,
     GroupStart,
     Instruction,
     LoadMicroBatch,
+    MoveLogits,
     Place,
     Placed,
     PostRecvActivation,
@@ -119,8 +123,16 @@ class Interpreter:
                 self.results.all_reduce(self.transport)
             case BroadcastLoss():
                 self.results.broadcast(self.transport, instruction.source)
+            case ComputeMetrics():
+                self.results.compute_metrics()
+            case AllReduceMetrics():
+                self.results.all_reduce_metrics(self.transport)
             case CollectLogits():
                 self.results.collect_logits()
+            case MoveLogits(source=source, destination=destination):
+                self.results.move_logits(self.transport, source, destination)
+            case BroadcastLogits(source=source):
+                self.results.broadcast_logits(self.transport, source)
             case _:
                 assert_never(instruction)
 
@@ -131,7 +143,7 @@ class Interpreter:
         buffer.clear(Place.INPUT, Place.LABEL)
         where = (self.plan.stage_id, self.plan.stages)
         if Place.OUTPUT in places(instruction.effects.delivers, *where):
-            self.results.deliver(instruction.micro_batch, output)
+            self.results.deliver(output)
         else:
             buffer[Place.OUTPUT] = output
 

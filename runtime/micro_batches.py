@@ -17,23 +17,53 @@ class DataError(ValueError):
     """The caller's data is not what an evaluation needs."""
 
 
-def draw(data: Iterable[Any] | None, count: int, *, stage_id: int) -> list[Pair]:
-    """Draw up to `count` micro-batches.
+LABELS = "labels"
+"""The key of the labels in an item that is a mapping, as data collators of Hugging Face have it."""
+
+
+def draw(
+    data: Iterable[Any] | None, count: int, *, stage_id: int, keyword_inputs: bool = False
+) -> list[Pair]:
+    """Draw up to `count` micro-batches, and no more.
+
+    Args:
+        data: Gives pairs `(inputs, labels)`; with `keyword_inputs`, also mappings of keyword
+            arguments with the labels under `"labels"`.
+        count: The most to draw.
+        stage_id: Who draws, for messages.
+        keyword_inputs: Whether inputs are keyword arguments of the first layer.
 
     Raises:
-        DataError: there is no data, or an item is not a pair `(inputs, labels)`.
+        DataError: there is no data, or an item is something else.
     """
     if data is None:
         raise DataError(f"stage {stage_id} reads micro-batches, but its data is None")
-    items = list(islice(data, count))
-    for number, item in enumerate(items):
-        if not isinstance(item, (tuple, list)) or len(item) != 2:
-            size = f" of {len(item)}" if isinstance(item, (tuple, list)) else ""
-            raise DataError(
-                f"item {number} of the data is a {type(item).__name__}{size}, "
-                "needed a pair (inputs, labels)"
-            )
-    return [(inputs, labels) for inputs, labels in items]
+    pair = _keyword_pair if keyword_inputs else _pair
+    return [pair(number, item) for number, item in enumerate(islice(data, count))]
+
+
+def _pair(number: int, item: Any) -> Pair:
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        size = f" of {len(item)}" if isinstance(item, (tuple, list)) else ""
+        raise DataError(
+            f"item {number} of the data is a {type(item).__name__}{size}, "
+            "needed a pair (inputs, labels)"
+        )
+    inputs, labels = item
+    return inputs, labels
+
+
+def _keyword_pair(number: int, item: Any) -> Pair:
+    if isinstance(item, Mapping):
+        inputs = dict(item)
+        return inputs, inputs.pop(LABELS, None)
+    inputs, labels = _pair(number, item)
+    if not isinstance(inputs, Mapping):
+        raise DataError(
+            f"the inputs of item {number} are a {type(inputs).__name__}, "
+            "needed a mapping of keyword arguments (keyword_inputs=True)"
+        )
+    return dict(inputs), labels  # a plain one: torch knows no other mappings as structures
 
 
 class DrawnSource:

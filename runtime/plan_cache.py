@@ -1,11 +1,12 @@
 """Plans that all stages have compiled, checked and compared."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import schedcc
 from runtime.agreement import require_same
 from runtime.transport.protocol import Transport
-from schemas import StagePlan, TransferInstruction
+from schemas import MoveLogits, StagePlan, TransferInstruction
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,16 @@ class Build:
 class PlanCache:
     """One stage's plans, by number of micro-batches and wanted outcome."""
 
-    def __init__(self, transport: Transport, partition: tuple[int, ...], *, overlap: bool) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        partition: tuple[int, ...],
+        *,
+        overlap: bool | Literal["auto"],
+    ) -> None:
         """Compile plans for the stages of `transport`, which hold layers by `partition`."""
-        self._transport, self._partition, self._overlap = transport, partition, overlap
+        self._transport, self._partition = transport, partition
+        self._overlap = overlap is not False  # "auto" takes the form that is seldom slower
         self._plans: dict[tuple[int, schedcc.Outcome], StagePlan] = {}
         self._connected: set[int] = set()
 
@@ -39,8 +47,12 @@ class PlanCache:
         key = (micro_batches, outcome)
         if key not in self._plans:
             stages, stage_id = self._transport.stages, self._transport.stage_id
-            pipeline = schedcc.compile_pipeline(
-                micro_batches, stages, overlap=self._overlap, outcome=outcome
+            pipeline = (
+                schedcc.compile_pipeline(
+                    micro_batches, stages, overlap=self._overlap, outcome=outcome
+                )
+                if micro_batches
+                else schedcc.compile_epilogue(stages, outcome=outcome)
             )
             self._compare(
                 Build(schedcc.__version__, self._partition, micro_batches, pipeline.fingerprint)
@@ -58,7 +70,9 @@ class PlanCache:
 
     def _connect(self, plan: StagePlan) -> None:
         """Warm up the connections that no plan has used before."""
-        instructions = (placed.instruction for placed in plan.program.placed())
+        instructions = [placed.instruction for placed in plan.program.placed()]
         peers = {i.peer for i in instructions if isinstance(i, TransferInstruction)}
+        moves = [i for i in instructions if isinstance(i, MoveLogits)]
+        peers |= {end for move in moves for end in move.members(plan.stages)} - {plan.stage_id}
         self._transport.connect(peers - self._connected)
         self._connected |= peers

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from runtime.results import weighted_average
-from runtime.stage import LossFunction, WeightFunction, evaluating
+from runtime.stage import WeightFunction, evaluating
+from runtime.sums import weighted_average
+from runtime.values import LossFunction
 
 
 def digest(logits: torch.Tensor) -> str:

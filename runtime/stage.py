@@ -1,4 +1,4 @@
-"""A stage: a run of consecutive layers, and on the last one the loss."""
+"""A stage: its layers, and on the last one what is computed from their outputs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from runtime.logits import LogitsFunction
+from runtime.metrics import StatefulMetrics
 from runtime.results import Results
+from runtime.values import Measure
 
-LossFunction = Callable[[Any, Any], torch.Tensor]
-"""`(output, label) -> loss`, a scalar."""
-
-WeightFunction = Callable[[Any], float]
+WeightFunction = Callable[[Any], "float | torch.Tensor"]
 """`label -> weight` of a micro-batch in the average."""
 
 
@@ -25,23 +25,26 @@ def samples(label: Any) -> float:
 
 
 @dataclass(frozen=True)
-class WithLoss:
-    """A last stage's forward: the layers, then the loss of what they make of the micro-batch."""
+class LastStage:
+    """A last stage's forward: the layers, then what is made of their output and the label."""
 
     module: nn.Module
     results: Results
-    loss_fn: LossFunction
-    weight_fn: WeightFunction
+    weight_fn: WeightFunction = samples
+    measure: Measure | None = None
+    """Losses and metrics; `None`: none are computed."""
+    metrics: StatefulMetrics | None = None
+    logits_fn: LogitsFunction | None = None
+    """What is handed out in place of the output."""
 
-    def __call__(self, micro_batch: int, inputs: Any, label: Any) -> Any:
-        """Run the layers on `inputs` and record the loss."""
+    def __call__(self, _micro_batch: int, inputs: Any, label: Any) -> Any:
+        """Run the layers on `inputs`, record the losses and feed the metrics."""
         output = self.module(inputs)
-        loss = self.loss_fn(output, label)
-        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-            found = f"shape {list(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
-            raise ValueError(f"loss_fn returned {found}, needed a tensor with one element")
-        self.results.record(micro_batch, loss.reshape(()), self.weight_fn(label))
-        return output
+        if self.measure is not None:
+            self.results.record(self.measure(output, label), self.weight_fn(label))
+        if self.metrics is not None:
+            self.metrics.update(output, label)
+        return output if self.logits_fn is None else self.logits_fn(output, label)
 
 
 @contextmanager

@@ -7,7 +7,13 @@ True
 """
 
 from schedcc.certify import check_schedule
-from schedcc.compiler import compile_pipeline, compile_stage, iter_steps, require_sound
+from schedcc.compiler import (
+    compile_epilogue,
+    compile_pipeline,
+    compile_stage,
+    iter_steps,
+    require_sound,
+)
 from schedcc.epilogue import Outcome
 from schedcc.errors import PlanFileError, ScheduleError, UnsoundPlanError
 from schedcc.graph import dependency_graph
@@ -31,6 +37,7 @@ __all__ = [
     "UnsoundPlanError",
     "check",
     "check_schedule",
+    "compile_epilogue",
     "compile_pipeline",
     "compile_stage",
     "dependency_graph",

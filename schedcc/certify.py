@@ -11,11 +11,11 @@ from schedcc.epilogue import Outcome, epilogue
 from schedcc.errors import require_count
 from schedcc.inference import NUM_BUFFERS
 from schedcc.pattern import stage_pattern
-from schedcc.screens import PIPELINE_SCREENS, PROGRAM_SCREENS
+from schedcc.screens import PIPELINE_SCREENS, PROGRAM_SCREENS, collectives_hold
 from schedcc.table import PlanTable
 from schedcc.timetable import proven
 from schedcc.verify import PIPELINE_QUESTIONS, check, epilogues_hold
-from schemas import PlanHeader, Report, TransportModel
+from schemas import PlanHeader, Report, StageProgram, TransportModel
 
 _ROWS_PER_BLOCK = 200_000
 
@@ -39,7 +39,7 @@ def check_schedule(
     require_count("stages", stages)
     outcome, transport = outcome or Outcome(), transport or TransportModel()
     blocks = _blocks(micro_batches, stages, overlap, outcome)
-    if all(_sound(block, transport) for block in blocks):
+    if all(_sound(block, transport) for block in blocks) and _ends_meet(stages, outcome):
         return Report(checks=PIPELINE_QUESTIONS, transport=transport)
     plan = compile_pipeline(micro_batches, stages, overlap=overlap, outcome=outcome)
     return check(plan, transport)
@@ -51,6 +51,16 @@ def _sound(table: PlanTable, transport: TransportModel) -> bool:
         and epilogues_hold(table)
         and proven(table, transport)
     )
+
+
+def _ends_meet(stages: int, outcome: Outcome) -> bool:
+    """Whether the first and the last stage fit together, which seldom share a block."""
+    header = PlanHeader(format="", micro_batches=1, stages=stages)
+    programs = (
+        StageProgram(stage_id=stage_id, steps=(), epilogue=epilogue(stages, stage_id, outcome))
+        for stage_id in sorted({0, stages - 1})
+    )
+    return collectives_hold(PlanTable.of(header, programs))
 
 
 def _blocks(

@@ -12,10 +12,10 @@ from typing import NamedTuple, TypeGuard
 from schemas import (
     Direction,
     EpilogueInstruction,
+    HandOver,
     Instruction,
     Phase,
     Placed,
-    ResultInstruction,
     StageProgram,
     Transfer,
     TransferInstruction,
@@ -65,6 +65,9 @@ def channels(programs: Iterable[StageProgram]) -> dict[Channel, Traffic]:
     return dict(traffic)
 
 
-def collectives(epilogue: Iterable[EpilogueInstruction]) -> list[ResultInstruction]:
-    """The collectives over the pipeline that a stage enters, in order; these too match by order."""
-    return [instruction for instruction in epilogue if instruction.collective]
+def collectives(epilogue: Iterable[EpilogueInstruction]) -> list[HandOver]:
+    """What a stage executes together with others of its pipeline, in order.
+
+    Among the same members (`HandOver.members`), these too match by order.
+    """
+    return [instruction for instruction in epilogue if isinstance(instruction, HandOver)]

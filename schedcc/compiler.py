@@ -106,6 +106,27 @@ def compile_pipeline(
         return require_sound(plan, TransportModel(step_barrier=not overlap))
 
 
+def compile_epilogue(stages: int, *, outcome: Outcome | None = None) -> PipelinePlan:
+    """Compile the plans of a pipeline that has no micro-batch: M = 0, and only the epilogue.
+
+    A replica whose data has ended before that of the others runs it, to take part in what is
+    reduced over all of them.
+
+    Raises:
+        ScheduleError: `stages` is no integer of at least 1.
+    """
+    require_count("stages", stages)
+    outcome = outcome or Outcome()
+    programs = (
+        StageProgram(stage_id=stage_id, steps=(), epilogue=epilogue(stages, stage_id, outcome))
+        for stage_id in range(stages)
+    )
+    plan = PipelinePlan(
+        micro_batches=0, stages=stages, num_buffers=NUM_BUFFERS, programs=tuple(programs)
+    )
+    return require_sound(plan)
+
+
 def require_sound(plan: Plan, transport: TransportModel | None = None) -> Plan:
     """`plan` if its checks find no error, under a model of its transport (default: the strictest).
 

@@ -17,6 +17,7 @@ A posted transfer lets its program go on from its start; its end is what the wai
 in a group start where the group ends, and the group is one entry of the queue.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -36,11 +37,11 @@ from schedcc.table import (
     PlanTable,
     lookup,
 )
-from schemas import ResultInstruction, TransportModel
+from schemas import HandOver, ResultInstruction, TransportModel
 
 Why = Literal["program", "data", "rendezvous", "queue", "collective", "barrier"]
 
-_IS_COLLECTIVE = lookup(lambda op: issubclass(op, ResultInstruction) and op.collective)
+_IS_COLLECTIVE = lookup(lambda op: issubclass(op, HandOver))
 _IS_OVER_REPLICAS = lookup(lambda op: issubclass(op, ResultInstruction) and op.over_replicas)
 
 
@@ -249,16 +250,21 @@ def _numbered(groups: Ints) -> Ints:
 
 
 def _collective_edges(table: PlanTable) -> Iterator[Edges]:
-    """All stages enter a collective before anyone leaves it: all wait for its first member."""
-    rows = np.flatnonzero(_IS_COLLECTIVE[table.rows.op])
-    number = _numbered(table.program[rows])
-    rounds = min((len(collectives(epilogue)) for epilogue in table.epilogues), default=0)
-    for round_ in range(rounds):
-        first, *others = rows[number == round_]
-        others_ = np.array(others, dtype=np.int64)
-        meeting = np.full(len(others_), ends(first))
-        yield Edges(starts(others_), meeting, "collective")
-        yield Edges(meeting, ends(others_), "collective")
+    """All its stages enter a collective before anyone leaves it: all wait for its first member."""
+    rows = np.flatnonzero(_IS_COLLECTIVE[table.rows.op]).tolist()
+    entered = [(p, i) for p, e in enumerate(table.epilogues) for i in collectives(e)]
+    groups: defaultdict[range, defaultdict[int, list[int]]]
+    groups = defaultdict(lambda: defaultdict(list))
+    for row, (program, instruction) in zip(rows, entered, strict=True):
+        groups[instruction.members(table.stages)][program].append(row)
+    stage_ids = table.stage_ids.tolist()
+    for members, by_program in groups.items():
+        present = [by_program[p] for p, stage_id in enumerate(stage_ids) if stage_id in members]
+        for first, *others in zip(*present, strict=False):
+            others_ = np.array(others, dtype=np.int64)
+            meeting = np.full(len(others_), ends(first))
+            yield Edges(starts(others_), meeting, "collective")
+            yield Edges(meeting, ends(others_), "collective")
 
 
 def _barrier_edges(table: PlanTable, barriers: int) -> Iterator[Edges]:

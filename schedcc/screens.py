@@ -208,8 +208,17 @@ def channels_hold(table: PlanTable) -> bool:
 
 
 def collectives_hold(table: PlanTable) -> bool:
-    """Do all stages enter the same collectives in the same order?"""
-    return len({tuple(collectives(epilogue)) for epilogue in table.epilogues}) <= 1
+    """Do all stages enter their collectives in one order, which is common to all of them?
+
+    So they neither miss each other nor wait in a circle. Of those with members outside of the
+    table, only what is here is compared.
+    """
+    entered = [collectives(epilogue) for epilogue in table.epilogues]
+    order = max(entered, key=len, default=[])
+    return all(
+        own == [i for i in order if stage_id in i.members(table.stages)]
+        for stage_id, own in zip(table.stage_ids.tolist(), entered, strict=True)
+    )
 
 
 PROGRAM_SCREENS: tuple[Screen, ...] = (structure_holds, coverage_holds, buffers_hold)

@@ -9,6 +9,7 @@ other down.
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -82,10 +83,14 @@ def simulate(
         costs=costs,
         makespan=makespan,
         bubble=sum(stage.idle for stage in stages) / total if total else 0.0,
-        ideal=sum(forward) + (plan.micro_batches - 1) * max(forward),
-        ideal_bubble=(plan.stages - 1) / steps,
+        ideal=_ideal(plan.micro_batches, forward),
+        ideal_bubble=(plan.stages - 1) / steps if plan.micro_batches else 0.0,
         stages=stages,
     )
+
+
+def _ideal(micro_batches: int, forward: Sequence[float]) -> float:
+    return sum(forward) + (micro_batches - 1) * max(forward) if micro_batches else 0.0
 
 
 def _cost(graph: Dependencies, costs: Costs, forward: tuple[float, ...]) -> Seconds:

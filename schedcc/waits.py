@@ -10,8 +10,8 @@ from schedcc.recordings import Recording, Run
 from schemas import (
     BufferInstruction,
     Direction,
+    HandOver,
     Phase,
-    ResultInstruction,
     TransferInstruction,
     TransportModel,
 )
@@ -50,7 +50,7 @@ def waits(recording: Recording, replica: int, run: int) -> list[Wait]:
                 )
                 for needed, why in (
                     *_needed(graph, waiter, pending),
-                    *_not_begun(graph, waiter, absent),
+                    *_not_begun(graph, waiter, absent, plan.stages),
                 )
             ]
     return [wait for waiter in sorted(found) for wait in found[waiter]]
@@ -125,7 +125,7 @@ def _needed(
 
 
 def _not_begun(
-    graph: "nx.DiGraph[Event]", waiter: Event, absent: list[int]
+    graph: "nx.DiGraph[Event]", waiter: Event, absent: list[int], stages: int
 ) -> Iterator[tuple[Event, str]]:
     """Stages that have not begun the run, and so have no plan, but a part in an instruction."""
     instruction = graph.nodes[waiter]["instruction"]
@@ -133,7 +133,7 @@ def _not_begun(
         if isinstance(instruction, TransferInstruction) and instruction.peer == stage:
             receives = instruction.direction is Direction.RECV
             yield Event(stage, 0, "start"), "data" if receives else "rendezvous"
-        elif isinstance(instruction, ResultInstruction) and instruction.collective:
+        elif isinstance(instruction, HandOver) and stage in instruction.members(stages):
             yield Event(stage, 0, "start"), "collective"
 
 

@@ -11,6 +11,9 @@ refused. Its range is not part of its type: an id out of range is a finding of t
 Count = Annotated[int, Strict(), Field(ge=1)]
 """A number of things, 1 or more."""
 
+Size = Annotated[int, Strict(), Field(ge=0)]
+"""A number of things, of which there may be none."""
+
 
 class Frozen(BaseModel):
     """A value: immutable, hashable and comparable, with no keys but its own."""

@@ -159,47 +159,109 @@ class ResultInstruction(BaseInstruction):
     """Of these instructions, one must precede this one in the epilogue of the last stage."""
     precedes: ClassVar[tuple[str, ...]] = ()
     """Instructions that hand out what this one changes, and so must not come before it."""
-    collective: ClassVar[bool] = False
-    """Whether all stages of the pipeline execute the instruction together."""
+    gives: ClassVar[str | None] = None
+    """What it hands out to the caller; an epilogue does so once, by whichever instruction."""
     over_replicas: ClassVar[bool] = False
     """Whether a stage executes the instruction together with its likes in the other replicas."""
+
+    def members(self, stages: int) -> range:  # noqa: ARG002
+        """The stages that execute the instruction together; none if each does it for itself."""
+        return range(0)
 
     def __str__(self) -> str:
         return repr(self)
 
 
+class HandOver(ResultInstruction):
+    """An instruction that hands results of the stage `source` to other stages."""
+
+    source: Id
+
+    def members(self, stages: int) -> range:
+        """All stages of the pipeline."""
+        return range(stages)
+
+
+Reduction = Literal["avg", "sum", "mean_of_means", "none"]
+
+
 class ReduceLoss(ResultInstruction):
-    """Reduce the losses of the M micro-batches: their weighted average, or none (keep all M)."""
+    """Reduce the losses of the M micro-batches, and the metrics that are functions likewise.
+
+    To their weighted average, their sum, or their mean without weights; or keep them as they are.
+    """
 
     op: Literal["ReduceLoss"] = Field(default="ReduceLoss", repr=False)
-    reduction: Literal["avg", "none"] = "avg"
+    reduction: Reduction = "avg"
     position = Position.LAST
+
+
+REDUCED = tuple(ReduceLoss(reduction=kind) for kind in ("avg", "sum", "mean_of_means"))
+KEPT = ReduceLoss(reduction="none")
 
 
 class AllReduceLoss(ResultInstruction):
-    """Average the reduced loss over the data-parallel replicas, weighted like `ReduceLoss`."""
+    """Extend the reduced loss over the data-parallel replicas, weighted like `ReduceLoss`."""
 
     op: Literal["AllReduceLoss"] = Field(default="AllReduceLoss", repr=False)
     position = Position.LAST
-    needs = (ReduceLoss(reduction="avg"),)
+    needs = REDUCED
     precedes = ("BroadcastLoss",)
     over_replicas = True
 
 
-class BroadcastLoss(ResultInstruction):
-    """Hand the loss and the losses of the stage `source` to every stage; all stages take part."""
+class ComputeMetrics(ResultInstruction):
+    """Compute the metrics that have a state."""
+
+    op: Literal["ComputeMetrics"] = Field(default="ComputeMetrics", repr=False)
+    position = Position.LAST
+    precedes = ("BroadcastLoss",)
+    gives = "metrics"
+
+
+class AllReduceMetrics(ResultInstruction):
+    """Compute the metrics that have a state from the states of all data-parallel replicas."""
+
+    op: Literal["AllReduceMetrics"] = Field(default="AllReduceMetrics", repr=False)
+    position = Position.LAST
+    precedes = ("BroadcastLoss",)
+    gives = "metrics"
+    over_replicas = True
+
+
+class BroadcastLoss(HandOver):
+    """Hand loss, losses and metrics of the stage `source` to every stage; all take part."""
 
     op: Literal["BroadcastLoss"] = Field(default="BroadcastLoss", repr=False)
-    source: Id
-    needs = (ReduceLoss(reduction="avg"), ReduceLoss(reduction="none"))
-    collective = True
+    needs = (*REDUCED, KEPT)
 
 
 class CollectLogits(ResultInstruction):
-    """Hand out the outputs of all micro-batches, in their order."""
+    """Hand out the outputs of all micro-batches, in their order, on the stage that has them."""
 
     op: Literal["CollectLogits"] = Field(default="CollectLogits", repr=False)
     position = Position.LAST
+    gives = "logits"
+
+
+class MoveLogits(HandOver):
+    """Hand the outputs of all micro-batches, in their order, from stage `source` to another."""
+
+    op: Literal["MoveLogits"] = Field(default="MoveLogits", repr=False)
+    destination: Id
+    gives = "logits"
+
+    def members(self, stages: int) -> range:  # noqa: ARG002
+        """Both ends."""
+        first, last = sorted((self.source, self.destination))
+        return range(first, last + 1, max(1, last - first))
+
+
+class BroadcastLogits(HandOver):
+    """Hand the outputs of all micro-batches, in their order, from stage `source` to every stage."""
+
+    op: Literal["BroadcastLogits"] = Field(default="BroadcastLogits", repr=False)
+    gives = "logits"
 
 
 Transfer = (
@@ -214,16 +276,15 @@ Group = GroupStart | GroupEnd
 StepInstruction = Annotated[
     LoadMicroBatch | ForwardPass | Transfer | Group, Field(discriminator="op")
 ]
-EpilogueInstruction = Annotated[
-    ReduceLoss | AllReduceLoss | BroadcastLoss | CollectLogits, Field(discriminator="op")
-]
-Instruction = (
-    LoadMicroBatch
-    | ForwardPass
-    | Transfer
-    | Group
-    | ReduceLoss
+Epilogue = (
+    ReduceLoss
     | AllReduceLoss
+    | ComputeMetrics
+    | AllReduceMetrics
     | BroadcastLoss
     | CollectLogits
+    | MoveLogits
+    | BroadcastLogits
 )
+EpilogueInstruction = Annotated[Epilogue, Field(discriminator="op")]
+Instruction = LoadMicroBatch | ForwardPass | Transfer | Group | Epilogue

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import Literal, NamedTuple
 
-from schemas.base import Annotatable, Count, Id
+from schemas.base import Annotatable, Count, Id, Size
 from schemas.instructions import EpilogueInstruction, Instruction, StepInstruction
 
 Step = tuple[StepInstruction, ...]
@@ -54,8 +54,8 @@ class PlanHeader(Annotatable):
 
     format: str
     schedule: str = "inference"
-    micro_batches: Count
-    """M, the number of micro-batches."""
+    micro_batches: Size
+    """M, the number of micro-batches; 0 where a replica only takes part in the epilogue."""
     stages: Count
     """S, the number of stages."""
     num_buffers: Count = 2

@@ -5,7 +5,7 @@ knows exactly what it should have been given: the output of stage 1 for micro-ba
 `f1(f0(x2))`. A failure is of the kind of the finding that a checker must have for it.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -43,6 +43,7 @@ class Machine:
     enters: Instruction | None = None
     forwarded: list[int] = field(default_factory=list)
     collected: bool = False
+    computed: bool = False
     handed_out: bool = False
     loss: str | None = None
 
@@ -145,15 +146,26 @@ class Machine:
                 require(self.last and self.loss is None, "structure", "no losses to reduce")
                 self.loss = i.reduction
             case "AllReduceLoss":
-                averaged = self.loss == "avg" and not self.handed_out
-                require(self.last and averaged, "structure", "no average to average")
-                self.loss = "avg over replicas"
+                reduced = self.loss in ("avg", "sum", "mean_of_means") and not self.handed_out
+                require(self.last and reduced, "structure", "no reduced loss to extend")
+                self.loss = "over replicas"
+            case "ComputeMetrics" | "AllReduceMetrics":
+                fresh = not self.computed and not self.handed_out
+                require(self.last and fresh, "structure", "no metrics to compute")
+                self.computed = True
             case "BroadcastLoss":
                 require(not self.handed_out, "structure", "the loss is broadcast again")
                 self.enters, self.handed_out = i, True
             case "CollectLogits":
                 require(self.last and not self.collected, "structure", "no logits to collect")
                 self.collected = True
+            case "MoveLogits" | "BroadcastLogits":
+                require(not self.collected, "structure", "the logits are handed out again")
+                require(i.source == self.plan.stages - 1, "structure", "no logits to hand out")
+                members = {i.source, getattr(i, "destination", self.stage_id), self.stage_id}
+                part = i.op == "BroadcastLogits" or len(members) == 2
+                require(part, "structure", "a stage that takes no part")
+                self.enters, self.collected = i, True
             case _:
                 raise AssertionError(i)
 
@@ -226,29 +238,48 @@ def execute(plan: PipelinePlan, transport: TransportModel | None = None) -> None
 
 
 def broadcast(machines: list[Machine]) -> bool:
-    """Let all stages leave the collective that all have entered."""
-    entered, source = {machine.enters for machine in machines}, machines[-1]
-    if None in entered:
-        return False
-    right = {i.source for i in entered} == {source.stage_id}
-    require(right, "structure", "broadcast without a loss")
-    require(source.loss is not None, "structure", "no loss to broadcast")
-    for machine in machines:
-        machine.loss, machine.enters = source.loss, None
-        machine.position += 1
-    return True
+    """Let the stages of a collective leave it when all of them have entered."""
+    for entered in [machine.enters for machine in machines if machine.enters is not None]:
+        ids = range(len(machines))
+        if entered.op == "MoveLogits":
+            ids = sorted({entered.source, entered.destination})
+            both_exist = len(ids) == 2 and set(ids) <= set(range(len(machines)))
+            require(both_exist, "structure", "moved nowhere")
+        members = [machines[stage_id] for stage_id in ids]
+        if any(machine.enters != entered for machine in members):
+            continue
+        if entered.op == "BroadcastLoss":
+            source = machines[-1]
+            require(entered.source == source.stage_id, "structure", "broadcast without a loss")
+            require(source.loss is not None, "structure", "no loss to broadcast")
+            for machine in members:
+                machine.loss = source.loss
+        for machine in members:
+            machine.enters = None
+            machine.position += 1
+        return True
+    return False
 
 
 def all_have_counterparts(plan: PipelinePlan) -> bool:
-    """Whether each send has a receive, and each stage the same number of broadcasts."""
+    """Whether each send has a receive, and each collective all its stages, in the same order."""
     ends: Counter[tuple[int, int]] = Counter()
-    broadcasts = set()
+    entered: defaultdict[tuple[int, ...], dict[int, list[Instruction]]] = defaultdict(dict)
     for program in plan.programs:
         instructions = [placed.instruction for placed in program.placed()]
-        broadcasts.add(sum(i.op == "BroadcastLoss" for i in instructions))
         for i in instructions:
             if i.op in ("SendActivation", "PostSendActivation"):
                 ends[program.stage_id, i.peer] += 1
             elif i.op in ("RecvActivation", "PostRecvActivation"):
                 ends[i.peer, program.stage_id] -= 1
-    return len(broadcasts) == 1 and not any(ends.values())
+            elif i.op in ("BroadcastLoss", "BroadcastLogits"):
+                entered[()].setdefault(program.stage_id, []).append(i)
+            elif i.op == "MoveLogits":
+                both = (i.source, i.destination)
+                entered[both].setdefault(program.stage_id, []).append(i)
+    meet = all(
+        orders.get(stage_id) == next(iter(orders.values()))
+        for stages, orders in entered.items()
+        for stage_id in stages or range(plan.stages)
+    )
+    return meet and not any(ends.values())

@@ -48,15 +48,21 @@ def over_stages(
     call: Callable[[Evaluator], Any],
     /,
     *,
-    layers: Callable[[], list[nn.Module]] = mlp,
+    layers: Callable[[], list[Any]] = mlp,
+    replicas: int = 1,
     **options: Any,
 ) -> list[Any]:
-    """What `call(evaluator)` returns on every stage, over the in-memory transport."""
+    """What `call(evaluator)` returns on every rank, over the in-memory transport.
+
+    With several replicas, it is `call(evaluator, replica)`.
+    """
     options = {"loss_fn": nn.functional.mse_loss, "partition": "uniform"} | options
 
-    built = [layers() for _ in range(stages)]  # not in the threads: they share one generator
+    # Not in the threads: they share one generator.
+    built = [layers() for _ in range(stages * replicas)]
 
     def stage(end: InMemoryTransport) -> Any:
-        return call(Evaluator(built[end.stage_id], transport=end, **options))
+        evaluator = Evaluator(built[end.rank], transport=end, **options)
+        return call(evaluator) if replicas == 1 else call(evaluator, end.replica)
 
-    return run_stages(stages, stage, timeout=30)
+    return run_stages(stages, stage, replicas=replicas, timeout=30)

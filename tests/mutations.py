@@ -7,11 +7,15 @@ from typing import Any, NamedTuple
 
 from schemas import (
     AllReduceLoss,
+    AllReduceMetrics,
+    BroadcastLogits,
     BroadcastLoss,
     CollectLogits,
+    ComputeMetrics,
     EpilogueInstruction,
     GroupEnd,
     GroupStart,
+    MoveLogits,
     PipelinePlan,
     ReduceLoss,
     StageProgram,
@@ -115,13 +119,21 @@ def random_mutant(plan: PipelinePlan, random: Random) -> PipelinePlan:
 def random_epilogue(
     plan: PipelinePlan, epilogue: list[EpilogueInstruction], random: Random
 ) -> list[EpilogueInstruction]:
+    def stage() -> int:
+        return random.randrange(-1, plan.stages + 1)
+
     new: EpilogueInstruction = random.choice(
         (
             ReduceLoss(reduction="avg"),
+            ReduceLoss(reduction="sum"),
             ReduceLoss(reduction="none"),
             AllReduceLoss(),
-            BroadcastLoss(source=random.randrange(-1, plan.stages + 1)),
+            ComputeMetrics(),
+            AllReduceMetrics(),
+            BroadcastLoss(source=stage()),
             CollectLogits(),
+            MoveLogits(source=stage(), destination=stage()),
+            BroadcastLogits(source=stage()),
         )
     )
     changed = list(epilogue)

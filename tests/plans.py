@@ -94,14 +94,17 @@ def with_program(plan: PipelinePlan, changed: StageProgram) -> PipelinePlan:
 def all_outcomes(replicas: tuple[int, ...] = (1, 2)) -> Iterator[Outcome]:
     """Every combination of what can be asked for."""
     truth = (True, False)
-    for loss, reduction, bcast, logits, copies in product(
-        truth, ("avg", None), truth, truth, replicas
+    reductions = ("avg", "sum", "mean_of_means", None)
+    for loss, reduction, bcast, logits, metrics, copies in product(
+        truth, reductions, truth, (None, "last", "first", "all"), truth, replicas
     ):
         yield Outcome(
             compute_loss=loss,
             reduce_output=reduction,
             bcast_loss=bcast,
-            return_logits=logits,
+            return_logits=logits is not None,
+            logits_to=logits or "last",
+            compute_metrics=metrics,
             replicas=copies,
         )
 

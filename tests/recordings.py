@@ -137,7 +137,7 @@ def run_recorded(plan: PipelinePlan, directory: Path, *, fails: int | None = Non
             shapes=shapes,
             transport=end,
             buffers=BufferPool(end.device),
-            results=Results(plan.micro_batches, end.device),
+            results=Results(end.device),
             listeners=(recorder,),
         )
         try:

@@ -41,9 +41,11 @@ def outcomes() -> st.SearchStrategy[Outcome]:
     return st.builds(
         Outcome,
         compute_loss=st.booleans(),
-        reduce_output=st.sampled_from(["avg", None]),
+        reduce_output=st.sampled_from(["avg", "sum", "mean_of_means", None]),
         bcast_loss=st.booleans(),
         return_logits=st.booleans(),
+        logits_to=st.sampled_from(["last", "first", "all"]),
+        compute_metrics=st.booleans(),
         replicas=st.integers(1, 3),
     )
 

@@ -7,9 +7,13 @@ from hypothesis import strategies as st
 from schedcc import UnsoundPlanError, check, compile_pipeline, compile_stage, require_sound
 from schemas import (
     AllReduceLoss,
+    AllReduceMetrics,
+    BroadcastLogits,
     BroadcastLoss,
     CollectLogits,
+    ComputeMetrics,
     Finding,
+    MoveLogits,
     PipelinePlan,
     ReduceLoss,
     Report,
@@ -90,10 +94,14 @@ step_instructions = st.one_of(
     for symbol, kind in SYMBOLS.items()
 )
 epilogue_instructions = st.one_of(
-    st.builds(ReduceLoss, reduction=st.sampled_from(["avg", "none"])),
+    st.builds(ReduceLoss, reduction=st.sampled_from(["avg", "sum", "mean_of_means", "none"])),
     st.builds(AllReduceLoss),
     st.builds(BroadcastLoss, source=ids),
+    st.builds(ComputeMetrics),
+    st.builds(AllReduceMetrics),
     st.builds(CollectLogits),
+    st.builds(MoveLogits, source=ids, destination=ids),
+    st.builds(BroadcastLogits, source=ids),
 )
 programs = st.builds(
     StageProgram,

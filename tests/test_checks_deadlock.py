@@ -5,7 +5,9 @@ from time import perf_counter
 
 import pytest
 
-from schemas import BroadcastLoss, Finding, PipelinePlan
+from schedcc.screens import collectives_hold
+from schedcc.table import PlanTable
+from schemas import BroadcastLoss, Finding, MoveLogits, PipelinePlan
 from tests.plans import deadlocks, pipeline, program
 
 
@@ -128,6 +130,19 @@ def test_collectives_entered_in_opposite_orders_are_another_checks_business():
     one, two = BroadcastLoss(source=0), BroadcastLoss(source=1)
     programs = (program(0, "", [one, two]), program(1, "", [two, one]))
     assert (deadlocks(PipelinePlan(micro_batches=1, stages=2, programs=programs))) == []
+
+
+def test_collectives_of_other_stages_entered_in_opposite_orders_wait_for_each_other():
+    everywhere, ends = BroadcastLoss(source=2), MoveLogits(source=2, destination=0)
+    epilogues = [[everywhere, ends], [everywhere], [ends, everywhere]]
+    programs = tuple(program(stage, "", epilogue) for stage, epilogue in enumerate(epilogues))
+    plan = PipelinePlan(micro_batches=1, stages=3, programs=programs)
+    assert "stages 0 and 2 wait for each other" in circle(plan).splitlines()[0]
+    table = PlanTable.of(plan, plan.programs)
+    assert not collectives_hold(table)
+    in_order = plan.model_copy(update={"programs": (*programs[:2], program(2, "", epilogues[0]))})
+    assert deadlocks(in_order) == []
+    assert collectives_hold(PlanTable.of(in_order, in_order.programs))
 
 
 @pytest.mark.parametrize("stages", [2, 3, 8])

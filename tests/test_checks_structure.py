@@ -5,14 +5,18 @@ import pytest
 from schedcc.checks.structure import check_stages, check_structure
 from schemas import (
     AllReduceLoss,
+    AllReduceMetrics,
+    BroadcastLogits,
     BroadcastLoss,
     CollectLogits,
     Finding,
+    MoveLogits,
     PipelinePlan,
     PlanHeader,
     ReduceLoss,
     StageProgram,
 )
+from schemas.instructions import KEPT, REDUCED
 from tests.plans import pipeline, program
 
 
@@ -134,23 +138,48 @@ def test_an_epilogue_does_nothing_twice():
 
 
 def test_a_loss_is_reduced_before_it_is_broadcast():
-    needed = "ReduceLoss(reduction='avg') or ReduceLoss(reduction='none')"
+    needed = " or ".join(map(repr, (*REDUCED, KEPT)))
     message = f"epilogue: BroadcastLoss(source=1): no {needed} before it, on whose result it works"
     assert epilogue_messages(1, BroadcastLoss(source=1)) == [message]
     assert epilogue_messages(1, BroadcastLoss(source=1), ReduceLoss()) == [message]
 
 
 @pytest.mark.parametrize("earlier", [(), (ReduceLoss(reduction="none"),)])
-def test_only_an_averaged_loss_is_averaged_over_replicas(earlier):
-    needed = "ReduceLoss(reduction='avg')"
+def test_only_a_reduced_loss_is_reduced_over_replicas(earlier):
+    needed = " or ".join(map(repr, REDUCED))
     message = f"epilogue: AllReduceLoss(): no {needed} before it, on whose result it works"
     assert epilogue_messages(1, *earlier, AllReduceLoss()) == [message]
 
 
-def test_a_loss_is_averaged_over_replicas_before_it_is_broadcast():
-    found = epilogue_messages(1, ReduceLoss(), BroadcastLoss(source=1), AllReduceLoss())
+@pytest.mark.parametrize("late", [AllReduceLoss(), AllReduceMetrics()])
+def test_results_are_complete_before_they_are_broadcast(late):
+    found = epilogue_messages(1, ReduceLoss(), BroadcastLoss(source=1), late)
     message = "found after BroadcastLoss, which hands out what it changes"
-    assert found == [f"epilogue: AllReduceLoss(): {message}"]
+    assert found == [f"epilogue: {late}: {message}"]
+
+
+def test_logits_are_handed_out_once():
+    found = epilogue_messages(1, CollectLogits(), BroadcastLogits(source=1))
+    message = "CollectLogits() has handed out the logits already"
+    assert found == [f"epilogue: BroadcastLogits(source=1): {message}"]
+
+
+@pytest.mark.parametrize(
+    ("stage_id", "move", "complaint"),
+    [
+        (0, MoveLogits(source=0, destination=1), "source is 0, but the logits are on stage 2"),
+        (2, MoveLogits(source=2, destination=2), "destination is 2, needed another stage of 3"),
+        (2, MoveLogits(source=2, destination=-1), "destination is -1, needed another stage of 3"),
+        (
+            1,
+            MoveLogits(source=2, destination=0),
+            "found on stage 1, which is neither its source nor its destination",
+        ),
+    ],
+)
+def test_logits_move_from_the_last_stage_to_another(stage_id, move, complaint):
+    found = list(check_structure(header(1, 3), program(stage_id, "", [move])))
+    assert [finding.message for finding in found] == [f"{move}: {complaint}"]
 
 
 def test_every_stage_has_a_program():

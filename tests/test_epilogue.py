@@ -2,9 +2,25 @@
 
 import pytest
 
-from schedcc import Outcome, ScheduleError, check, compile_pipeline
+from schedcc import (
+    Outcome,
+    ScheduleError,
+    check,
+    check_schedule,
+    compile_epilogue,
+    compile_pipeline,
+)
 from schedcc.epilogue import epilogue
-from schemas import AllReduceLoss, BroadcastLoss, CollectLogits, ReduceLoss
+from schemas import (
+    AllReduceLoss,
+    AllReduceMetrics,
+    BroadcastLogits,
+    BroadcastLoss,
+    CollectLogits,
+    ComputeMetrics,
+    MoveLogits,
+    ReduceLoss,
+)
 from tests.plans import all_outcomes
 
 AVERAGE, KEEP = ReduceLoss(reduction="avg"), ReduceLoss(reduction="none")
@@ -70,7 +86,61 @@ def test_every_outcome_compiles_to_a_sound_plan(micro_batches, stages):
 def test_a_reduction_that_does_not_exist_is_refused(reduction):
     with pytest.raises(ScheduleError) as raised:
         Outcome(reduce_output=reduction)
-    assert str(raised.value) == f"reduce_output is {reduction!r}, needed 'avg' or None"
+    needed = "needed 'avg', 'sum', 'mean_of_means' or None"
+    assert str(raised.value) == f"reduce_output is {reduction!r}, {needed}"
+
+
+def test_logits_go_where_they_are_wanted():
+    move, give = MoveLogits(source=2, destination=0), BroadcastLogits(source=2)
+
+    def wanted(stages: int, logits_to: str) -> list[tuple]:
+        options = {"compute_loss": False, "return_logits": True, "logits_to": logits_to}
+        return of_all_stages(stages, **options)
+
+    assert wanted(3, "last") == [(), (), (CollectLogits(),)]
+    assert wanted(3, "first") == [(move,), (), (move,)]
+    assert wanted(3, "all") == [(give,)] * 3
+    for logits_to in ("last", "first", "all"):
+        assert wanted(1, logits_to) == [(CollectLogits(),)]
+
+
+@pytest.mark.parametrize("logits_to", ["last", "first", "all"])
+def test_a_schedule_of_any_size_is_proved_with_its_epilogue(logits_to):
+    outcome = Outcome(return_logits=True, logits_to=logits_to, compute_metrics=True, replicas=2)
+    for stages in (1, 2, 300):
+        assert check_schedule(400, stages, outcome=outcome).findings == ()
+
+
+def test_metrics_are_computed_before_they_are_broadcast():
+    broadcast = BroadcastLoss(source=1)
+    one = of_all_stages(2, compute_metrics=True)
+    assert one == [(broadcast,), (AVERAGE, ComputeMetrics(), broadcast)]
+    several = of_all_stages(2, compute_metrics=True, replicas=2)
+    last = (AVERAGE, AllReduceLoss(), AllReduceMetrics(), broadcast)
+    assert several == [(broadcast,), last]
+
+
+@pytest.mark.parametrize("kind", ["sum", "mean_of_means"])
+def test_other_reductions_are_extended_over_replicas_too(kind):
+    last = (ReduceLoss(reduction=kind), AllReduceLoss())
+    assert of_all_stages(1, reduce_output=kind, replicas=3) == [last]
+
+
+def test_logits_go_nowhere_else():
+    with pytest.raises(ScheduleError) as raised:
+        Outcome(logits_to="middle")
+    assert str(raised.value) == "logits_to is 'middle', needed 'last', 'first' or 'all'"
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+def test_an_epilogue_without_micro_batches_is_a_sound_plan(stages):
+    for outcome in all_outcomes():
+        plan = compile_epilogue(stages, outcome=outcome)
+        assert check(plan).findings == ()
+        assert [p.epilogue for p in plan.programs] == [
+            epilogue(stages, stage_id, outcome) for stage_id in range(stages)
+        ]
+        assert not any(program.steps for program in plan.programs)
 
 
 @pytest.mark.parametrize("replicas", [0, -2, 1.5, True])

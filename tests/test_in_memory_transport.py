@@ -193,16 +193,14 @@ def test_a_tensor_with_gaps_is_refused():
 
 
 def test_collectives_reach_all_stages_and_replicas():
-    def stage(end: InMemoryTransport) -> tuple[float, float, list[int]]:
+    def stage(end: InMemoryTransport) -> tuple[float, list[int], list[int]]:
         loss = torch.tensor([float(end.rank)])
         end.broadcast(loss, source=2)
-        total = torch.tensor([float(end.rank)])
-        end.sum_over_replicas(total)
-        return float(loss), float(total), end.gather_objects(end.rank)
+        return float(loss), end.gather_from_replicas(end.rank), end.gather_objects(end.rank)
 
     results = run_stages(3, stage, replicas=2)
     assert [loss for loss, _, _ in results] == [2.0] * 3 + [5.0] * 3
-    assert [total for _, total, _ in results] == [3.0, 5.0, 7.0] * 2
+    assert [ranks for _, ranks, _ in results] == [[0, 3], [1, 4], [2, 5]] * 2
     assert [ranks for _, _, ranks in results] == [[0, 1, 2]] * 3 + [[3, 4, 5]] * 3
 
 

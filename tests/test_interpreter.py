@@ -12,12 +12,15 @@ from torch import nn
 import schedcc
 from runtime.activation import signature_of
 from runtime.buffers import BufferPool
+from runtime.eval_result import EvalResult, eval_result
 from runtime.interpreter import Interpreter
+from runtime.logits import LogitsWish
 from runtime.micro_batches import DrawnSource
 from runtime.results import Results
 from runtime.shapes import Rehearsed, RunShapes
-from runtime.stage import WithLoss, samples
+from runtime.stage import LastStage
 from runtime.transport import InMemoryTransport, run_stages
+from runtime.values import Measure
 from schemas import (
     PipelinePlan,
     ReduceLoss,
@@ -30,18 +33,18 @@ from tests.strategies import at_corners, sizes
 
 def execute(
     plan: PipelinePlan, stage_modules: list[nn.Module], data: Data, replicas: int = 1
-) -> list[Results]:
+) -> list[EvalResult]:
     """Run all stages of a plan in memory; shapes are taken from one process."""
     flowing: list[list[Any]] = [[inputs.clone() for inputs, _ in data]]
     with torch.no_grad():
         for module in stage_modules:
             flowing.append([module(value.clone()) for value in flowing[-1]])
 
-    def stage(end: InMemoryTransport) -> Results:
+    def stage(end: InMemoryTransport) -> EvalResult:
         here, last = end.stage_id, end.stage_id == end.stages - 1
-        results = Results(len(data), end.device, keep_logits=True)
+        results = Results(end.device, wish=LogitsWish(keep=True, at_the_end=True))
+        results.expect(len(data))
         module = stage_modules[here]
-        loss = nn.functional.mse_loss
         shapes = [
             Rehearsed(signature_of(received), signature_of(sent))
             for received, sent in zip(flowing[here], flowing[here + 1], strict=True)
@@ -58,7 +61,7 @@ def execute(
         with torch.no_grad():
             Interpreter(
                 plan=plan.stage(here),
-                forward=WithLoss(module, results, loss, samples)
+                forward=LastStage(module, results, measure=Measure(nn.functional.mse_loss, {}))
                 if last
                 else lambda _m, inputs, _label: module(inputs),
                 source=DrawnSource(mine, end.device, inputs=here == 0, labels=last),
@@ -67,7 +70,7 @@ def execute(
                 buffers=BufferPool(end.device),
                 results=results,
             ).run()
-        return results
+        return eval_result(len(data), results)
 
     return run_stages(plan.stages, stage, replicas=replicas, timeout=30)
 
@@ -155,10 +158,10 @@ def test_an_error_says_where_in_the_plan_it_happened():
     data = [(y, y) for _, y in data]
 
     def stage(end: InMemoryTransport) -> None:
-        results = Results(3, end.device)
+        results = Results(end.device)
         Interpreter(
             plan=plan.stage(0),
-            forward=WithLoss(modules[0], results, nn.functional.mse_loss, samples),
+            forward=LastStage(modules[0], results, measure=Measure(nn.functional.mse_loss, {})),
             source=DrawnSource(data, end.device, inputs=True, labels=True),
             shapes=RunShapes([]),
             transport=end,

@@ -3,12 +3,14 @@
 from itertools import combinations, pairwise
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from runtime import PartitionError
-from runtime.partition import balanced, divide, explicit, uniform
+from runtime import Evaluator, LayerSpec, PartitionError, RemoteError, TiedLayerSpec
+from runtime.partition import balanced, divide, explicit, parameter_counts, uniform
+from runtime.transport import InMemoryTransport, run_stages
 
 
 def dearest(costs: list[float], boundaries: tuple[int, ...]) -> float:
@@ -42,7 +44,10 @@ def test_uniform_stages_differ_by_one_layer_at_most(layers, data):
 
 
 def test_divide_understands_rules_and_boundaries():
-    layers = [nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)]
+    layers: list = [nn.Linear(4, 4), nn.ReLU(), LayerSpec(nn.Linear, 4, 4)]
+    assert divide(layers, 2, "type:lin.*r$") in [(0, 1, 3), (0, 2, 3)]
+    assert divide(layers, 2, "type:ReLU") in [(0, 1, 3), (0, 2, 3)]
+    assert divide(layers, 2, "profile", lambda: [1.0, 1.0, 5.0]) == (0, 2, 3)
     assert divide(layers, 2, "uniform") == (0, 2, 3)
     assert divide(layers, 2, "parameters") in [(0, 1, 3), (0, 2, 3)]
     assert divide(layers, 2, [0, 1, 3]) == (0, 1, 3)
@@ -63,3 +68,85 @@ def test_boundaries_that_do_not_fit_are_refused(boundaries):
 def test_an_unknown_rule_is_refused():
     with pytest.raises(PartitionError, match="partition is 'best', needed 'parameters', 'uniform'"):
         divide([nn.ReLU()], 1, "best")
+
+
+def test_a_regular_expression_that_matches_nothing_or_is_none_is_refused():
+    layers = [nn.ReLU(), LayerSpec(nn.Linear, 1, 1)]
+    with pytest.raises(PartitionError, match="'type:Block', but the layers are Linear, ReLU"):
+        divide(layers, 1, "type:Block")
+    with pytest.raises(PartitionError, match=r"'type:\(', needed a regular expression: missing"):
+        divide(layers, 1, "type:(")
+
+
+def test_parameters_of_specifications_are_counted_without_memory_or_random_numbers():
+    small = nn.Linear(2, 3)
+    state = torch.get_rng_state()
+    huge = LayerSpec(nn.Linear, 10**7, 10**7)
+    tied = TiedLayerSpec("w", nn.Linear, 10**6, 10**6)
+    assert parameter_counts([huge, tied, small]) == [10**14 + 10**7, 10**12 + 10**6, 9]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_specification_that_needs_memory_cannot_be_counted():
+    def reads() -> nn.Module:
+        return nn.Linear(int(torch.ones(1)), 1)
+
+    with pytest.raises(PartitionError) as caught:
+        parameter_counts([nn.ReLU(), LayerSpec(reads)])
+    message = str(caught.value)
+    assert "the parameters of layer 1, LayerSpec(reads), cannot be counted" in message
+    assert "needed another partition" in message
+
+
+class Slow(nn.Module):
+    """Takes some seconds by its own account, on the clock that the test sets."""
+
+    now = 0.0
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert not self.training
+        Slow.now += self.seconds
+        return x.add_(1)
+
+
+def test_layers_are_divided_by_their_measured_time_the_same_way_on_every_stage(monkeypatch):
+    monkeypatch.setattr("runtime.device.time.perf_counter", lambda: Slow.now)
+    sample = torch.zeros(2)
+
+    def layers() -> list:
+        return [Slow(1.0), LayerSpec(Slow, 1.0), Slow(1.0), Slow(5.0), Slow(1.0)]
+
+    def stage(end: InMemoryTransport) -> tuple[int, ...]:
+        own = sample if (end.stage_id, end.replica) == (0, 0) else None
+        evaluator = Evaluator(layers(), transport=end, partition="profile", sample_inputs=own)
+        return evaluator.boundaries
+
+    assert run_stages(3, stage, replicas=2) == [(0, 3, 4, 5)] * 6
+    assert torch.equal(sample, torch.zeros(2))
+
+
+def profile_error(layers: list, sample: object) -> list[Exception]:
+    def stage(end: InMemoryTransport) -> Exception:
+        with pytest.raises((PartitionError, RemoteError)) as caught:
+            Evaluator(layers, transport=end, partition="profile", sample_inputs=sample)
+        return caught.value
+
+    return run_stages(2, stage)
+
+
+def test_a_profile_needs_a_sample():
+    for error in profile_error([nn.ReLU(), nn.ReLU()], None):
+        assert isinstance(error, PartitionError)
+        assert "needed sample_inputs on the first stage" in str(error)
+
+
+def test_a_layer_that_cannot_be_profiled_is_an_error_on_every_stage():
+    for error in profile_error([nn.ReLU(), nn.Linear(3, 3)], torch.zeros(2)):
+        assert isinstance(error, RemoteError)
+        assert "mat1 and mat2 shapes cannot be multiplied" in str(error) or "size mismatch" in str(
+            error
+        )

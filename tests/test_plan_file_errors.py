@@ -72,7 +72,10 @@ STEP_OPS = (
     "'LoadMicroBatch', 'ForwardPass', 'RecvActivation', 'SendActivation', 'PostRecvActivation', "
     "'WaitRecvActivation', 'PostSendActivation', 'WaitSendActivation', 'GroupStart', 'GroupEnd'"
 )
-EPILOGUE_OPS = "'ReduceLoss', 'AllReduceLoss', 'BroadcastLoss', 'CollectLogits'"
+EPILOGUE_OPS = (
+    "'ReduceLoss', 'AllReduceLoss', 'ComputeMetrics', 'AllReduceMetrics', 'BroadcastLoss', "
+    "'CollectLogits', 'MoveLogits', 'BroadcastLogits'"
+)
 INTEGER = "needed a valid integer"
 
 
@@ -83,6 +86,7 @@ INTEGER = "needed a valid integer"
         (["micro_batches"], 2.0, f"micro_batches is 2.0, {INTEGER}"),
         (["micro_batches"], "2", f"micro_batches is '2', {INTEGER}"),
         (["stages"], None, f"stages is None, {INTEGER}"),
+        (["micro_batches"], -1, "micro_batches is -1, needed at least 0"),
         (["stages"], 0, "stages is 0, needed at least 1"),
         (["num_buffers"], -1, "num_buffers is -1, needed at least 1"),
         (["schedule"], 3, "schedule is 3, needed a valid string"),
@@ -146,8 +150,9 @@ INTEGER = "needed a valid integer"
         ),
         (
             ["programs", 1, "epilogue", 0, "reduction"],
-            "sum",
-            "programs[1].epilogue[0].reduction is 'sum', needed 'avg' or 'none'",
+            "max",
+            "programs[1].epilogue[0].reduction is 'max', "
+            "needed 'avg', 'sum', 'mean_of_means' or 'none'",
         ),
     ],
 )

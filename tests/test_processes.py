@@ -1,11 +1,15 @@
 """Real processes over torch.distributed: gloo always, NCCL where there are GPUs."""
 
+import math
+from itertools import chain
+
 import pytest
 import torch
+from torch import nn
 
 from runtime.launch import WorkerError, launch
 from tests.models_for_tests import batches, mlp, one_process
-from tests.workers import Rounds, evaluate_rounds, exchange, fail
+from tests.workers import Rounds, evaluate_rounds, evaluate_shards, exchange, fail, tied_layers
 
 SIZES = ((2, 2, 2, 2), (3, 1, 4), (5,), (2, 2, 2, 2))
 
@@ -31,6 +35,29 @@ def check_rounds(stages: int, *, overlap: bool, exactly: bool) -> None:
 def test_three_processes_give_what_one_gives(overlap, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     check_rounds(3, overlap=overlap, exactly=True)
+
+
+def test_two_replicas_of_two_stages_give_what_one_process_gives(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    sizes = ((3, 1, 4), (2,))
+    results = launch(4, evaluate_shards, sizes)
+    layers = [layer if isinstance(layer, nn.Module) else layer.build() for layer in tied_layers()]
+    whole = nn.Sequential(*layers)
+    for _, state in results[:2]:
+        whole.load_state_dict(state, strict=False)
+    tied = [whole[1].state_dict(), whole[3].state_dict()]
+    assert all(torch.equal(tied[0][name], tied[1][name]) for name in ("weight", "bias"))
+
+    shards = [batches(own, seed=replica) for replica, own in enumerate(sizes)]
+    found = [one_process(list(whole), shard) for shard in shards]
+    losses = [loss for _, own in found for loss in own]
+    products = (n * loss for n, loss in zip(chain(*sizes), losses, strict=True))
+    average = math.fsum(products) / sum(chain(*sizes))
+    for rank, (result, _) in enumerate(results):
+        logits, own = found[rank // 2]
+        assert result.loss == average
+        assert result.losses == tuple(own)
+        assert all(map(torch.equal, result.logits, logits))
 
 
 def test_messages_of_many_tensors_and_collectives_arrive(monkeypatch):

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedcc import Costs, TransportModel, check, compile_pipeline, compile_stage, simulate
+from schedcc import Costs, Outcome, TransportModel, check, compile_pipeline, compile_stage, simulate
 from schedcc.table import PlanTable
 from schedcc.times import GRAPH_LIMIT
 from schedcc.verify import _pipeline_passes
 from schemas import PipelinePlan, Report
 from tests.mutations import random_mutant
 from tests.plans import pipeline
-from tests.strategies import at_corners, random_transfers, sizes
+from tests.strategies import at_corners, outcomes, random_transfers, sizes
 
 MODELS = st.builds(
     TransportModel,
@@ -33,11 +33,11 @@ def said(report: Report) -> Counter:
     return Counter((f.code, f.stage_id, f.step, f.message.split("\n")[0]) for f in report.findings)
 
 
-@at_corners(overlap=True, model=TransportModel())
+@at_corners(overlap=True, model=TransportModel(), outcome=Outcome())
 @settings(max_examples=60)
-@given(size=sizes(8, 6), overlap=st.booleans(), model=MODELS)
-def test_what_the_compiler_makes_is_sound_on_both(size, overlap, model):
-    plan = compile_pipeline(*size, overlap=overlap)
+@given(size=sizes(8, 6), overlap=st.booleans(), model=MODELS, outcome=outcomes())
+def test_what_the_compiler_makes_is_sound_on_both(size, overlap, model, outcome):
+    plan = compile_pipeline(*size, overlap=overlap, outcome=outcome)
     graph, arrays = both(plan, model)
     assert graph == arrays
     assert not graph.findings
@@ -50,9 +50,10 @@ def test_what_the_compiler_makes_is_sound_on_both(size, overlap, model):
     model=MODELS,
     seed=st.integers(0, 10**9),
     changes=st.integers(1, 2),
+    outcome=outcomes(),
 )
-def test_mutants_get_the_same_findings_on_both(size, overlap, model, seed, changes):
-    random, plan = Random(seed), compile_pipeline(*size, overlap=overlap)
+def test_mutants_get_the_same_findings_on_both(size, overlap, model, seed, changes, outcome):
+    random, plan = Random(seed), compile_pipeline(*size, overlap=overlap, outcome=outcome)
     for _ in range(changes):
         plan = random_mutant(plan, random)
     graph, arrays = both(plan, model)

@@ -1,13 +1,15 @@
 """What the processes of multi-process tests do; a new process imports it by name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from runtime import EvalResult, Evaluator
+from runtime import EvalResult, Evaluator, LayerSpec, TiedLayerSpec
+from runtime.grid import make_grid
 from runtime.process_group import process_group
 from runtime.transport import TorchTransport
 from tests.models_for_tests import batches, mlp
@@ -43,9 +45,37 @@ def evaluate_rounds(rounds: Rounds) -> list[list[EvalResult]]:
         return results
 
 
+def tied_layers() -> list[Any]:
+    """A layer that is the same everywhere, and two that have to share what one of them drew."""
+    tied = [TiedLayerSpec("w", nn.Linear, 6, 6) for _ in range(2)]
+    return [mlp(1)[0], tied[0], LayerSpec(nn.Tanh), tied[1]]
+
+
+def evaluate_shards(sizes: tuple[tuple[int, ...], ...]) -> list[tuple[EvalResult, Any]]:
+    """Replicas of two stages, given the sizes of the micro-batches of each.
+
+    Returns:
+        The result and the state of the stage of every rank.
+    """
+    torch.set_num_threads(1)
+    with process_group(TIMEOUT):
+        mesh = make_grid(2, len(sizes))
+        replica, stage_id = mesh.get_local_rank("dp"), mesh.get_local_rank("pp")
+        layers = tied_layers()
+        torch.manual_seed(stage_id)  # replicas draw the same weights, stages do not
+        evaluator = Evaluator(
+            layers, loss_fn=nn.functional.mse_loss, partition=[0, 2, 4], mesh=mesh
+        )
+        data = batches(sizes[replica], seed=replica)
+        result = evaluator.evaluate(iter(data), return_logits=True, logits_to="all")
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, (_on_cpu(result), evaluator.module.state_dict()))
+        return everyone
+
+
 def _on_cpu(result: EvalResult) -> EvalResult:
     logits = None if result.logits is None else tuple(y.cpu() for y in result.logits)
-    return EvalResult(result.micro_batches, result.loss, result.losses, result.weights, logits)
+    return replace(result, logits=logits)
 
 
 MESSAGE = [
@@ -79,7 +109,6 @@ def exchange(_: None) -> list[Any]:
             transport.wait(pending)
         loss = torch.tensor([float(here)], dtype=torch.float64, device=device)
         transport.broadcast(loss, source=1)
-        transport.sum_over_replicas(loss)
         same = all(
             a.reshape(-1).view(torch.uint8).equal(b.reshape(-1).view(torch.uint8))
             for a, b in zip(message + message, places + again, strict=True)
@@ -98,3 +127,19 @@ def fail(how: str) -> None:
                 raise ArithmeticError("not today")
             os._exit(3)
         transport.wait(transport.post_receive([torch.zeros(1, device=device)], 1))
+
+
+def evaluate_metrics(data: list[tuple[torch.Tensor, torch.Tensor]]) -> list[dict[str, Any]]:
+    """A metric of torchmetrics over two stages: what each gets."""
+    from torchmetrics.classification import MulticlassAccuracy
+
+    torch.set_num_threads(1)
+    with process_group(TIMEOUT) as device:
+        transport = TorchTransport(device=device)
+        evaluator = Evaluator(
+            mlp(),
+            metrics={"accuracy": MulticlassAccuracy(6, average="micro")},
+            partition="uniform",
+            transport=transport,
+        )
+        return transport.gather_objects(evaluator.evaluate(iter(data)).metrics)

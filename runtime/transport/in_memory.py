@@ -189,6 +189,16 @@ class InMemoryTransport:
         return self._network.stages
 
     @property
+    def replica(self) -> int:
+        """The replica of this end."""
+        return self._replica
+
+    @property
+    def replicas(self) -> int:
+        """The number of replicas."""
+        return self._network.replicas
+
+    @property
     def device(self) -> torch.device:
         """The CPU."""
         return torch.device("cpu")
@@ -241,14 +251,13 @@ class InMemoryTransport:
         """Hand `tensor` of stage `source` to all stages of the replica."""
         tensor.copy_(self._meet("broadcast", self._pipeline, tensor.clone())[source])
 
-    def sum_over_replicas(self, tensor: torch.Tensor) -> None:
-        """Sum over the same stage of all replicas, in their order."""
-        members = tuple(range(self._stage_id, self._network.replicas * self.stages, self.stages))
-        tensor.copy_(torch.stack(self._meet("sum", members, tensor.clone())).sum(dim=0))
-
     def gather_objects(self, value: Any) -> list[Any]:
         """Every stage's `value`."""
         return self._meet("gather", self._pipeline, value)
+
+    def gather_from_replicas(self, value: Any) -> list[Any]:
+        """The `value` of this stage in every replica."""
+        return self._meet("gather from replicas", self._peers, value)
 
     def connect(self, peers: Iterable[int]) -> None:
         """Nothing to warm up; checks that both ends of every connection want it."""
@@ -260,6 +269,11 @@ class InMemoryTransport:
     @property
     def _pipeline(self) -> tuple[int, ...]:
         return tuple(self._rank_of(stage) for stage in range(self.stages))
+
+    @property
+    def _peers(self) -> tuple[int, ...]:
+        """This stage in all replicas."""
+        return tuple(range(self._stage_id, self.replicas * self.stages, self.stages))
 
     def _rank_of(self, stage_id: int) -> int:
         return self._replica * self.stages + stage_id

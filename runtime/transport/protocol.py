@@ -31,6 +31,14 @@ class Transport(Protocol):
         """S, the number of stages connected."""
 
     @property
+    def replica(self) -> int:
+        """The data-parallel replica that this end belongs to."""
+
+    @property
+    def replicas(self) -> int:
+        """The number of data-parallel replicas."""
+
+    @property
     def device(self) -> torch.device:
         """Where tensors must be to be moved."""
 
@@ -52,11 +60,11 @@ class Transport(Protocol):
     def broadcast(self, tensor: torch.Tensor, source: int) -> None:
         """Overwrite `tensor` on every stage with that of the stage `source`."""
 
-    def sum_over_replicas(self, tensor: torch.Tensor) -> None:
-        """Overwrite `tensor` with its sum over the data-parallel replicas of this stage."""
-
     def gather_objects(self, value: Any) -> list[Any]:
         """Every stage's `value`, by stage id, on every stage. For control, not for tensors."""
+
+    def gather_from_replicas(self, value: Any) -> list[Any]:
+        """The `value` of this stage in every replica, by replica. For control, not for tensors."""
 
     def connect(self, peers: Iterable[int]) -> None:
         """Warm the connections to `peers` up; each of them has to do the same at the same time."""

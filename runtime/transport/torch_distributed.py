@@ -71,6 +71,16 @@ class TorchTransport:
         return dist.get_world_size(self._group)
 
     @property
+    def replica(self) -> int:
+        """The rank of this process among those of its stage."""
+        return 0 if self._replicas is None else dist.get_rank(self._replicas)
+
+    @property
+    def replicas(self) -> int:
+        """The number of replicas."""
+        return 1 if self._replicas is None else dist.get_world_size(self._replicas)
+
+    @property
     def device(self) -> torch.device:
         """Where activations live."""
         return self._device
@@ -116,17 +126,19 @@ class TorchTransport:
             with _named(f"broadcast from stage {source}"):
                 dist.broadcast(tensor, src=self._rank_of(source), group=self._group)
 
-    def sum_over_replicas(self, tensor: torch.Tensor) -> None:
-        """Sum over the replicas of this stage; one replica is its own sum."""
-        if self._replicas is not None:
-            with _named("sum over replicas"):
-                dist.all_reduce(tensor, group=self._replicas)
-
     def gather_objects(self, value: Any) -> list[Any]:
         """Every stage's `value`."""
         values: list[Any] = [None] * self.stages
         with _named("agreement of all stages"):
             dist.all_gather_object(values, value, group=self._group)
+        return values
+
+    def gather_from_replicas(self, value: Any) -> list[Any]:
+        """The `value` of this stage in every replica."""
+        values: list[Any] = [value] * self.replicas
+        if self._replicas is not None:
+            with _named("agreement of all replicas"):
+                dist.all_gather_object(values, value, group=self._replicas)
         return values
 
     def connect(self, peers: Iterable[int]) -> None:

@@ -1,28 +1,35 @@
-"""`channel`, for collectives: do all stages enter the same ones in the same order?"""
+"""`channel`, for collectives: do their stages enter the same ones in the same order?"""
 
 from collections.abc import Iterator
 
 from schedcc.channels import collectives
-from schemas import (
-    Finding,
-    FindingCode,
-    PipelinePlan,
-    ResultInstruction,
-)
+from schemas import Finding, FindingCode, HandOver, PipelinePlan
 
 
 def check_collectives(plan: PipelinePlan) -> Iterator[Finding]:
-    """Is the k-th collective of every stage the k-th collective of all stages?"""
-    rounds = max((len(collectives(program.epilogue)) for program in plan.programs), default=0)
+    """Is the k-th collective of every stage the k-th of all stages that take part in it?"""
+    entered = [(program.stage_id, collectives(program.epilogue)) for program in plan.programs]
+    groups = {i.members(plan.stages): None for _, own in entered for i in own}  # in order
+    for members in groups:
+        yield from _check_group(
+            [
+                (stage_id, [i for i in own if i.members(plan.stages) == members])
+                for stage_id, own in entered
+                if stage_id in members
+            ]
+        )
+
+
+def _check_group(entered_by: list[tuple[int, list[HandOver]]]) -> Iterator[Finding]:
+    rounds = max((len(own) for _, own in entered_by), default=0)
     for number in range(rounds):
-        entered: dict[ResultInstruction, list[int]] = {}
+        entered: dict[HandOver, list[int]] = {}
         absent: list[int] = []
-        for program in plan.programs:
-            own = collectives(program.epilogue)
+        for stage_id, own in entered_by:
             if number < len(own):
-                entered.setdefault(own[number], []).append(program.stage_id)
+                entered.setdefault(own[number], []).append(stage_id)
             else:
-                absent.append(program.stage_id)
+                absent.append(stage_id)
         majority = max(entered, key=lambda instruction: len(entered[instruction]))
         for stage_id in absent:
             message = f"epilogue: {majority} of the other stages waits for stage {stage_id}"

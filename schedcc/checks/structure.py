@@ -5,13 +5,14 @@ from collections.abc import Iterator
 
 from schedcc.ranges import gaps, in_words
 from schemas import (
-    BroadcastLoss,
     BufferInstruction,
     Direction,
     Finding,
     FindingCode,
     GroupEnd,
     GroupStart,
+    HandOver,
+    MoveLogits,
     Phase,
     PipelinePlan,
     Placed,
@@ -78,8 +79,22 @@ def _complaints(header: PlanHeader, stage_id: int, placed: Placed) -> Iterator[s
             relation = "the input of stage {} is the output of stage {}"
             flow = (stage_id, neighbour) if receives else (neighbour, stage_id)
             yield f"peer is {instruction.peer}, but {relation.format(*flow)}"
-    if isinstance(instruction, BroadcastLoss) and instruction.source != header.stages - 1:
-        yield f"source is {instruction.source}, but the loss is on stage {header.stages - 1}"
+    if isinstance(instruction, HandOver):
+        yield from _handed_over(header, stage_id, instruction)
+
+
+def _handed_over(header: PlanHeader, stage_id: int, instruction: HandOver) -> Iterator[str]:
+    last = header.stages - 1
+    if instruction.source != last:
+        what = instruction.gives or "loss"
+        verb = "are" if instruction.gives else "is"
+        yield f"source is {instruction.source}, but the {what} {verb} on stage {last}"
+    if isinstance(instruction, MoveLogits):
+        others = f"needed another stage of {header.stages}"
+        if not 0 <= instruction.destination < header.stages or instruction.destination == last:
+            yield f"destination is {instruction.destination}, {others}"
+        elif stage_id not in instruction.members(header.stages):
+            yield f"found on stage {stage_id}, which is neither its source nor its destination"
 
 
 def _check_groups(program: StageProgram) -> Iterator[Finding]:
@@ -124,6 +139,13 @@ def _check_epilogue(header: PlanHeader, program: StageProgram) -> Iterator[Findi
         complaints = []
         if instruction.op in ops:
             complaints.append("found a second time in the epilogue, needed once")
+        complaints += [
+            f"{earlier} has handed out the {instruction.gives} already"
+            for earlier in seen
+            if earlier.gives is not None
+            and earlier.gives == instruction.gives
+            and earlier.op != instruction.op
+        ]
         if last and instruction.needs and not any(need in seen for need in instruction.needs):
             needed = " or ".join(map(str, instruction.needs))
             complaints.append(f"no {needed} before it, on whose result it works")

@@ -1,0 +1,101 @@
+"""Profile: how long the forward of each layer takes, to divide layers by it."""
+
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from runtime.agreement import RemoteError
+from runtime.device import Clock, random_state_kept
+from runtime.layers import Layer, build_stage
+from runtime.partition import PartitionError
+from runtime.stage import evaluating
+from runtime.transport.protocol import Transport
+
+REPEATS = 3
+"""Forwards of each layer that are timed; the shortest counts, what else took time being noise."""
+
+
+def agreed_profile(
+    layers: nn.Sequential | Sequence[Layer],
+    transport: Transport,
+    sample_inputs: Any,
+    *,
+    keyword_inputs: bool,
+) -> list[float]:
+    """Measure on the first stage of the first replica; every process gets the same numbers.
+
+    Args:
+        layers: All layers.
+        transport: Connects all processes, which have to call this together.
+        sample_inputs: Inputs of a typical micro-batch, on that stage; ignored on others.
+        keyword_inputs: Whether they are keyword arguments.
+
+    Raises:
+        PartitionError: there is no sample.
+        RemoteError: a layer failed.
+    """
+    mine: list[float] | str | None = None
+    if transport.stage_id == 0 and transport.replica == 0:
+        try:
+            mine = profile(layers, sample_inputs, transport.device, keyword_inputs=keyword_inputs)
+        except PartitionError as error:
+            mine = str(error)
+        except Exception:
+            mine = traceback.format_exc()
+    stages = [transport.gather_objects(mine)[0]]
+    found: list[float] | str = transport.gather_from_replicas(stages[0])[0]
+    if isinstance(found, str):
+        if found == NO_SAMPLE:
+            raise PartitionError(found)
+        raise RemoteError(f"the layers could not be profiled on stage 0:\n{found}")
+    return found
+
+
+NO_SAMPLE = "partition is 'profile', needed sample_inputs on the first stage to measure with"
+
+
+def profile(
+    layers: nn.Sequential | Sequence[Layer],
+    sample_inputs: Any,
+    device: torch.device,
+    *,
+    keyword_inputs: bool = False,
+) -> list[float]:
+    """The seconds of each layer's forward on `device`, one layer being there at a time.
+
+    Raises:
+        PartitionError: there is no sample.
+    """
+    if sample_inputs is None:
+        raise PartitionError(NO_SAMPLE)
+    clock = Clock(device)
+    value = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), sample_inputs)
+    seconds = []
+    with random_state_kept(device):
+        for index in range(len(layers)):
+            layer = build_stage(layers, index, index + 1, keyword_inputs=keyword_inputs)
+            home = next((parameter.device for parameter in layer.parameters()), device)
+            layer.to(device)
+            with evaluating(layer):
+                took, value = _measure(layer, value, clock)
+            layer.to(home)
+            seconds.append(took)
+    return seconds
+
+
+def _measure(layer: nn.Module, value: Any, clock: Clock) -> tuple[float, Any]:
+    """Seconds of one forward, and its output. The first one only warms up."""
+    best, output = float("inf"), None
+    for repeat in range(REPEATS + 1):
+        inputs = pytree.tree_map_only(torch.Tensor, torch.clone, value)  # it may work in place
+        start = clock.mark()
+        output = layer(inputs)
+        end = clock.mark()
+        clock.synchronize()
+        if repeat > 0:
+            best = min(best, clock.seconds(start, end))
+    return best, output

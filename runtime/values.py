@@ -1,0 +1,102 @@
+"""Values of a micro-batch: its losses and metrics, scalars in nested tuples, lists and dicts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+LossFunction = Callable[[Any, Any], Any]
+"""`(output, label) -> loss`: a scalar tensor, or scalars in nested tuples, lists and dicts."""
+
+MetricFunction = Callable[[Any, Any], Any]
+"""`(output, label) -> value`, like a loss function."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How values are nested, and so the order of their scalars."""
+
+    structure: pytree.TreeSpec
+
+    @property
+    def size(self) -> int:
+        """The number of scalars."""
+        return self.structure.num_leaves
+
+    def rebuild(self, scalars: Sequence[float]) -> dict[str, Any]:
+        """The nested values with `scalars`, in order."""
+        values: dict[str, Any] = pytree.tree_unflatten(list(scalars), self.structure)
+        return values
+
+    def __str__(self) -> str:
+        return str(self.rebuild([f"#{n}" for n in range(self.size)]))  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is computed from the output and the label of every micro-batch."""
+
+    loss_fn: LossFunction | None
+    metrics: Mapping[str, MetricFunction]
+
+    def __call__(self, output: Any, label: Any) -> dict[str, Any]:
+        """`{"loss": ..., "metrics": {name: ...}}`, all of it scalars; no loss without `loss_fn`.
+
+        Raises:
+            ValueError: a function returned something else.
+        """
+        values: dict[str, Any] = {}
+        if self.loss_fn is not None:
+            values["loss"] = _scalars("loss_fn", self.loss_fn(output, label))
+        values["metrics"] = {
+            name: _scalars(f"metric {name!r}", function(output, label))
+            for name, function in self.metrics.items()
+        }
+        return values
+
+
+Scalar = torch.Tensor | float
+
+
+def flatten(values: dict[str, Any]) -> tuple[list[Scalar], Layout]:
+    """The scalars of nested values, copied where they are, without waiting for the device."""
+    leaves, structure = pytree.tree_flatten(values)
+    return [copied(leaf) for leaf in leaves], Layout(structure)
+
+
+def copied(scalar: Scalar) -> Scalar:
+    """A copy in float64: a scalar may be a view of an activation that is overwritten later."""
+    if isinstance(scalar, torch.Tensor):
+        return scalar.detach().reshape(()).to(torch.float64, copy=True)
+    return float(scalar)
+
+
+def column(scalars: Sequence[Scalar], device: torch.device) -> torch.Tensor:
+    """Scalars of many micro-batches as float64 `[len(scalars)]` on `device`."""
+    if all(isinstance(scalar, torch.Tensor) for scalar in scalars):
+        return torch.stack([s for s in scalars if isinstance(s, torch.Tensor)]).to(device)
+    return torch.tensor([float(scalar) for scalar in scalars], dtype=torch.float64, device=device)
+
+
+def _scalars(what: str, value: Any) -> Any:
+    if _is_scalar(value):  # nearly always, and soon told
+        return value
+    for path, leaf in pytree.tree_flatten_with_path(value)[0]:
+        if not _is_scalar(leaf):
+            where = f" at {pytree.keystr(path)}" if path else ""
+            raise ValueError(f"{what} returned {_found(leaf)}{where}, needed real scalars")
+    return value
+
+
+def _is_scalar(leaf: Any) -> bool:
+    if isinstance(leaf, torch.Tensor):
+        return leaf.numel() == 1 and not leaf.is_complex()
+    return isinstance(leaf, (int, float))
+
+
+def _found(leaf: Any) -> str:
+    if isinstance(leaf, torch.Tensor):
+        return f"{leaf.dtype} {list(leaf.shape)}".removeprefix("torch.")
+    return repr(leaf)

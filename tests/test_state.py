@@ -1,0 +1,102 @@
+"""An evaluation leaves everything as it was: weights, gradients, modes, random numbers, data."""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from runtime import Evaluator
+from tests.models_for_tests import batches, mlp, over_stages
+
+DATA = batches([2, 3, 2])
+
+
+def trained(evaluate: bool, *, first: bool = False) -> list[torch.Tensor]:
+    """Weights, gradients and random state after training, with evaluations between or without."""
+    torch.manual_seed(1)
+    model = nn.Sequential(*mlp(3), nn.Dropout(0.5), nn.BatchNorm1d(6))
+    model[1].eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    evaluator = Evaluator(model, loss_fn=nn.functional.mse_loss)
+    losses = []
+    if evaluate and first:
+        losses.append(evaluator.evaluate(DATA).loss)
+    for x, y in batches([4, 4, 4], seed=9):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x), y).backward()
+        if evaluate:  # between the gradients and the step
+            losses.append(evaluator.eval_batch(iter(DATA), num_micro_batches=3).loss)
+            losses.append(evaluator.evaluate(DATA, return_logits=True).loss)
+            assert losses[-1] == losses[-2]
+        optimizer.step()
+    assert not evaluate or len(set(losses)) > 2
+    assert [part.training for part in model] == [True, False, True, True, True]
+    gradients = [parameter.grad for parameter in model.parameters()]
+    return [*model.state_dict().values(), *gradients, torch.get_rng_state()]
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_training_goes_on_as_if_nothing_had_been_evaluated(first):
+    undisturbed = trained(evaluate=False)
+    disturbed = trained(evaluate=True, first=first)
+    assert all(map(torch.equal, undisturbed, disturbed))
+
+
+def test_a_loader_that_shuffles_leaves_the_random_numbers_as_they_were():
+    loader = DataLoader(
+        TensorDataset(torch.randn(8, 4), torch.randn(8, 6)), batch_size=3, shuffle=True
+    )
+    evaluator = Evaluator(mlp(), loss_fn=nn.functional.mse_loss)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first = evaluator.evaluate(loader)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first.micro_batches == 3
+    assert sum(first.weights) == 8
+    assert evaluator.evaluate(loader) == first
+
+
+def test_a_layer_that_draws_in_evaluation_leaves_the_random_numbers_as_they_were():
+    class Noise(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.rand_like(x)
+
+    evaluator = Evaluator([*mlp(2), Noise()], loss_fn=nn.functional.mse_loss)
+    torch.manual_seed(5)
+    random.seed(5)
+    state = torch.get_rng_state()
+    evaluator.eval_batch(iter(DATA), num_micro_batches=3)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_iterator_is_advanced_by_exactly_the_micro_batches_evaluated():
+    def call(ev: Evaluator) -> tuple[int, list[float | None]]:
+        drawn = 0
+
+        def counted() -> Iterator[Any]:
+            nonlocal drawn
+            for pair in batches([1, 2, 3, 4, 5]):
+                drawn += 1
+                yield pair
+
+        data = counted()
+        losses = [ev.eval_batch(data, num_micro_batches=m).loss for m in (1, 3)]
+        return drawn, losses
+
+    first, middle, last = over_stages(3, call)
+    assert first[0] == last[0] == 4
+    assert middle[0] == 0
+    assert first[1] == last[1]
+
+
+def test_gradients_may_be_off_or_on_around_an_evaluation():
+    evaluator = Evaluator(mlp(), loss_fn=nn.functional.mse_loss)
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            result = evaluator.eval_batch(iter(DATA), return_logits=True, num_micro_batches=3)
+            assert torch.is_grad_enabled() == enabled
+        assert not any(y.requires_grad for y in result.logits)
