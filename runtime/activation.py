@@ -41,14 +41,22 @@ class TensorSignature:
         """Size in bytes."""
         return self.dtype.itemsize * torch.Size(self.shape).numel()
 
+    def of_same_kind(self, value: Any) -> bool:
+        """Whether `value` is a tensor of this shape and dtype; strides can be adapted."""
+        return (
+            isinstance(value, torch.Tensor)
+            and value.dtype is self.dtype
+            and value.shape == self.shape
+        )
+
     def memory_of(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The memory of `tensor`, or of a copy with these strides, as one flat tensor."""
+        """The memory of `tensor`, or of a copy with these strides: uint8 `[nbytes]`."""
         if tensor.stride() != self.strides:
             like_this = torch.empty_strided(
                 self.shape, self.strides, dtype=self.dtype, device=tensor.device
             )
             tensor = like_this.copy_(tensor)
-        return tensor.detach().as_strided((tensor.numel(),), (1,))
+        return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8)
 
     def over(self, memory: torch.Tensor) -> torch.Tensor:
         """The tensor in `memory`, uint8 `[nbytes]`."""
@@ -69,7 +77,7 @@ class Signature:
         return str(self._rebuild([str(tensor) for tensor in self.tensors]))
 
     def memory_of(self, activation: Any) -> list[torch.Tensor]:
-        """The memory of every tensor of an activation of this signature, flat."""
+        """The memory of every tensor of an activation of this signature, uint8 `[nbytes]`."""
         leaves = pytree.tree_leaves(activation)
         return [s.memory_of(leaf) for s, leaf in zip(self.tensors, leaves, strict=True)]
 
@@ -77,11 +85,15 @@ class Signature:
         """The activation in `memory`, one uint8 tensor of the right size for each tensor."""
         return self._rebuild([s.over(m) for s, m in zip(self.tensors, memory, strict=True)])
 
-    def fits(self, other: "Signature") -> bool:
-        """Whether structure, shapes and dtypes are the same; strides can be adapted."""
-        return self.structure == other.structure and [
-            (tensor.shape, tensor.dtype) for tensor in self.tensors
-        ] == [(tensor.shape, tensor.dtype) for tensor in other.tensors]
+    def accepts(self, activation: Any) -> bool:
+        """Whether an activation has this structure, these shapes and dtypes.
+
+        Strides can be adapted, so they may differ.
+        """
+        leaves, structure = pytree.tree_flatten(activation)
+        return structure == _structure(self.structure) and all(
+            tensor.of_same_kind(leaf) for tensor, leaf in zip(self.tensors, leaves, strict=True)
+        )
 
     def _rebuild(self, leaves: list[Any]) -> Any:
         return pytree.tree_unflatten(leaves, _structure(self.structure))

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import AbstractContextManager
 from typing import TypeAlias
 
 import torch
@@ -46,6 +47,11 @@ class Clock:
         """Wait until the device has done all its work."""
         if self._on_gpu:
             torch.cuda.synchronize(self._device)
+
+
+def random_state_kept(device: torch.device) -> AbstractContextManager[None]:
+    """Inside, random numbers may be drawn; afterwards the generators are as they were."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def local_device(processes: int) -> torch.device:

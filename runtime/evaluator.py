@@ -14,16 +14,23 @@ from runtime.activation import Signature, signature_of
 from runtime.agreement import Agreement, AgreementError, Announcement, RemoteError, agree
 from runtime.buffers import BufferPool
 from runtime.eval_result import EvalResult, combined
-from runtime.interpreter import Forward, Interpreter
+from runtime.form import Overlap, Trial
+from runtime.interpreter import Forward, Interpreter, Work
 from runtime.listeners import Listener
-from runtime.micro_batches import DataError, DrawnSource, Pair, draw
+from runtime.micro_batches import CopiedInputs, DataError, DrawnSource, Pair, draw
 from runtime.partition import Partition, divide
 from runtime.plan_cache import PlanCache
 from runtime.recorder import Recorder
 from runtime.results import LogitsCallback, Results
 from runtime.shapes import ShapeCache
 from runtime.stage import LossFunction, WeightFunction, WithLoss, evaluating, samples
-from runtime.transport import InMemoryNetwork, TorchTransport, Transport
+from runtime.transport import (
+    Channels,
+    InMemoryNetwork,
+    InMemoryTransport,
+    TorchTransport,
+    Transport,
+)
 from schedcc.errors import require_count
 
 CHUNK = 256
@@ -46,7 +53,8 @@ class Evaluator:
         stages: int | None = None,
         partition: Partition = "parameters",
         micro_batches: int | None = None,
-        overlap: bool = False,
+        overlap: Overlap = False,
+        channels: Channels | None = None,
         weight_fn: WeightFunction = samples,
         transport: Transport | None = None,
         listeners: Sequence[Listener] = (),
@@ -64,7 +72,9 @@ class Evaluator:
                 (`[0, 3, 5]`: layers 0-2 and 3-4).
             micro_batches: M, unless a call says otherwise.
             overlap: Whether transfers cross the forwards, see `schedcc.passes`; the results are
-                the same.
+                the same. `"auto"`: whichever a short measurement finds to be faster.
+            channels: Without a `transport`: whether all channels share one process group, which
+                is the default, or each has its own; see `TorchTransport`.
             weight_fn: `label -> weight` of a micro-batch in the average; default: its samples.
             transport: Connection to the other stages; default: torch.distributed's default group
                 if it is initialised, else none, for a single stage.
@@ -75,8 +85,12 @@ class Evaluator:
             RecordingError: `record` already holds a recording, or cannot be written.
             PartitionError: the layers cannot be divided so.
             AgreementError: `stages` is not the number of processes.
+            ValueError: `overlap` is no choice, or `channels` are named beside a transport.
+            TransportError: NCCL was not initialised as it has to be.
         """
-        self._transport = transport or _default_transport(stages)
+        if transport is not None and channels is not None:
+            raise ValueError(f"channels is {channels!r}, but the transport has channels already")
+        self._transport = transport or _default_transport(stages, channels or "shared")
         self.stages, self.stage_id = self._transport.stages, self._transport.stage_id
         if stages not in (None, self.stages):
             raise AgreementError(f"stages is {stages}, but {self.stages} processes are connected")
@@ -92,7 +106,7 @@ class Evaluator:
         self._listeners = (*([self._recorder] if self._recorder else []), *listeners)
         self._buffers = BufferPool(self._transport.device)
         self._shapes = ShapeCache(self._transport)
-        self._plans = PlanCache(self._transport, self.boundaries, overlap=overlap)
+        self._plans = PlanCache(self._transport, self.boundaries, self._buffers, overlap=overlap)
         self._broken: str | None = None
 
     @property
@@ -233,7 +247,7 @@ class Evaluator:
         outcome: schedcc.Outcome,
         results: Results,
     ) -> None:
-        plan = self._plans.plan(agreement.micro_batches, outcome)
+        self._plans.connect()
         source = DrawnSource(
             drawn,
             self._transport.device,
@@ -241,25 +255,25 @@ class Evaluator:
             labels=self.is_last and outcome.compute_loss,
         )
         self._shapes.learn(agreement.inputs, source.copy_of_input, self.module)
+        shapes = self._shapes.shapes(agreement.inputs)
+        layers: Forward = lambda _micro_batch, inputs, _label: self.module(inputs)  # noqa: E731
+        forward = layers
         if self.is_last and outcome.compute_loss:
             assert self._loss_fn is not None
-            forward: Forward = WithLoss(self.module, results, self._loss_fn, self._weight_fn)
-        else:
-            forward = lambda _micro_batch, inputs, _label: self.module(inputs)  # noqa: E731
-        shapes = self._shapes.shapes(agreement.inputs)
-        interpreter = Interpreter(
-            plan=plan,
-            forward=forward,
-            source=source,
-            shapes=shapes,
-            transport=self._transport,
-            buffers=self._buffers,
-            results=results,
-            listeners=self._listeners,
-        )
+            forward = WithLoss(self.module, results, self._loss_fn, self._weight_fn)
+
+        def attempt(interpreter: Interpreter) -> None:
+            copies = CopiedInputs(source, first=self.is_first)
+            dropped = Results(agreement.micro_batches, self._transport.device)
+            interpreter.run(Work(layers, copies, shapes, dropped))
+
         try:
-            with self._recorder.run(plan, shapes) if self._recorder else nullcontext():
-                interpreter.run()
+            trial = Trial(agreement.inputs, attempt)
+            interpreter = self._plans.interpreter(agreement.micro_batches, outcome, trial)
+            work = Work(forward, source, shapes, results, self._listeners)
+            recorder = self._recorder
+            with recorder.run(interpreter.plan, shapes) if recorder else nullcontext():
+                interpreter.run(work)
         except BaseException as error:
             self._broken = repr(error)
             raise
@@ -267,15 +281,15 @@ class Evaluator:
             self._buffers.clear()
 
 
-def _default_transport(stages: int | None) -> Transport:
+def _default_transport(stages: int | None, channels: Channels) -> Transport:
     if dist.is_available() and dist.is_initialized():
-        return TorchTransport()
+        return TorchTransport(channels=channels)
     if stages not in (None, 1):
         raise AgreementError(
             f"stages is {stages}, but torch.distributed is not initialised: start {stages} "
             "processes (torchrun) and call init_process_group first"
         )
-    return InMemoryNetwork(1).endpoint(0)
+    return InMemoryTransport(InMemoryNetwork(1), 0)
 
 
 def _numbered_from(done: int, on_logits: LogitsCallback | None) -> LogitsCallback | None:

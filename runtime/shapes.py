@@ -12,15 +12,13 @@ warm-up as well.
 
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from runtime.activation import Signature, signature_of
 from runtime.agreement import RemoteError
 from runtime.buffers import Buffer
+from runtime.device import random_state_kept
 from runtime.messages import receive_object, send_object
 from runtime.transport.protocol import Transport
 
@@ -105,7 +103,7 @@ class ShapeCache:
         sent: Signature | None = None
         if failure is None:
             try:
-                with _random_state_kept(self._transport.device):
+                with random_state_kept(self._transport.device):
                     value = run(load(micro_batch) if here == 0 else value)
                 sent = signature_of(value)
             except Exception:
@@ -146,10 +144,6 @@ class RunShapes:
         sent = self.micro_batches[micro_batch].sent
         assert sent is not None
         return sent
-
-
-def _random_state_kept(device: torch.device) -> AbstractContextManager[None]:
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def _signature(header: Signature | _Failure | None) -> Signature | None:

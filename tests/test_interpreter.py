@@ -12,7 +12,7 @@ from torch import nn
 import schedcc
 from runtime.activation import signature_of
 from runtime.buffers import BufferPool
-from runtime.interpreter import Interpreter
+from runtime.interpreter import Interpreter, Work
 from runtime.micro_batches import DrawnSource
 from runtime.results import Results
 from runtime.shapes import Rehearsed, RunShapes
@@ -56,17 +56,16 @@ def execute(
                 for pair in zip(flowing[here], flowing[here + 1], strict=True)
             ]
         with torch.no_grad():
-            Interpreter(
-                plan=plan.stage(here),
-                forward=WithLoss(module, results, loss, samples)
-                if last
-                else lambda _m, inputs, _label: module(inputs),
-                source=DrawnSource(mine, end.device, inputs=here == 0, labels=last),
-                shapes=RunShapes(shapes),
-                transport=end,
-                buffers=BufferPool(end.device),
-                results=results,
-            ).run()
+            Interpreter(plan.stage(here), end, BufferPool(end.device)).run(
+                Work(
+                    forward=WithLoss(module, results, loss, samples)
+                    if last
+                    else lambda _m, inputs, _label: module(inputs),
+                    source=DrawnSource(mine, end.device, inputs=here == 0, labels=last),
+                    shapes=RunShapes(shapes),
+                    results=results,
+                )
+            )
         return results
 
     return run_stages(plan.stages, stage, replicas=replicas, timeout=30)
@@ -156,15 +155,14 @@ def test_an_error_says_where_in_the_plan_it_happened():
 
     def stage(end: InMemoryTransport) -> None:
         results = Results(3, end.device)
-        Interpreter(
-            plan=plan.stage(0),
-            forward=WithLoss(modules[0], results, nn.functional.mse_loss, samples),
-            source=DrawnSource(data, end.device, inputs=True, labels=True),
-            shapes=RunShapes([]),
-            transport=end,
-            buffers=BufferPool(end.device),
-            results=results,
-        ).run()
+        Interpreter(plan.stage(0), end, BufferPool(end.device)).run(
+            Work(
+                forward=WithLoss(modules[0], results, nn.functional.mse_loss, samples),
+                source=DrawnSource(data, end.device, inputs=True, labels=True),
+                shapes=RunShapes([]),
+                results=results,
+            )
+        )
 
     with pytest.raises(ArithmeticError, match="three rows") as caught:
         run_stages(1, stage)
