@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from runtime.activation import Signature
+from runtime.activation import Signature, tensors_of
 from schemas import Place
 
 
@@ -51,17 +51,14 @@ class Buffer:
 
         A stage may return its input, or a view of it; the next receive would overwrite it.
         """
-        if not any(map(self._holds, pytree.tree_leaves(output))):
+        if not any(map(self._holds, tensors_of(output))):
             return output
         return pytree.tree_map_only(
             torch.Tensor, lambda tensor: tensor.clone() if self._holds(tensor) else tensor, output
         )
 
-    def _holds(self, value: Any) -> bool:
-        return (
-            isinstance(value, torch.Tensor)
-            and value.untyped_storage().data_ptr() in self._addresses
-        )
+    def _holds(self, tensor: torch.Tensor) -> bool:
+        return tensor.untyped_storage().data_ptr() in self._addresses
 
     def _storage(self, number: int, nbytes: int) -> torch.Tensor:
         """The memory for tensor `number` of an activation, with room for at least `nbytes`."""

@@ -74,4 +74,8 @@ class _Moved:
 
     def arrived(self) -> Any:
         """The value; tensors elsewhere are moved to the CPU."""
+        if all(
+            leaf.is_cpu for leaf in pytree.tree_leaves(self.value) if isinstance(leaf, torch.Tensor)
+        ):
+            return self.value
         return pytree.tree_map_only(torch.Tensor, torch.Tensor.cpu, self.value)
