@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch.utils import _pytree as pytree
 
+from runtime.activation import tensors_of
+
 
 class OnItsWay(Protocol):
     """A value that has set out for the device."""
@@ -74,8 +76,6 @@ class _Moved:
 
     def arrived(self) -> Any:
         """The value; tensors elsewhere are moved to the CPU."""
-        if all(
-            leaf.is_cpu for leaf in pytree.tree_leaves(self.value) if isinstance(leaf, torch.Tensor)
-        ):
+        if all(tensor.is_cpu for tensor in tensors_of(self.value)):
             return self.value
         return pytree.tree_map_only(torch.Tensor, torch.Tensor.cpu, self.value)
