@@ -27,7 +27,6 @@ from runtime.stage import LossFunction, WeightFunction, WithLoss, evaluating, sa
 from runtime.transport import (
     Channels,
     InMemoryNetwork,
-    InMemoryTransport,
     TorchTransport,
     Transport,
 )
@@ -289,7 +288,7 @@ def _default_transport(stages: int | None, channels: Channels) -> Transport:
             f"stages is {stages}, but torch.distributed is not initialised: start {stages} "
             "processes (torchrun) and call init_process_group first"
         )
-    return InMemoryTransport(InMemoryNetwork(1), 0)
+    return InMemoryNetwork(1).endpoint(0)
 
 
 def _numbered_from(done: int, on_logits: LogitsCallback | None) -> LogitsCallback | None:

@@ -16,17 +16,25 @@ from typing import Any, TypeVar
 
 import torch
 
-from runtime.transport.network import InMemoryNetwork, Link, Operation, Queues
+from runtime.transport.network import Link, Network, Operation, Queues
 from runtime.transport.protocol import Pending, TransportError, as_bytes
 
 Result = TypeVar("Result")
 _GARBAGE = 0xFF  # all bits set: NaN in every floating-point format, -1 in every signed integer
 
 
+class InMemoryNetwork(Network):
+    """Connects `stages` x `replicas` threads."""
+
+    def endpoint(self, stage_id: int, replica: int = 0) -> "InMemoryTransport":
+        """The end of one stage."""
+        return InMemoryTransport(self, stage_id, replica)
+
+
 class InMemoryTransport:
     """One stage's end of an in-memory network."""
 
-    def __init__(self, network: InMemoryNetwork, stage_id: int, replica: int = 0) -> None:
+    def __init__(self, network: Network, stage_id: int, replica: int) -> None:
         """Take the end of `stage_id` in `replica`."""
         self._network, self._stage_id, self._replica = network, stage_id, replica
         self._rank = replica * network.stages + stage_id
@@ -168,7 +176,7 @@ def run_stages(
         else:
             network.finish(endpoint.rank)
 
-    endpoints = [InMemoryTransport(network, s, r) for r in range(replicas) for s in range(stages)]
+    endpoints = [network.endpoint(s, r) for r in range(replicas) for s in range(stages)]
     threads = [threading.Thread(target=body, args=(end,), daemon=True) for end in endpoints]
     for thread in threads:
         thread.start()

@@ -95,8 +95,8 @@ class _Queue:
             self.free = self.ended
 
 
-class InMemoryNetwork:
-    """Connects `stages` x `replicas` threads."""
+class Network:
+    """Moves the messages of `stages` x `replicas` threads."""
 
     def __init__(
         self,
