@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check mutants fuzz format schemas clean
+.PHONY: demo test bench check mutants fuzz format schemas clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Options: make bench BENCH='--setting tiny --repeats 20'
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(BENCH)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

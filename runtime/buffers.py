@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from runtime.activation import Signature
+from runtime.activation import Signature, tensors_of
 from schemas import Place
 
 
@@ -21,6 +21,9 @@ class Buffer:
         self._device = device
         self._values: dict[Place, Any] = {}
         self._storages: list[torch.Tensor] = []
+        self._addresses: set[int] = set()
+        self._shaped_for: Signature | None = None
+        self._shaped: list[torch.Tensor] = []
 
     def __getitem__(self, place: Place) -> Any:
         return self._values.get(place)
@@ -35,27 +38,36 @@ class Buffer:
 
     def receive_memory(self, signature: Signature) -> list[torch.Tensor]:
         """Memory for an activation, one uint8 tensor of the right size for each of its tensors."""
-        memory = []
-        for number, tensor in enumerate(signature.tensors):
-            if number == len(self._storages):
-                self._storages.append(self._allocate(tensor.nbytes))
-            elif self._storages[number].numel() < tensor.nbytes:
-                self._storages[number] = self._allocate(tensor.nbytes)
-            memory.append(self._storages[number][: tensor.nbytes])
-        return memory
+        if signature is not self._shaped_for:  # mostly it is that of the micro-batch before
+            self._shaped = [
+                self._storage(number, tensor.nbytes)[: tensor.nbytes]
+                for number, tensor in enumerate(signature.tensors)
+            ]
+            self._shaped_for = signature
+        return self._shaped
 
     def own(self, output: Any) -> Any:
         """`output`, with a copy of every tensor that lies in the buffer's receive memory.
 
         A stage may return its input, or a view of it; the next receive would overwrite it.
         """
-        received = {storage.untyped_storage().data_ptr() for storage in self._storages}
+        if not any(map(self._holds, tensors_of(output))):
+            return output
+        return pytree.tree_map_only(
+            torch.Tensor, lambda tensor: tensor.clone() if self._holds(tensor) else tensor, output
+        )
 
-        def own(tensor: torch.Tensor) -> torch.Tensor:
-            lies_there = tensor.untyped_storage().data_ptr() in received
-            return tensor.clone() if lies_there else tensor
+    def _holds(self, tensor: torch.Tensor) -> bool:
+        return tensor.untyped_storage().data_ptr() in self._addresses
 
-        return pytree.tree_map_only(torch.Tensor, own, output)
+    def _storage(self, number: int, nbytes: int) -> torch.Tensor:
+        """The memory for tensor `number` of an activation, with room for at least `nbytes`."""
+        if number == len(self._storages):
+            self._storages.append(self._allocate(nbytes))
+        elif self._storages[number].numel() < nbytes:
+            self._storages[number] = self._allocate(nbytes)
+        self._addresses = {storage.untyped_storage().data_ptr() for storage in self._storages}
+        return self._storages[number]
 
     def _allocate(self, nbytes: int) -> torch.Tensor:
         return torch.empty(nbytes, dtype=torch.uint8, device=self._device)

@@ -49,6 +49,11 @@ class Clock:
             torch.cuda.synchronize(self._device)
 
 
+def random_state_kept(device: torch.device) -> AbstractContextManager[None]:
+    """Inside, random numbers may be drawn; afterwards the generators are as they were."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
 def local_device(processes: int) -> torch.device:
     """The device of this process, one of `processes` on this machine.
 
@@ -66,8 +71,3 @@ def local_device(processes: int) -> torch.device:
             "hide the GPUs (CUDA_VISIBLE_DEVICES=) to run on CPUs"
         )
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-
-
-def random_state_kept(device: torch.device) -> AbstractContextManager[None]:
-    """Put torch's random numbers back afterwards, on the CPU and on `device`."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

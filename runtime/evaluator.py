@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,13 +17,14 @@ from runtime.agreement import Agreement, Announcement, RemoteError, agree
 from runtime.buffers import BufferPool
 from runtime.device import random_state_kept
 from runtime.eval_result import EvalResult, eval_result
+from runtime.form import Overlap, Trial
 from runtime.grid import default_transport, require_grid
-from runtime.interpreter import Forward, Interpreter
+from runtime.interpreter import Forward, Interpreter, Work
 from runtime.layers import Layer, StageModule, build_stage
 from runtime.listeners import Listener
 from runtime.logits import LogitsCallback, LogitsFunction
 from runtime.metrics import Metric, StatefulMetrics, split_metrics
-from runtime.micro_batches import DataError, DrawnSource, Pair, draw
+from runtime.micro_batches import CopiedInputs, DataError, DrawnSource, Pair, draw
 from runtime.partition import Partition, divide
 from runtime.plan_cache import PlanCache
 from runtime.profile import agreed_profile
@@ -33,7 +34,7 @@ from runtime.results import Results
 from runtime.shapes import ShapeCache
 from runtime.stage import LastStage, WeightFunction, evaluating, samples
 from runtime.ties import build_with_ties
-from runtime.transport import Transport
+from runtime.transport import Channels, Transport
 from runtime.values import Layout, LossFunction, Measure
 from schedcc.epilogue import LogitsTo, ReduceOutput
 from schedcc.errors import require_count
@@ -63,7 +64,8 @@ class Evaluator:
         sample_inputs: Any = None,
         keyword_inputs: bool = False,
         micro_batches: int | None = None,
-        overlap: bool | Literal["auto"] = True,
+        overlap: Overlap = True,
+        channels: Channels | None = None,
         weight_fn: WeightFunction = samples,
         transport: Transport | None = None,
         listeners: Sequence[Listener] = (),
@@ -91,7 +93,9 @@ class Evaluator:
                 arguments. A micro-batch may then also be one mapping, with its `"labels"`.
             micro_batches: M, unless a call says otherwise.
             overlap: Whether transfers cross the forwards, see `schedcc.passes`; the results are
-                the same. `"auto"`: whatever is faster.
+                the same. `"auto"`: whichever a short measurement finds to be faster.
+            channels: Without a `transport`: whether all channels share one process group, which
+                is the default, or each has its own; see `TorchTransport`.
             weight_fn: `label -> weight` of a micro-batch in the average; default: its samples.
             transport: Connection to the other stages; default: torch.distributed's default group
                 if it is initialised, else none, for a single stage.
@@ -104,8 +108,14 @@ class Evaluator:
             AgreementError: the processes make another grid, or tied layers do not fit.
             RemoteError: another stage could not build its tied layers.
             MetricError: a metric cannot be combined over the replicas.
+            ValueError: `overlap` is no choice, or `channels` are named beside a transport.
+            TransportError: NCCL was not initialised as it has to be.
         """
-        self._transport = transport or default_transport(stages, replicas, mesh)
+        if transport is not None and channels is not None:
+            raise ValueError(f"channels is {channels!r}, but the transport has channels already")
+        self._transport = transport or default_transport(
+            stages, replicas, mesh, channels or "shared"
+        )
         require_grid(self._transport, stages, replicas)
         self.stages, self.stage_id = self._transport.stages, self._transport.stage_id
         profile = partial(
@@ -133,7 +143,7 @@ class Evaluator:
         self._listeners = (*([self._recorder] if self._recorder else []), *listeners)
         self._buffers = BufferPool(device)
         self._shapes = ShapeCache(self._transport)
-        self._plans = PlanCache(self._transport, self.boundaries, overlap=overlap)
+        self._plans = PlanCache(self._transport, self.boundaries, self._buffers, overlap=overlap)
         self._broken: str | None = None
 
     @property
@@ -353,7 +363,7 @@ class Evaluator:
     ) -> None:
         if agreement.micro_batches == 0 and not agreement.final:
             return  # other replicas have more data, and meet this one in the last run
-        plan = self._plans.plan(agreement.micro_batches, outcome)
+        self._plans.connect()
         source = DrawnSource(
             drawn,
             self._transport.device,
@@ -363,29 +373,31 @@ class Evaluator:
         self._shapes.learn(agreement.inputs, source.copy_of_input, self.module)
         results.expect(agreement.micro_batches)
         shapes = self._shapes.shapes(agreement.inputs)
-        recorded = self._recorder.run(plan, shapes) if self._recorder else nullcontext()
-        interpreter = Interpreter(
-            plan=plan,
-            forward=self._forward(request, results),
-            source=source,
-            shapes=shapes,
-            transport=self._transport,
-            buffers=self._buffers,
-            results=results,
-            listeners=self._listeners,
-        )
+
+        def attempt(interpreter: Interpreter) -> None:
+            copies = CopiedInputs(source, first=self.is_first)
+            interpreter.run(Work(self._layers, copies, shapes, Results(self._transport.device)))
+
         try:
+            trial = Trial(agreement.inputs, attempt)
+            interpreter = self._plans.interpreter(agreement.micro_batches, outcome, trial)
+            work = Work(self._forward(request, results), source, shapes, results, self._listeners)
+            recorder = self._recorder
+            recorded = recorder.run(interpreter.plan, shapes) if recorder else nullcontext()
             with random_state_kept(self._transport.device), recorded:
-                interpreter.run()
+                interpreter.run(work)
         except BaseException as error:
             self._broken = repr(error)
             raise
         finally:
             self._buffers.clear()
 
+    def _layers(self, _micro_batch: int, inputs: Any, _label: Any) -> Any:
+        return self.module(inputs)
+
     def _forward(self, request: Request, results: Results) -> Forward:
         if not self.is_last:
-            return lambda _micro_batch, inputs, _label: self.module(inputs)
+            return self._layers
         computes = request.compute_loss
         return LastStage(
             self.module,

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from runtime.agreement import AgreementError
-from runtime.transport import InMemoryNetwork, TorchTransport, Transport
+from runtime.transport import Channels, InMemoryNetwork, TorchTransport, Transport
 
 DATA, PIPELINE = "dp", "pp"
 
@@ -40,13 +40,16 @@ def make_grid(stages: int | None = None, replicas: int | None = None) -> DeviceM
     return init_device_mesh(device, (replicas, stages), mesh_dim_names=(DATA, PIPELINE))
 
 
-def transport_over(mesh: DeviceMesh, device: torch.device | None = None) -> TorchTransport:
+def transport_over(
+    mesh: DeviceMesh, device: torch.device | None = None, *, channels: Channels = "shared"
+) -> TorchTransport:
     """The transport of this process's place in a mesh.
 
     Args:
         mesh: With a dimension `"pp"`, and `"dp"` if there are replicas. Further dimensions (tensor
             parallelism, say) are the business of the stages' own modules.
         device: Where activations live; see `TorchTransport`.
+        channels: Whether all channels share a process group; see `TorchTransport`.
 
     Raises:
         AgreementError: the mesh has no dimension `"pp"`.
@@ -55,11 +58,12 @@ def transport_over(mesh: DeviceMesh, device: torch.device | None = None) -> Torc
     if PIPELINE not in names:
         raise AgreementError(f"mesh has the dimensions {names}, needed one named {PIPELINE!r}")
     replicas = mesh.get_group(DATA) if DATA in names else None
-    return TorchTransport(mesh.get_group(PIPELINE), device=device, replicas=replicas)
+    pipeline = mesh.get_group(PIPELINE)
+    return TorchTransport(pipeline, device=device, replicas=replicas, channels=channels)
 
 
 def default_transport(
-    stages: int | None, replicas: int | None, mesh: DeviceMesh | None
+    stages: int | None, replicas: int | None, mesh: DeviceMesh | None, channels: Channels
 ) -> Transport:
     """The transport that an evaluator uses when it is given none.
 
@@ -67,7 +71,7 @@ def default_transport(
         AgreementError: the processes there are do not make such a grid.
     """
     if mesh is not None:
-        return transport_over(mesh)
+        return transport_over(mesh, channels=channels)
     if not (dist.is_available() and dist.is_initialized()):
         count = (stages or 1) * (replicas or 1)
         if count == 1:
@@ -77,8 +81,8 @@ def default_transport(
             "processes (torchrun) and call init_process_group first"
         )
     if (replicas or 1) == 1 and stages in (None, dist.get_world_size()):
-        return TorchTransport()
-    return transport_over(make_grid(stages, replicas))
+        return TorchTransport(channels=channels)
+    return transport_over(make_grid(stages, replicas), channels=channels)
 
 
 def require_grid(transport: Transport, stages: int | None, replicas: int | None) -> None:

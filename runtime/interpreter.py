@@ -1,17 +1,19 @@
 """The interpreter: does what a stage plan says, and decides nothing.
 
 Which micro-batch, which buffer, which peer and in which order is the plan's; what a stage computes
-and where micro-batches come from is the caller's. Adding an instruction to `schemas` makes the type
-checker point at the `match` below.
+and where micro-batches come from is the caller's. A plan is turned into a list of calls once, and
+that list is executed in every run. Adding an instruction to `schemas` makes the type checker point
+at the `match` below.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, assert_never
 
 from runtime.activation import ActivationError, Signature, signature_of
 from runtime.buffers import BufferPool
 from runtime.listeners import Listener
+from runtime.liveness import last_reads
 from runtime.results import Results
 from runtime.transport.protocol import Pending, Transport
 from schemas import (
@@ -63,113 +65,173 @@ class Shapes(Protocol):
         """What this stage sends."""
 
 
-@dataclass
-class Interpreter:
-    """Executes the plan of one stage."""
+@dataclass(frozen=True)
+class Work:
+    """What one run is about: the micro-batches, what is done to them, and what comes of it."""
 
-    plan: StagePlan
     forward: Forward
     source: Source
     shapes: Shapes
-    transport: Transport
-    buffers: BufferPool
     results: Results
     listeners: Sequence[Listener] = ()
-    _posted: dict[tuple[Direction, int], Pending] = field(default_factory=dict)
 
-    def run(self) -> None:
+
+Act = Callable[[Work], None]
+"""An instruction, with all that its plan says about it looked up."""
+
+Transfer = tuple[Direction, int, int]
+"""Direction, micro-batch and peer of a transfer."""
+
+
+class Interpreter:
+    """Executes the plan of one stage, as often as there is work for it."""
+
+    def __init__(self, plan: StagePlan, transport: Transport, buffers: BufferPool) -> None:
+        """Prepare to execute `plan` over `transport`, in `buffers`."""
+        self._plan, self._transport, self._buffers = plan, transport, buffers
+        self._posted: dict[Transfer, Pending] = {}
+        self._acts = [
+            (placed, self._act(placed.instruction, last))
+            for placed, last in zip(plan.program.placed(), last_reads(plan), strict=True)
+        ]
+
+    @property
+    def plan(self) -> StagePlan:
+        """What is executed."""
+        return self._plan
+
+    def run(self, work: Work) -> None:
         """Execute every instruction in order.
 
         Raises:
             Exception: what an instruction raised, with a note on where in the plan that was.
         """
-        for placed in self.plan.program.placed():
-            for listener in self.listeners:
-                listener.started(placed)
-            try:
-                self._execute(placed.instruction)
-            except Exception as error:
-                error.add_note(self._where(placed))
-                raise
-            for listener in self.listeners:
-                listener.finished(placed)
+        listeners = work.listeners
+        placed: Placed | None = None
+        try:
+            for placed, act in self._acts:
+                for listener in listeners:
+                    listener.started(placed)
+                act(work)
+                for listener in listeners:
+                    listener.finished(placed)
+        except Exception as error:
+            if placed is not None:
+                where = f"at stage {self._plan.stage_id}, {placed.where}"
+                error.add_note(f"{where}: {placed.instruction!r}")
+            raise
+        finally:
+            self._posted.clear()
 
-    def _execute(self, instruction: Instruction) -> None:
+    def _act(self, instruction: Instruction, last_read: tuple[Place, ...]) -> Act:
+        """The call that executes an instruction, after which nobody reads `last_read` again."""
         match instruction:
-            case LoadMicroBatch(micro_batch=micro_batch):
-                for place, value in self.source.load(micro_batch).items():
-                    self.buffers[instruction.buffer][place] = value
+            case LoadMicroBatch():
+                return self._load(instruction)
             case ForwardPass():
-                self._forward(instruction)
+                return self._forward(instruction, last_read)
             case RecvActivation():
-                self._post_receive(instruction)
-                self._wait(instruction)
+                return _both(self._post_receive(instruction), self._wait(instruction, last_read))
             case SendActivation():
-                self._post_send(instruction)
-                self._wait(instruction)
+                return _both(self._post_send(instruction), self._wait(instruction, last_read))
             case PostRecvActivation():
-                self._post_receive(instruction)
+                return self._post_receive(instruction)
             case PostSendActivation():
-                self._post_send(instruction)
+                return self._post_send(instruction)
             case WaitRecvActivation() | WaitSendActivation():
-                self._wait(instruction)
+                return self._wait(instruction, last_read)
             case GroupStart():
-                self.transport.start_group()
+                return lambda _work: self._transport.start_group()
             case GroupEnd():
-                self.transport.end_group()
-            case ReduceLoss():
-                self.results.reduce(instruction.reduction)
+                return lambda _work: self._transport.end_group()
+            case ReduceLoss(reduction=reduction):
+                return lambda work: work.results.reduce(reduction)
             case AllReduceLoss():
-                self.results.all_reduce(self.transport)
-            case BroadcastLoss():
-                self.results.broadcast(self.transport, instruction.source)
+                return lambda work: work.results.all_reduce(self._transport)
+            case BroadcastLoss(source=source):
+                return lambda work: work.results.broadcast(self._transport, source)
             case ComputeMetrics():
-                self.results.compute_metrics()
+                return lambda work: work.results.compute_metrics()
             case AllReduceMetrics():
-                self.results.all_reduce_metrics(self.transport)
+                return lambda work: work.results.all_reduce_metrics(self._transport)
             case CollectLogits():
-                self.results.collect_logits()
+                return lambda work: work.results.collect_logits()
             case MoveLogits(source=source, destination=destination):
-                self.results.move_logits(self.transport, source, destination)
+                return lambda work: work.results.move_logits(self._transport, source, destination)
             case BroadcastLogits(source=source):
-                self.results.broadcast_logits(self.transport, source)
+                return lambda work: work.results.broadcast_logits(self._transport, source)
             case _:
                 assert_never(instruction)
 
-    def _forward(self, instruction: ForwardPass) -> None:
-        buffer = self.buffers[instruction.buffer]
-        output = self.forward(instruction.micro_batch, buffer[Place.INPUT], buffer[Place.LABEL])
-        output = buffer.own(output)
-        buffer.clear(Place.INPUT, Place.LABEL)
-        where = (self.plan.stage_id, self.plan.stages)
-        if Place.OUTPUT in places(instruction.effects.delivers, *where):
-            self.results.deliver(output)
-        else:
-            buffer[Place.OUTPUT] = output
+    def _load(self, instruction: LoadMicroBatch) -> Act:
+        micro_batch, buffer = instruction.micro_batch, self._buffers[instruction.buffer]
 
-    def _post_receive(self, instruction: TransferInstruction) -> None:
-        buffer = self.buffers[instruction.buffer]
-        signature = self.shapes.input(instruction.micro_batch)
-        memory = buffer.receive_memory(signature)
-        transfer = (Direction.RECV, instruction.micro_batch)
-        self._posted[transfer] = self.transport.post_receive(memory, instruction.peer)
-        buffer[Place.INPUT] = signature.over(memory)
+        def act(work: Work) -> None:
+            for place, value in work.source.load(micro_batch).items():
+                buffer[place] = value
 
-    def _post_send(self, instruction: TransferInstruction) -> None:
-        output = self.buffers[instruction.buffer][Place.OUTPUT]
-        agreed, found = self.shapes.output(instruction.micro_batch), signature_of(output)
-        if not found.fits(agreed):
-            raise ActivationError(
-                f"micro-batch {instruction.micro_batch} leaves the stage as {found}, "
-                f"but {agreed} was agreed on with stage {instruction.peer}"
-            )
-        payload = agreed.memory_of(output)
-        transfer = (Direction.SEND, instruction.micro_batch)
-        self._posted[transfer] = self.transport.post_send(payload, instruction.peer)
+        return act
 
-    def _wait(self, instruction: TransferInstruction) -> None:
-        transfer = (instruction.direction, instruction.micro_batch)
-        self.transport.wait(self._posted.pop(transfer))
+    def _forward(self, instruction: ForwardPass, last_read: tuple[Place, ...]) -> Act:
+        micro_batch, buffer = instruction.micro_batch, self._buffers[instruction.buffer]
+        where = (self._plan.stage_id, self._plan.stages)
+        delivers = Place.OUTPUT in places(instruction.effects.delivers, *where)
 
-    def _where(self, placed: Placed) -> str:
-        return f"at stage {self.plan.stage_id}, {placed.where}: {placed.instruction!r}"
+        def act(work: Work) -> None:
+            output = work.forward(micro_batch, buffer[Place.INPUT], buffer[Place.LABEL])
+            output = buffer.own(output)
+            buffer.clear(*last_read)
+            if delivers:
+                work.results.deliver(output)
+            else:
+                buffer[Place.OUTPUT] = output
+
+        return act
+
+    def _post_receive(self, instruction: TransferInstruction) -> Act:
+        micro_batch, buffer = instruction.micro_batch, self._buffers[instruction.buffer]
+        peer, transfer = instruction.peer, _transfer(instruction)
+
+        def act(work: Work) -> None:
+            signature = work.shapes.input(micro_batch)
+            memory = buffer.receive_memory(signature)
+            self._posted[transfer] = self._transport.post_receive(memory, peer)
+            buffer[Place.INPUT] = signature.over(memory)
+
+        return act
+
+    def _post_send(self, instruction: TransferInstruction) -> Act:
+        micro_batch, buffer = instruction.micro_batch, self._buffers[instruction.buffer]
+        peer, transfer = instruction.peer, _transfer(instruction)
+
+        def act(work: Work) -> None:
+            output, agreed = buffer[Place.OUTPUT], work.shapes.output(micro_batch)
+            if not agreed.accepts(output):
+                raise ActivationError(
+                    f"micro-batch {micro_batch} leaves the stage as {signature_of(output)}, "
+                    f"but {agreed} was agreed on with stage {peer}"
+                )
+            self._posted[transfer] = self._transport.post_send(agreed.memory_of(output), peer)
+
+        return act
+
+    def _wait(self, instruction: TransferInstruction, last_read: tuple[Place, ...]) -> Act:
+        buffer, transfer = self._buffers[instruction.buffer], _transfer(instruction)
+
+        def act(_: Work) -> None:
+            self._transport.wait(self._posted.pop(transfer))
+            buffer.clear(*last_read)
+
+        return act
+
+
+def _transfer(instruction: TransferInstruction) -> Transfer:
+    return instruction.direction, instruction.micro_batch, instruction.peer
+
+
+def _both(first: Act, second: Act) -> Act:
+    def act(work: Work) -> None:
+        first(work)
+        second(work)
+
+    return act

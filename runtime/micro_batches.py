@@ -1,12 +1,14 @@
 """Micro-batches: drawing them from the caller's data, and handing them to the interpreter."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
+from runtime.loading import OnItsWay, loader_to
 from schemas import Place
 
 Pair = tuple[Any, Any]
@@ -67,7 +69,7 @@ def _keyword_pair(number: int, item: Any) -> Pair:
 
 
 class DrawnSource:
-    """Micro-batches drawn ahead, moved to the device when they are loaded."""
+    """Micro-batches drawn ahead; each is on its way to the device while the one before is used."""
 
     def __init__(
         self, drawn: list[Pair], device: torch.device, *, inputs: bool, labels: bool
@@ -79,20 +81,39 @@ class DrawnSource:
             for place, column, wanted in ((Place.INPUT, 0, inputs), (Place.LABEL, 1, labels))
             if wanted
         ]
+        self._loader = loader_to(device)
+        self._ahead: tuple[int, list[OnItsWay]] | None = None
 
     def load(self, micro_batch: int) -> Mapping[Place, Any]:
-        """The micro-batch's values, on the device."""
-        return {
-            place: self._to_device(self._drawn[micro_batch][column])
-            for place, column in self._wanted
-        }
+        """The micro-batch's values, on the device; the next one's set out."""
+        if not self._wanted:
+            return {}
+        if self._ahead is None or self._ahead[0] != micro_batch:
+            self._ahead = self._set_out(micro_batch)
+        values = self._ahead[1]
+        following = micro_batch + 1
+        self._ahead = self._set_out(following) if following < len(self._drawn) else None
+        places = (place for place, _ in self._wanted)
+        return {place: value.arrived() for place, value in zip(places, values, strict=True)}
 
     def copy_of_input(self, micro_batch: int) -> Any:
         """The micro-batch's inputs, on the device, to be used up without harm to the data."""
-        inputs = self._to_device(self._drawn[micro_batch][0])
+        inputs = self._loader(self._drawn[micro_batch][0]).arrived()
         return pytree.tree_map_only(torch.Tensor, torch.clone, inputs)
 
-    def _to_device(self, value: Any) -> Any:
-        return pytree.tree_map_only(
-            torch.Tensor, lambda tensor: tensor.to(self._device, non_blocking=True), value
-        )
+    def _set_out(self, micro_batch: int) -> tuple[int, list[OnItsWay]]:
+        pair = self._drawn[micro_batch]
+        return micro_batch, [self._loader(pair[column]) for _, column in self._wanted]
+
+
+@dataclass(frozen=True)
+class CopiedInputs:
+    """Inputs that a trial may use up: copies of those of a source."""
+
+    source: DrawnSource
+    first: bool
+    """Whether the stage reads inputs."""
+
+    def load(self, micro_batch: int) -> Mapping[Place, Any]:
+        """A copy of the micro-batch's inputs, on the first stage."""
+        return {Place.INPUT: self.source.copy_of_input(micro_batch)} if self.first else {}

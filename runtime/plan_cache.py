@@ -1,12 +1,14 @@
-"""Plans that all stages have compiled, checked and compared."""
+"""Plans that all stages have compiled, checked and compared, ready to be executed."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import schedcc
 from runtime.agreement import require_same
+from runtime.buffers import BufferPool
+from runtime.form import FormChoice, Overlap, Trial
+from runtime.interpreter import Interpreter
 from runtime.transport.protocol import Transport
-from schemas import MoveLogits, StagePlan, TransferInstruction
+from schemas import Direction, MoveLogits, StagePlan, TransferInstruction
 
 
 @dataclass(frozen=True)
@@ -20,46 +22,73 @@ class Build:
 
 
 class PlanCache:
-    """One stage's plans, by number of micro-batches and wanted outcome."""
+    """One stage's plans, by number of micro-batches, wanted outcome and form."""
 
     def __init__(
         self,
         transport: Transport,
         partition: tuple[int, ...],
+        buffers: BufferPool,
         *,
-        overlap: bool | Literal["auto"],
+        overlap: Overlap,
     ) -> None:
-        """Compile plans for the stages of `transport`, which hold layers by `partition`."""
-        self._transport, self._partition = transport, partition
-        self._overlap = overlap is not False  # "auto" takes the form that is seldom slower
-        self._plans: dict[tuple[int, schedcc.Outcome], StagePlan] = {}
-        self._connected: set[int] = set()
+        """Compile plans for the stages of `transport`, which hold layers by `partition`.
 
-    def plan(self, micro_batches: int, outcome: schedcc.Outcome) -> StagePlan:
-        """This stage's plan; all stages have to ask for the same one at the same time.
+        Args:
+            transport: Connection to the other stages.
+            partition: The boundaries of the stages.
+            buffers: Where the plans of this stage are executed.
+            overlap: In which form.
+        """
+        self._transport, self._partition, self._buffers = transport, partition, buffers
+        self._form = FormChoice(overlap, transport)
+        self._known: dict[tuple[int, schedcc.Outcome, bool], Interpreter] = {}
+        self._connected: set[tuple[Direction, int]] = set()
+
+    def connect(self) -> None:
+        """Make sure of the schedule's channels before anything else uses them.
+
+        Raises:
+            AgreementError: the stages' builds or partitions differ.
+        """
+        if not self._connected and self._transport.stages > 1:
+            self._prepare(1, schedcc.Outcome(), overlap=True)
+
+    def interpreter(
+        self, micro_batches: int, outcome: schedcc.Outcome, trial: Trial
+    ) -> Interpreter:
+        """What executes this stage's plan; all stages have to ask for the same at the same time.
 
         A new plan is compiled with its checks, compared with that of the other stages, and the
-        connections that it uses are warmed up.
+        channels that it uses are warmed up.
 
         Raises:
             AgreementError: the stages' plans differ, or what the plans are for.
         """
-        key = (micro_batches, outcome)
-        if key not in self._plans:
-            stages, stage_id = self._transport.stages, self._transport.stage_id
+        quiet = schedcc.Outcome(compute_loss=False)
+        overlap = self._form.overlapped(
+            trial, lambda count, overlap: self._prepare(count, quiet, overlap=overlap)
+        )
+        return self._prepare(micro_batches, outcome, overlap=overlap)
+
+    def _prepare(
+        self, micro_batches: int, outcome: schedcc.Outcome, *, overlap: bool
+    ) -> Interpreter:
+        key = (micro_batches, outcome, overlap)
+        if key not in self._known:
+            stages = self._transport.stages
             pipeline = (
-                schedcc.compile_pipeline(
-                    micro_batches, stages, overlap=self._overlap, outcome=outcome
-                )
+                schedcc.compile_pipeline(micro_batches, stages, overlap=overlap, outcome=outcome)
                 if micro_batches
                 else schedcc.compile_epilogue(stages, outcome=outcome)
             )
             self._compare(
                 Build(schedcc.__version__, self._partition, micro_batches, pipeline.fingerprint)
             )
-            self._plans[key] = pipeline.stage(stage_id)
-            self._connect(self._plans[key])
-        return self._plans[key]
+            plan = pipeline.stage(self._transport.stage_id)
+            self._open_channels(plan)
+            self._known[key] = Interpreter(plan, self._transport, self._buffers)
+        return self._known[key]
 
     def _compare(self, mine: Build) -> None:
         builds: list[Build] = self._transport.gather_objects(mine)
@@ -68,11 +97,20 @@ class PlanCache:
         require_same("number of micro-batches", [build.micro_batches for build in builds])
         require_same("fingerprint of the plan", [build.fingerprint for build in builds])
 
-    def _connect(self, plan: StagePlan) -> None:
-        """Warm up the connections that no plan has used before."""
-        instructions = [placed.instruction for placed in plan.program.placed()]
-        peers = {i.peer for i in instructions if isinstance(i, TransferInstruction)}
-        moves = [i for i in instructions if isinstance(i, MoveLogits)]
-        peers |= {end for move in moves for end in move.members(plan.stages)} - {plan.stage_id}
-        self._transport.connect(peers - self._connected)
-        self._connected |= peers
+    def _open_channels(self, plan: StagePlan) -> None:
+        """Warm up the channels that no plan has used before."""
+        channels: set[tuple[Direction, int]] = set()
+        for placed in plan.program.placed():
+            match placed.instruction:
+                case TransferInstruction(direction=direction, peer=peer):
+                    channels.add((direction, peer))
+                case MoveLogits(source=source, destination=destination):
+                    sends = source == plan.stage_id
+                    other = destination if sends else source
+                    channels.add((Direction.SEND if sends else Direction.RECV, other))
+        new = sorted(channels - self._connected)
+        self._transport.connect(
+            receives_from=[peer for direction, peer in new if direction is Direction.RECV],
+            sends_to=[peer for direction, peer in new if direction is Direction.SEND],
+        )
+        self._connected |= channels

@@ -10,7 +10,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -97,10 +97,15 @@ def _moves(
         shape, digest = summaries[owner][tie]
         for other in others:
             found, other_digest = summaries[other][tie]
-            if not found.fits(shape):
+            if _kinds(found) != _kinds(shape):
                 raise AgreementError(f"{tie} is {shape} on stage {owner}, {found} on stage {other}")
             if other_digest != digest:
                 yield _Move(tie, owner, other)
+
+
+def _kinds(signature: Signature) -> list[tuple[Any, ...]]:
+    """What has to be the same of tensors that are tied; strides may differ."""
+    return [(tensor.shape, tensor.dtype) for tensor in signature.tensors]
 
 
 def _hand_over(
@@ -108,7 +113,10 @@ def _hand_over(
 ) -> None:
     own = [move for move in moves if here in (move.source, move.destination)]
     if moves:
-        transport.connect({end for move in own for end in move[1:]} - {here})
+        transport.connect(
+            receives_from={move.source for move in own} - {here},
+            sends_to={move.destination for move in own} - {here},
+        )
     for move in own:
         tensors = mine[move.tie]
         if here == move.source:

@@ -8,7 +8,7 @@ import torch
 
 from runtime.activation import signature_of
 from runtime.buffers import BufferPool
-from runtime.interpreter import Interpreter
+from runtime.interpreter import Interpreter, Work
 from runtime.micro_batches import DrawnSource
 from runtime.recorder import Recorder
 from runtime.results import Results
@@ -130,19 +130,16 @@ def run_recorded(plan: PipelinePlan, directory: Path, *, fails: int | None = Non
                 raise ArithmeticError("no second forward")
             return inputs + 1
 
-        interpreter = Interpreter(
-            plan=stage_plan,
+        work = Work(
             forward=forward,
             source=DrawnSource(data, end.device, inputs=here == 0, labels=last),
             shapes=shapes,
-            transport=end,
-            buffers=BufferPool(end.device),
             results=Results(end.device),
             listeners=(recorder,),
         )
         try:
             with recorder.run(stage_plan, shapes):
-                interpreter.run()
+                Interpreter(stage_plan, end, BufferPool(end.device)).run(work)
         finally:
             recorder.close()
 

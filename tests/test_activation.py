@@ -13,7 +13,7 @@ def as_sent(activation: Any) -> Any:
     """The activation as it arrives: through flat memory."""
     signature = signature_of(activation)
     memory = signature.memory_of(activation)
-    return signature.over([flat.clone().view(torch.uint8) for flat in memory])
+    return signature.over([flat.clone() for flat in memory])
 
 
 def test_an_activation_is_rebuilt_from_its_signature_and_memory():
@@ -45,9 +45,17 @@ def test_strides_arrive_where_memory_has_no_gaps_and_values_always(tensor):
 def test_a_signature_adapts_the_strides_of_what_fits_it():
     agreed = signature_of(torch.zeros(2, 3))
     value = torch.randn(3, 2).t()
-    assert agreed.fits(signature_of(value))
+    assert agreed.accepts(value)
     (memory,) = agreed.memory_of(value)
-    assert torch.equal(memory, value.flatten())
+    assert torch.equal(agreed.over([memory]), value)
+
+
+def test_a_signature_accepts_its_structure_shapes_and_dtypes_only():
+    x = torch.zeros(2, 3)
+    agreed = signature_of({"a": x})
+    assert agreed.accepts({"a": x.clone()})
+    others = [x, {"b": x}, {"a": x.t()}, {"a": x.double()}, {"a": (x,)}, {"a": x, "b": x}, {"a": 1}]
+    assert not any(map(agreed.accepts, others))
 
 
 def test_signatures_differ_by_structure_shape_and_dtype():

@@ -13,7 +13,7 @@ import schedcc
 from runtime.activation import signature_of
 from runtime.buffers import BufferPool
 from runtime.eval_result import EvalResult, eval_result
-from runtime.interpreter import Interpreter
+from runtime.interpreter import Interpreter, Work
 from runtime.logits import LogitsWish
 from runtime.micro_batches import DrawnSource
 from runtime.results import Results
@@ -59,17 +59,16 @@ def execute(
                 for pair in zip(flowing[here], flowing[here + 1], strict=True)
             ]
         with torch.no_grad():
-            Interpreter(
-                plan=plan.stage(here),
-                forward=LastStage(module, results, measure=Measure(nn.functional.mse_loss, {}))
-                if last
-                else lambda _m, inputs, _label: module(inputs),
-                source=DrawnSource(mine, end.device, inputs=here == 0, labels=last),
-                shapes=RunShapes(shapes),
-                transport=end,
-                buffers=BufferPool(end.device),
-                results=results,
-            ).run()
+            Interpreter(plan.stage(here), end, BufferPool(end.device)).run(
+                Work(
+                    forward=LastStage(module, results, measure=Measure(nn.functional.mse_loss, {}))
+                    if last
+                    else lambda _m, inputs, _label: module(inputs),
+                    source=DrawnSource(mine, end.device, inputs=here == 0, labels=last),
+                    shapes=RunShapes(shapes),
+                    results=results,
+                )
+            )
         return eval_result(len(data), results)
 
     return run_stages(plan.stages, stage, replicas=replicas, timeout=30)
@@ -159,15 +158,14 @@ def test_an_error_says_where_in_the_plan_it_happened():
 
     def stage(end: InMemoryTransport) -> None:
         results = Results(end.device)
-        Interpreter(
-            plan=plan.stage(0),
-            forward=LastStage(modules[0], results, measure=Measure(nn.functional.mse_loss, {})),
-            source=DrawnSource(data, end.device, inputs=True, labels=True),
-            shapes=RunShapes([]),
-            transport=end,
-            buffers=BufferPool(end.device),
-            results=results,
-        ).run()
+        Interpreter(plan.stage(0), end, BufferPool(end.device)).run(
+            Work(
+                forward=LastStage(modules[0], results, measure=Measure(nn.functional.mse_loss, {})),
+                source=DrawnSource(data, end.device, inputs=True, labels=True),
+                shapes=RunShapes([]),
+                results=results,
+            )
+        )
 
     with pytest.raises(ArithmeticError, match="three rows") as caught:
         run_stages(1, stage)

@@ -94,7 +94,7 @@ def exchange(_: None) -> list[Any]:
         transport = TorchTransport(device=device)
         here, count = transport.stage_id, transport.stages
         after, before = (here + 1) % count, (here - 1) % count
-        transport.connect({before, after})
+        transport.connect(receives_from=[before], sends_to=[after])
         message = [tensor.to(device) for tensor in MESSAGE]
         places = [torch.empty_like(tensor) for tensor in message]
         again = [torch.empty_like(tensor) for tensor in message]

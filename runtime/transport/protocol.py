@@ -66,8 +66,8 @@ class Transport(Protocol):
     def gather_from_replicas(self, value: Any) -> list[Any]:
         """The `value` of this stage in every replica, by replica. For control, not for tensors."""
 
-    def connect(self, peers: Iterable[int]) -> None:
-        """Warm the connections to `peers` up; each of them has to do the same at the same time."""
+    def connect(self, receives_from: Iterable[int], sends_to: Iterable[int]) -> None:
+        """Warm up the channels to and from peers, once; all stages take part at the same time."""
 
 
 def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
@@ -81,4 +81,6 @@ def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
     if not tensor.is_contiguous():
         shape, strides = list(tensor.shape), list(tensor.stride())
         raise TransportError(f"tensor {shape} has strides {strides}, needed a contiguous one")
+    if tensor.dtype is torch.uint8 and tensor.dim() == 1:
+        return tensor
     return tensor.detach().reshape(-1).view(torch.uint8)

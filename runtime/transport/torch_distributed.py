@@ -4,30 +4,37 @@
   what the current stream had enqueued when they were posted, and `wait` makes the current stream
   wait for them: hence a receive place is not overwritten before the forward that reads it, nor
   read before it is filled, and the host never blocks on a transfer.
-- The process group has to be initialised eagerly for NCCL (`device_id=...`), so that single and
-  grouped transfers share one communicator and match.
 - A message of several tensors is one group.
+- Channels share the pipeline's process group or have one each; docs/transports.md says when which
+  is faster.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from runtime.transport.channel_groups import ChannelGroups, Channels, Route
+from runtime.transport.nccl import require_eager
 from runtime.transport.protocol import Pending, TransportError, as_bytes
+from schemas import Direction
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Posted:
-    what: str
-    operations: list[dist.P2POp]
-    """Keep their tensors alive."""
+    direction: Direction
+    peer: int
+    route: Route
+    views: list[torch.Tensor]
+    """Kept alive until the wait."""
     works: list[dist.Work]
     """Empty while the transfer is held back in a group."""
+
+    def __str__(self) -> str:
+        way = "send to" if self.direction is Direction.SEND else "receive from"
+        return f"{way} stage {self.peer}"
 
 
 class TorchTransport:
@@ -39,14 +46,19 @@ class TorchTransport:
         *,
         device: torch.device | None = None,
         replicas: dist.ProcessGroup | None = None,
+        channels: Channels = "shared",
     ) -> None:
         """Connect the stages of `group` (default: all ranks).
 
         Args:
             group: The ranks of this pipeline; group rank is stage id.
-            device: Where activations live; default: the current GPU for NCCL, else the CPU.
+            device: Where activations live; default: the GPU of an NCCL group, else the CPU.
             replicas: The ranks of this stage in all data-parallel replicas; `None` if this
                 pipeline is the only one.
+            channels: Whether all channels share `group`, or each has a process group of its own.
+
+        Raises:
+            TransportError: there is no process group, or NCCL was not initialised as it has to be.
         """
         if not dist.is_initialized():
             raise TransportError("torch.distributed is not initialised, needed a process group")
@@ -55,20 +67,21 @@ class TorchTransport:
         self._group = group or world
         self._replicas = replicas
         on_gpu = "nccl" in dist.get_backend(self._group)
-        self._device = device or torch.device(
-            f"cuda:{torch.cuda.current_device()}" if on_gpu else "cpu"
-        )
+        bound = require_eager(world) if on_gpu else torch.device("cpu")
+        self._device = device or bound
+        self._channels = ChannelGroups(self._group, self._device, channels)
+        self._stage_id, self._stages = self._group.rank(), self._group.size()
         self._held: list[_Posted] | None = None
 
     @property
     def stage_id(self) -> int:
         """The group rank of this process."""
-        return dist.get_rank(self._group)
+        return self._stage_id
 
     @property
     def stages(self) -> int:
         """The size of the group."""
-        return dist.get_world_size(self._group)
+        return self._stages
 
     @property
     def replica(self) -> int:
@@ -85,13 +98,18 @@ class TorchTransport:
         """Where activations live."""
         return self._device
 
+    @property
+    def groups(self) -> tuple[dist.ProcessGroup, ...]:
+        """Every process group on which this stage may wait for a transfer."""
+        return self._channels.groups
+
     def post_send(self, payload: Sequence[torch.Tensor], peer: int) -> Pending:
         """Begin to send; see `Transport`."""
-        return self._post(f"send to stage {peer}", dist.isend, payload, peer)
+        return self._post(Direction.SEND, payload, peer)
 
     def post_receive(self, places: Sequence[torch.Tensor], peer: int) -> Pending:
         """Begin to receive; see `Transport`."""
-        return self._post(f"receive from stage {peer}", dist.irecv, places, peer)
+        return self._post(Direction.RECV, places, peer)
 
     def start_group(self) -> None:
         """Hold posts back; see `Transport`."""
@@ -99,90 +117,124 @@ class TorchTransport:
         self._held = []
 
     def end_group(self) -> None:
-        """Post what was held back as one batch."""
+        """Post what was held back, as one batch in each process group; see `Transport`."""
         assert self._held is not None, "no group was started"
         held, self._held = self._held, None
-        operations = [operation for posted in held for operation in posted.operations]
-        with _named("group of " + ", ".join(posted.what for posted in held)):
-            works = dist.batch_isend_irecv(operations) if operations else []
-        if len(works) == len(operations):  # gloo: a work for each
-            rest = iter(works)
-            for posted in held:
-                posted.works.extend(islice(rest, len(posted.operations)))
-        else:  # NCCL: one for all, which may be waited for more than once
-            for posted in held:
-                posted.works.extend(works)
+        by_group: dict[int, list[_Posted]] = {}
+        for posted in held:
+            by_group.setdefault(id(posted.route.group), []).append(posted)
+        for members in by_group.values():
+            _begin_together(members)
 
     def wait(self, pending: Pending) -> None:
         """Wait for a posted transfer: the host on gloo, the current stream on NCCL."""
         assert isinstance(pending, _Posted)
-        with _named(pending.what):
+        try:
             for work in pending.works:
                 work.wait()
+        except RuntimeError as error:
+            raise _failed(pending, error) from error
 
     def broadcast(self, tensor: torch.Tensor, source: int) -> None:
         """Hand `tensor` of stage `source` to all stages."""
         if self.stages > 1:
-            with _named(f"broadcast from stage {source}"):
-                dist.broadcast(tensor, src=self._rank_of(source), group=self._group)
+            try:
+                dist.broadcast(tensor, group_src=source, group=self._group)
+            except RuntimeError as error:
+                raise _failed(f"broadcast from stage {source}", error) from error
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Every stage's `value`."""
         values: list[Any] = [None] * self.stages
-        with _named("agreement of all stages"):
+        try:
             dist.all_gather_object(values, value, group=self._group)
+        except RuntimeError as error:
+            raise _failed("agreement of all stages", error) from error
         return values
 
     def gather_from_replicas(self, value: Any) -> list[Any]:
         """The `value` of this stage in every replica."""
         values: list[Any] = [value] * self.replicas
         if self._replicas is not None:
-            with _named("agreement of all replicas"):
+            try:
                 dist.all_gather_object(values, value, group=self._replicas)
+            except RuntimeError as error:
+                raise _failed("agreement of all replicas", error) from error
         return values
 
-    def connect(self, peers: Iterable[int]) -> None:
-        """Exchange a number with each peer, all in one symmetric group, and wait for the device.
+    def connect(self, receives_from: Iterable[int], sends_to: Iterable[int]) -> None:
+        """Exchange a number over each channel and wait for the device; see `Transport`.
 
-        The first use of a peer sets its connection up and blocks the host meanwhile; a symmetric
-        group cannot block one stage on another that is busy connecting elsewhere.
+        The first use of a peer sets its connection up and blocks the host meanwhile. Each exchange
+        is one symmetric group, and all stages go through the channels in the same order, so no
+        stage is blocked on another that is busy connecting elsewhere.
         """
-        exchanges = [
-            dist.P2POp(operation, torch.zeros(1, device=self._device), rank, group=self._group)
-            for rank in map(self._rank_of, sorted(set(peers)))
-            for operation in (dist.isend, dist.irecv)
-        ]
-        with _named("connection of neighbours"):
-            for work in dist.batch_isend_irecv(exchanges) if exchanges else []:
-                work.wait()
+        wanted = [(Direction.RECV, peer) for peer in receives_from]
+        wanted += [(Direction.SEND, peer) for peer in sends_to]
+        try:
+            for route in self._channels.open(wanted):
+                exchange = [
+                    dist.P2POp(
+                        operation,
+                        torch.zeros(1, device=self._device),
+                        group=route.group,
+                        group_peer=route.peer,
+                    )
+                    for operation in (dist.isend, dist.irecv)
+                ]
+                for work in dist.batch_isend_irecv(exchange):
+                    work.wait()
+        except RuntimeError as error:
+            raise _failed("connection of neighbours", error) from error
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
-    def _post(
-        self, what: str, operation: Callable[..., Any], tensors: Sequence[torch.Tensor], peer: int
-    ) -> _Posted:
-        rank = self._rank_of(peer)
+    def _post(self, direction: Direction, tensors: Sequence[torch.Tensor], peer: int) -> _Posted:
         views = [as_bytes(tensor) for tensor in tensors if tensor.numel()]
-        operations = [dist.P2POp(operation, view, rank, group=self._group) for view in views]
-        posted = _Posted(what, operations, [])
+        posted = _Posted(direction, peer, self._channels.route(direction, peer), views, [])
         if self._held is not None:
             self._held.append(posted)
-            return posted
-        with _named(what):
-            if len(views) == 1:
-                posted.works.append(operation(views[0], rank, group=self._group))
-            elif views:
-                posted.works.extend(dist.batch_isend_irecv(operations))
+        else:
+            _begin_together([posted])
         return posted
 
-    def _rank_of(self, stage_id: int) -> int:
-        return dist.get_global_rank(self._group, stage_id)
 
-
-@contextmanager
-def _named(what: str) -> Iterator[None]:
-    """Turn what the backend raises into an error that names what was being done."""
+def _begin_together(members: list[_Posted]) -> None:
+    """Begin transfers of one process group as one entry of its queue."""
     try:
-        yield
+        if len(members) == 1 and len(members[0].views) == 1:
+            members[0].works.append(_begin(members[0]))
+            return
+        operations = [
+            dist.P2POp(
+                dist.isend if posted.direction is Direction.SEND else dist.irecv,
+                view,
+                group=posted.route.group,
+                group_peer=posted.route.peer,
+            )
+            for posted in members
+            for view in posted.views
+        ]
+        works = dist.batch_isend_irecv(operations) if operations else []
     except RuntimeError as error:
-        raise TransportError(f"{what} failed: {error}") from error
+        raise _failed(" and ".join(map(str, members)), error) from error
+    if len(works) < len(operations):  # NCCL: one work for all, which may be waited for repeatedly
+        for posted in members:
+            posted.works.extend(works)
+        return
+    rest = iter(works)  # gloo: a work for each
+    for posted in members:
+        posted.works.extend(work for _, work in zip(posted.views, rest, strict=False))
+
+
+def _begin(posted: _Posted) -> dist.Work:
+    """What `dist.isend` and `dist.irecv` come down to, without what they ask on every call."""
+    group, peer = posted.route
+    if posted.direction is Direction.SEND:
+        return group.send(posted.views, peer, 0)
+    return group.recv(posted.views, peer, 0)
+
+
+def _failed(what: object, error: RuntimeError) -> TransportError:
+    """What the backend raised, as an error that names what was being done."""
+    return TransportError(f"{what} failed: {error}")

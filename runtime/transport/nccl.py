@@ -1,0 +1,42 @@
+"""What NCCL needs to be told before its first communicator, and checks that it has been."""
+
+import os
+
+import torch
+import torch.distributed as dist
+
+from runtime.transport.protocol import TransportError
+
+LAUNCH_ORDER = "NCCL_LAUNCH_ORDER_IMPLICIT"
+"""Makes NCCL start the operations of several communicators in the order of the host program: with
+several on one device, two processes could otherwise start theirs in different orders and wait for
+each other (https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/env.html)."""
+
+
+def require_launch_order() -> None:
+    """Make sure that several communicators on one device cannot wait for each other.
+
+    Raises:
+        TransportError: the environment does not say so.
+    """
+    if os.environ.get(LAUNCH_ORDER) != "1":
+        raise TransportError(
+            f"channels is 'per-edge' and {LAUNCH_ORDER} is {os.environ.get(LAUNCH_ORDER)!r}, "
+            "needed '1' in the environment before init_process_group"
+        )
+
+
+def require_eager(group: dist.ProcessGroup) -> torch.device:
+    """The device to which an NCCL group was bound when it was initialised.
+
+    Raises:
+        TransportError: it was initialised lazily. Single and grouped transfers would then use
+            different communicators and never match.
+    """
+    device: torch.device | None = group.bound_device_id
+    if device is None:
+        raise TransportError(
+            "the NCCL process group was initialised without device_id, needed "
+            "init_process_group(..., device_id=torch.device('cuda', local_rank))"
+        )
+    return device
