@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check mutants fuzz format schemas clean
+.PHONY: demo test check mutants fuzz format schemas kill-saves clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -33,6 +33,11 @@ format: $(READY)
 
 schemas: $(READY)
 	$(BIN)/python -m schemas.json_schemas
+
+# Kill N saves of a checkpoint at random moments; each must leave the former or the new one.
+N ?= 100
+kill-saves: $(READY)
+	$(BIN)/python -m tests.kill_saves --saves $(N)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

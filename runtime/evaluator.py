@@ -15,6 +15,7 @@ import schedcc
 from runtime.activation import Signature, signature_of
 from runtime.agreement import Agreement, Announcement, RemoteError, agree
 from runtime.buffers import BufferPool
+from runtime.checkpoint import Mismatch, load_layers, save_layers
 from runtime.device import random_state_kept
 from runtime.eval_result import EvalResult, eval_result
 from runtime.grid import default_transport, require_grid
@@ -37,6 +38,7 @@ from runtime.transport import Transport
 from runtime.values import Layout, LossFunction, Measure
 from schedcc.epilogue import LogitsTo, ReduceOutput
 from schedcc.errors import require_count
+from schemas import CheckpointManifest
 
 CHUNK = 256
 """Micro-batches between two drains of the pipe when a whole data set is evaluated."""
@@ -257,6 +259,45 @@ class Evaluator:
         data = None if loader is None else _iterated(loader)
         with random_state_kept(self._transport.device):  # a loader draws some to shuffle by
             return self._evaluate(data, request, None)
+
+    def save_state_dict(
+        self, directory: str | Path, *, parallel_write: bool = True
+    ) -> CheckpointManifest:
+        """Save all layers, a file each; see `runtime.checkpoint`. Every rank has to call this.
+
+        Args:
+            directory: On a file system that all ranks share. A checkpoint that it holds is replaced
+                at the end, at once.
+            parallel_write: Whether the replicas of a stage share the writing of its layers, or
+                replica 0 writes all of them.
+
+        Raises:
+            CheckpointError: a layer cannot be saved or written, on any rank; the same everywhere.
+        """
+        return save_layers(
+            self._layers(), Path(directory), self._transport, parallel_write=parallel_write
+        )
+
+    def load_state_dir(self, directory: str | Path, *, strict: bool = True) -> Mismatch:
+        """Load all layers from a directory, saved with any number of stages and replicas.
+
+        Args:
+            directory: Made by `save_state_dict`, or by DeepSpeed's pipeline engine.
+            strict: Whether to refuse tensors that only the model or only the checkpoint has.
+
+        Returns:
+            Those tensors, of all stages.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged or does not fit; no module has changed.
+        """
+        return load_layers(
+            self._layers(), self.boundaries[-1], Path(directory), self._transport, strict=strict
+        )
+
+    def _layers(self) -> dict[int, nn.Module]:
+        """This stage's layers by global index."""
+        return dict(enumerate(self.module, start=self.boundaries[self.stage_id]))
 
     def _evaluate(
         self, data: Iterable[Any] | None, request: Request, asked: int | None

@@ -3,6 +3,7 @@
 Imports point one way: `schemas <- schedcc <- runtime`; nothing here imports either.
 """
 
+from schemas.checkpoints import CheckpointManifest, LayerEntry, TensorEntry
 from schemas.effects import Access, Direction, Effects, Phase, Place, Position, places
 from schemas.instructions import (
     AllReduceLoss,
@@ -47,6 +48,7 @@ __all__ = [
     "BroadcastLogits",
     "BroadcastLoss",
     "BufferInstruction",
+    "CheckpointManifest",
     "CollectLogits",
     "ComputeMetrics",
     "Costs",
@@ -62,6 +64,7 @@ __all__ = [
     "HandOver",
     "Instruction",
     "LanguageModelEvaluation",
+    "LayerEntry",
     "LoadMicroBatch",
     "MoveLogits",
     "Phase",
@@ -85,6 +88,7 @@ __all__ = [
     "StageTimeline",
     "Step",
     "StepInstruction",
+    "TensorEntry",
     "Timeline",
     "Transfer",
     "TransferInstruction",
