@@ -15,7 +15,7 @@ import schedcc
 from runtime.activation import Signature, signature_of
 from runtime.agreement import Agreement, Announcement, RemoteError, agree
 from runtime.buffers import BufferPool
-from runtime.checkpoint import Mismatch, load_layers, save_layers
+from runtime.checkpoint import Mismatch, load_layers, save_states, state_of_module
 from runtime.device import random_state_kept
 from runtime.eval_result import EvalResult, eval_result
 from runtime.grid import default_transport, require_grid
@@ -274,9 +274,8 @@ class Evaluator:
         Raises:
             CheckpointError: a layer cannot be saved or written, on any rank; the same everywhere.
         """
-        return save_layers(
-            self._layers(), Path(directory), self._transport, parallel_write=parallel_write
-        )
+        states = {index: state_of_module(layer) for index, layer in self._layers().items()}
+        return save_states(states, Path(directory), self._transport, parallel_write=parallel_write)
 
     def load_state_dir(self, directory: str | Path, *, strict: bool = True) -> Mismatch:
         """Load all layers from a directory, saved with any number of stages and replicas.

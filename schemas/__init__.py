@@ -3,7 +3,15 @@
 Imports point one way: `schemas <- schedcc <- runtime`; nothing here imports either.
 """
 
-from schemas.checkpoints import CheckpointManifest, LayerEntry, TensorEntry
+from schemas.checkpoints import (
+    CheckpointInspection,
+    CheckpointManifest,
+    LayerEntry,
+    LayerSummary,
+    ProposedStage,
+    TensorEntry,
+    TensorSummary,
+)
 from schemas.effects import Access, Direction, Effects, Phase, Place, Position, places
 from schemas.instructions import (
     AllReduceLoss,
@@ -48,6 +56,7 @@ __all__ = [
     "BroadcastLogits",
     "BroadcastLoss",
     "BufferInstruction",
+    "CheckpointInspection",
     "CheckpointManifest",
     "CollectLogits",
     "ComputeMetrics",
@@ -65,6 +74,7 @@ __all__ = [
     "Instruction",
     "LanguageModelEvaluation",
     "LayerEntry",
+    "LayerSummary",
     "LoadMicroBatch",
     "MoveLogits",
     "Phase",
@@ -75,6 +85,7 @@ __all__ = [
     "Position",
     "PostRecvActivation",
     "PostSendActivation",
+    "ProposedStage",
     "RecvActivation",
     "ReduceLoss",
     "Reduction",
@@ -89,6 +100,7 @@ __all__ = [
     "Step",
     "StepInstruction",
     "TensorEntry",
+    "TensorSummary",
     "Timeline",
     "Transfer",
     "TransferInstruction",

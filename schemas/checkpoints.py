@@ -74,3 +74,50 @@ class CheckpointManifest(Frozen):
                         f"{tensor.stored_as} in layer {tensor.stored_in}, which does not store it"
                     )
         return self
+
+
+class TensorSummary(Frozen):
+    """A tensor, as `pipeval inspect --json` prints it."""
+
+    name: str
+    dtype: str
+    shape: tuple[Size, ...]
+    bytes: Size
+
+
+class LayerSummary(Frozen):
+    """A layer, and what it needs in memory; tied weights count in every layer that has them."""
+
+    index: Size
+    module: str
+    """Name of its class or kind; empty where the format does not say."""
+    parameters: Size
+    """Elements of all its tensors, buffers included."""
+    bytes: Size
+    dtypes: tuple[str, ...]
+    tensors: tuple[TensorSummary, ...]
+
+
+class ProposedStage(Frozen):
+    """A stage of a proposed partition."""
+
+    stage_id: Size
+    first_layer: Size
+    layers: Size
+    bytes: Size
+
+
+class CheckpointInspection(Frozen):
+    """What a checkpoint holds, and how it would divide."""
+
+    format: Literal["schedcc.inspection/1"] = "schedcc.inspection/1"
+    path: str
+    kind: str
+    """The format that it is in, for people."""
+    parameters: Size
+    bytes: Size
+    layers: tuple[LayerSummary, ...]
+    verified: bool
+    """Whether all tensors were read, and have the checksums that the format keeps."""
+    stages: tuple[ProposedStage, ...] = ()
+    """The partition whose largest stage is smallest in bytes."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -18,14 +20,48 @@ from torch import nn
 from runtime.checkpoint.errors import CheckpointError
 from runtime.checkpoint.ranks import everyone, together
 from runtime.checkpoint.share import shares
+from runtime.checkpoint.source import Source
 from runtime.checkpoint.tensors import digest, dtype_name
 from runtime.checkpoint.write import commit, write_tensors
 from runtime.transport.protocol import Transport
 from schemas import CheckpointManifest, LayerEntry, TensorEntry
 
 
-def save_layers(
-    layers: Mapping[int, nn.Module],
+@dataclass(frozen=True)
+class LayerState:
+    """What is saved of a layer."""
+
+    module: str
+    """Name of its class, for people."""
+    sizes: Callable[[], Sequence[int]]
+    """Bytes of its tensors."""
+    tensors: Callable[[], Mapping[str, Any]]
+    """Its `state_dict()`; asked for when it is needed, and then let go of."""
+
+
+def state_of_module(layer: nn.Module) -> LayerState:
+    """The state of a layer in memory."""
+
+    def sizes() -> list[int]:
+        return [value.nbytes for value in layer.state_dict().values() if _is_tensor(value)]
+
+    return LayerState(type(layer).__name__, sizes, layer.state_dict)
+
+
+def state_of_source(source: Source, index: int) -> LayerState:
+    """The state of a layer in another checkpoint."""
+
+    def tensors() -> dict[str, torch.Tensor]:
+        return {name: stored.read() for name, stored in source.tensors(index).items()}
+
+    def sizes() -> list[int]:
+        return [stored.spec.bytes for stored in source.tensors(index).values()]
+
+    return LayerState(source.module(index), sizes, tensors)
+
+
+def save_states(
+    layers: Mapping[int, LayerState],
     directory: Path,
     transport: Transport,
     *,
@@ -65,17 +101,14 @@ def save_layers(
 
 
 def _share(
-    layers: Mapping[int, nn.Module], transport: Transport, *, parallel_write: bool
+    layers: Mapping[int, LayerState], transport: Transport, *, parallel_write: bool
 ) -> Sequence[int]:
-    sizes = {
-        index: sum(tensor.nbytes for tensor in layer.state_dict().values() if _is_tensor(tensor))
-        for index, layer in layers.items()
-    }
+    sizes = {index: sum(layer.sizes()) for index, layer in layers.items()}
     return shares(sizes, transport.replicas if parallel_write else 1).get(transport.replica, ())
 
 
 def _describe(
-    layers: Mapping[int, nn.Module], mine: Sequence[int], name: str, transport: Transport
+    layers: Mapping[int, LayerState], mine: Sequence[int], name: str, transport: Transport
 ) -> CheckpointManifest:
     """Agree on what every layer holds, and on which file stores what is there more than once."""
     described = _rounds(transport, mine, lambda index: _layer_entry(index, layers[index]))
@@ -107,7 +140,7 @@ def stored_once(layers: Iterable[LayerEntry]) -> Iterator[LayerEntry]:
 
 
 def _write(
-    layers: Mapping[int, nn.Module],
+    layers: Mapping[int, LayerState],
     mine: Sequence[int],
     manifest: CheckpointManifest,
     files: Path,
@@ -117,7 +150,7 @@ def _write(
         entry = manifest.layers[index]
         if entry.file is None:
             return entry
-        state = layers[index].state_dict()
+        state = layers[index].tensors()
         stored = {t.name: state[t.name] for t in entry.tensors if _is_own(t, index)}
         size = write_tensors(files / entry.file, stored)
         return entry.model_copy(update={"bytes": size})
@@ -143,9 +176,9 @@ def _present(entries: Iterable[LayerEntry | None]) -> Iterable[LayerEntry]:
     return (entry for entry in entries if entry is not None)
 
 
-def _layer_entry(index: int, layer: nn.Module) -> LayerEntry:
+def _layer_entry(index: int, layer: LayerState) -> LayerEntry:
     tensors = []
-    for name, tensor in layer.state_dict().items():
+    for name, tensor in layer.tensors().items():
         if not _is_tensor(tensor):
             raise CheckpointError(
                 f"layer {index} has the state {name} of type {type(tensor).__name__}, "
@@ -161,9 +194,7 @@ def _layer_entry(index: int, layer: nn.Module) -> LayerEntry:
             stored_as=name,
         )
         tensors.append(entry)
-    return LayerEntry(
-        index=index, module=type(layer).__name__, file=None, bytes=0, tensors=tuple(tensors)
-    )
+    return LayerEntry(index=index, module=layer.module, file=None, bytes=0, tensors=tuple(tensors))
 
 
 def _is_own(tensor: TensorEntry, index: int) -> bool:

@@ -22,7 +22,7 @@ from runtime.layers import LayerSpec
 from runtime.models.errors import ModelError, one_line
 from runtime.models.families import family_of
 from runtime.models.hugging_face import HuggingFaceCheckpoint
-from runtime.models.locate import ModelFiles, is_native
+from runtime.models.locate import ModelFiles, is_by_layers
 from runtime.models.quiet import quiet_transformers
 from runtime.models.split import ATTENTION, split_causal_lm
 
@@ -144,7 +144,7 @@ def open_model(files: ModelFiles, *, tied: bool) -> Source:
     Raises:
         CheckpointError: they are missing or damaged.
     """
-    if is_native(files.directory):
+    if is_by_layers(files.directory):
         return open_layers(files.directory)
     family = family_of(files.name, files.model_type)
     return HuggingFaceCheckpoint(files.directory, family, files.num_blocks, tied=tied)

@@ -9,7 +9,7 @@ import torch
 
 from runtime.models.errors import ModelError, one_line
 from runtime.models.lazy import load_whole
-from runtime.models.locate import ModelFiles, is_native
+from runtime.models.locate import ModelFiles, is_by_layers
 from runtime.models.quiet import quiet_transformers
 from runtime.models.split import ATTENTION
 
@@ -25,7 +25,7 @@ def load_causal_lm(files: ModelFiles, dtype: torch.dtype = torch.float32) -> Pre
     Raises:
         ModelError: the weights are damaged, or not the ones that the configuration asks for.
     """
-    if is_native(files.directory):
+    if is_by_layers(files.directory):
         return load_whole(files, dtype)
     from transformers import AutoModelForCausalLM
 
