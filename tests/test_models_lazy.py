@@ -172,6 +172,10 @@ def change_weights(directory: Path, change: Callable[[dict[str, torch.Tensor]], 
             lambda weights: weights.update({"model.norm.weight": torch.ones(65)}),
             r"model\.norm\.weight is \[65\], and \[64\] is needed",
         ),
+        (
+            lambda weights: weights.update({"model.norm.weight": torch.ones(64, dtype=torch.int8)}),
+            r"model\.norm\.weight is int8, and float32 is needed; quantised weights are not",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_before_any_is_read(

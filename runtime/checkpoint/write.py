@@ -61,6 +61,7 @@ def commit(directory: Path, manifest: CheckpointManifest) -> None:
     try:
         synchronise(files)
         synchronise(directory)
+        synchronise(directory.resolve().parent)  # the directory may be new itself
         unfinished.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
         synchronise(unfinished)
         unfinished.rename(directory / MANIFEST)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def evaluate(
     context: typer.Context,
     model: Annotated[
-        str, typer.Option(help="smollm2, a GGUF file, or a Hugging Face model directory.")
+        str,
+        typer.Option(help="smollm2, a GGUF file, or a directory: Hugging Face's, or by layers."),
     ] = "smollm2",
     text: Annotated[
         Path | None, typer.Option(help="Text file; default: Python's language reference.")

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from runtime.checkpoint import CheckpointError, Source, StoredTensor, open_layers
+from runtime.checkpoint.tensors import dtype_name
 from runtime.layers import LayerSpec
 from runtime.models.errors import ModelError, one_line
 from runtime.models.families import family_of
@@ -168,6 +169,12 @@ def require_fit(model: str, source: Source, layers: list[nn.Module]) -> None:
             if found != needed:
                 raise ModelError(
                     f"{problem}: {stored[name].stored_as} is {found}, and {needed} is needed"
+                )
+            dtype, wanted = stored[name].spec.dtype, state[name].dtype
+            if dtype.is_floating_point != wanted.is_floating_point:
+                raise ModelError(
+                    f"{problem}: {stored[name].stored_as} is {dtype_name(dtype)}, and "
+                    f"{dtype_name(wanted)} is needed; quantised weights are not supported"
                 )
         lacking += [f"{name} of layer {index}" for name in sorted(state.keys() - stored.keys())]
         adding += [stored[name].stored_as for name in sorted(stored.keys() - state.keys())]
