@@ -1,5 +1,6 @@
 """Native checkpoints: what is saved on one grid of stages and replicas loads on any other."""
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from runtime import Evaluator
+from runtime import Evaluator, TiedLayerSpec
 from runtime.checkpoint import CheckpointError, NativeCheckpoint
 from runtime.checkpoint.share import shares
 from runtime.checkpoint.write import write_tensors
+from runtime.layers import Layer
 from schemas import CheckpointManifest
 from tests.checkpoints import LAYERS, assert_same, load, model, on_grid, save, state_of
 
@@ -49,6 +51,26 @@ def test_tied_matrices_are_stored_once_also_when_they_are_on_different_stages(tm
     assert list(load_file(tmp_path / manifest.directory / "layer_06.safetensors")) == ["bias"]
     weight = next(t for t in manifest.layers[6].tensors if t.name == "weight")
     assert (weight.stored_in, weight.stored_as) == (0, "weight")
+
+
+def test_layers_that_are_tied_by_a_key_are_stored_once_and_load_on_any_number_of_stages(tmp_path):
+    def logits(embedding: nn.Embedding, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden @ embedding.weight.t()
+
+    def layers(seed: int = 0) -> list[Layer]:
+        torch.manual_seed(seed)
+        embedding = nn.Embedding(10, 6)
+        return [
+            TiedLayerSpec("embedding", lambda: copy.deepcopy(embedding)),
+            nn.Linear(6, 6),
+            TiedLayerSpec("embedding", lambda: copy.deepcopy(embedding), forward_fn=logits),
+        ]
+
+    manifest = save(tmp_path, layers, stages=3)
+    assert [layer.file for layer in manifest.layers][2] is None
+    expected = load(tmp_path, layers)
+    for stages in (2, 3):
+        assert_same(load(tmp_path, lambda: layers(seed=1), stages=stages), expected)
 
 
 def test_weights_that_share_memory_or_have_strides_are_saved(tmp_path: Path):
