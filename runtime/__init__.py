@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runtime.agreement import AgreementError, RemoteError
+    from runtime.checkpoint import CheckpointError
     from runtime.eval_result import EvalResult
     from runtime.evaluator import Evaluator
     from runtime.layers import LayerSpec, TiedLayerSpec
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "AgreementError": "runtime.agreement",
+    "CheckpointError": "runtime.checkpoint",
     "DataError": "runtime.micro_batches",
     "EvalResult": "runtime.eval_result",
     "Evaluator": "runtime.evaluator",
@@ -32,6 +34,7 @@ _MODULES = {
 
 __all__ = [
     "AgreementError",
+    "CheckpointError",
     "DataError",
     "EvalResult",
     "Evaluator",

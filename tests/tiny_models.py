@@ -12,9 +12,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING as MODEL_CLASSES
 from transformers import (
+    GemmaConfig,
     GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    Phi3Config,
+    PhiConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -39,6 +43,12 @@ CONFIGS = {
     "mistral": lambda: MistralConfig(**_LLAMA_SHAPE, sliding_window=None),
     "qwen2": lambda: Qwen2Config(**_LLAMA_SHAPE),
     "qwen3": lambda: Qwen3Config(**_LLAMA_SHAPE, head_dim=32),
+    "gemma": lambda: GemmaConfig(**_LLAMA_SHAPE, head_dim=16),
+    "phi": lambda: PhiConfig(**_LLAMA_SHAPE),
+    "phi3": lambda: Phi3Config(**_LLAMA_SHAPE, pad_token_id=0),
+    "gpt_neox": lambda: GPTNeoXConfig(
+        **{k: v for k, v in _LLAMA_SHAPE.items() if k != "num_key_value_heads"}
+    ),
     "gpt2": lambda: GPT2Config(
         vocab_size=VOCABULARY,
         n_embd=64,

@@ -1,8 +1,10 @@
-"""Causal language models from disk: found, loaded, split into pipeline layers, and weighed."""
+"""Language models from disk: found, split into pipeline layers, weighed, and loaded by layers."""
 
 from runtime.models.cost import layer_costs
+from runtime.models.encoder import lazy_encoder
 from runtime.models.errors import ModelError
 from runtime.models.families import FAMILIES
+from runtime.models.lazy import LazyModel, lazy_causal_lm
 from runtime.models.loading import load_causal_lm
 from runtime.models.locate import (
     SMOLLM2,
@@ -20,11 +22,14 @@ __all__ = [
     "BlockLayer",
     "EmbeddingLayer",
     "HeadLayer",
+    "LazyModel",
     "ModelError",
     "ModelFiles",
     "check_sequence_length",
     "check_token_ids",
     "layer_costs",
+    "lazy_causal_lm",
+    "lazy_encoder",
     "load_causal_lm",
     "load_tokenizer",
     "locate_model",

@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from runtime.models.errors import ModelError, one_line
 from runtime.models.gguf_check import check_architecture, check_metadata, check_tensors
 from runtime.models.gguf_tokenizer import load_gguf_tokenizer
-from runtime.models.loading import quiet_transformers, require_fit
+from runtime.models.loading import require_fit
+from runtime.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

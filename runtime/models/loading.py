@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from runtime.models.errors import ModelError, one_line
-from runtime.models.locate import ModelFiles
+from runtime.models.lazy import load_whole
+from runtime.models.locate import ModelFiles, is_by_layers
+from runtime.models.quiet import quiet_transformers
+from runtime.models.split import ATTENTION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ATTENTION = "sdpa"
-"""The attention whose blocks are causal when they are given no mask (`eager` sees the future)."""
-
 
 def load_causal_lm(files: ModelFiles, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Load the model in evaluation mode, from local files only.
+    """Load the whole model in evaluation mode, from local files only, as transformers does.
+
+    A pipeline needs it only to compare with: its stages load their own layers.
 
     Raises:
         ModelError: the weights are damaged, or not the ones that the configuration asks for.
     """
+    if is_by_layers(files.directory):
+        return load_whole(files, dtype)
     from transformers import AutoModelForCausalLM
 
     loader: Any = AutoModelForCausalLM
@@ -64,20 +67,3 @@ def require_fit(model: str, report: Mapping[str, set[Any]]) -> None:
         if names:
             count = f"{len(names)} tensor{'s' * (len(names) > 1)}"
             raise ModelError(f"{problem}: the checkpoint {verb} {count}, {min(names)} among them")
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep progress bars and load reports off the workers' stderr: errors are raised instead."""
-    from transformers import utils
-
-    logging: Any = utils.logging  # its functions have no annotations
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

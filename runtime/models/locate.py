@@ -28,6 +28,8 @@ _WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+_LAYER_FILES = ("manifest.json", "latest")
+"""By which directories of this package and of DeepSpeed are known, see `runtime.checkpoint`."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,12 @@ def check_token_ids(files: ModelFiles, tokens: torch.Tensor) -> None:
         )
 
 
+def is_by_layers(directory: Path) -> bool:
+    """Whether a directory holds the weights by layers, and not in Hugging Face's format."""
+    whole = any((directory / file).is_file() for file in _WEIGHT_FILES)
+    return not whole and any((directory / file).is_file() for file in _LAYER_FILES)
+
+
 def _model_files(name: str, directory: Path, config: Mapping[str, Any]) -> ModelFiles:
     family = family_of(str(directory), config.get("model_type"))
     for key in (
@@ -141,7 +149,7 @@ def _directory_config(directory: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is damaged: it holds a {type(config).__name__}, not an object")
     # Refused before the weights are looked for: the family is what to change first.
     family_of(str(directory), config.get("model_type"))
-    if not any((directory / file).is_file() for file in _WEIGHT_FILES):
+    if not any((directory / file).is_file() for file in (*_WEIGHT_FILES, *_LAYER_FILES)):
         raise ModelError(
             f"model directory {directory} has no weights: needed {' or '.join(_WEIGHT_FILES[:2])}"
         )

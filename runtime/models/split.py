@@ -19,10 +19,12 @@ from torch import nn
 
 from runtime.models.errors import ModelError
 from runtime.models.families import SequenceLimits, family_of, sequence_limits
-from runtime.models.loading import ATTENTION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+ATTENTION = "sdpa"
+"""The attention whose blocks are causal when they are given no mask (`eager` sees the future)."""
 
 
 class EmbeddingLayer(nn.Module):
@@ -32,7 +34,7 @@ class EmbeddingLayer(nn.Module):
     """
 
     def __init__(
-        self, tokens: nn.Module, positions: nn.Module | None, limits: SequenceLimits
+        self, tokens: nn.Module, positions: nn.Module | None = None, *, limits: SequenceLimits
     ) -> None:
         super().__init__()
         self.tokens = tokens
@@ -106,24 +108,26 @@ def split_causal_lm(model: PreTrainedModel) -> list[nn.Module]:
             f"{name} uses the attention {attention!r}, and a pipeline needs {ATTENTION!r}: "
             f"load the model with attn_implementation={ATTENTION!r}"
         )
-    base = getattr(model, family.base_model)
     head_dim = getattr(config, "head_dim", None)
     heads: int = config.num_attention_heads
     attention_width = config.hidden_size if head_dim is None else heads * head_dim
 
-    def part(attribute: str | None) -> nn.Module | None:
-        return None if attribute is None else getattr(base, attribute)
+    num_blocks: int = config.num_hidden_layers
 
+    def parts(layer: int) -> dict[str, nn.Module]:
+        paths = family.parts(layer, num_blocks)
+        return {part: model.get_submodule(path) for part, path in paths.items()}
+
+    path = family.rotary_path()
+    rotary = None if path is None else model.get_submodule(path)
     layers: list[nn.Module] = [
-        EmbeddingLayer(
-            getattr(base, family.token_embedding),
-            part(family.position_embedding),
-            sequence_limits(name, config.to_dict()),
-        )
+        EmbeddingLayer(**parts(0), limits=sequence_limits(name, config.to_dict())),
+        *(
+            BlockLayer(**parts(layer), rotary=rotary, attention_width=attention_width)
+            for layer in range(1, num_blocks + 1)
+        ),
+        HeadLayer(**parts(num_blocks + 1)),
     ]
-    rotary = part(family.rotary_embedding)
-    layers += [BlockLayer(block, rotary, attention_width) for block in getattr(base, family.blocks)]
-    layers.append(HeadLayer(getattr(base, family.final_norm), getattr(model, family.head)))
     for layer in layers:
         layer.eval()
     return layers

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from runtime.models.errors import ModelError, one_line
-from runtime.models.loading import quiet_transformers
 from runtime.models.locate import ModelFiles
+from runtime.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -1,30 +1,22 @@
-"""`pipeval`: evaluate a causal language model on text, over the stages of a pipeline.
-
-Exit status: 0 done, 1 the run failed or its verification did, 2 bad input (one line on standard
-error).
-"""
+"""`pipeval` without a subcommand: evaluate a language model."""
 
 import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from runtime.job import Job
 
-INPUT_ERRORS = {"ModelError", "TextError", "DeviceError", "PartitionError", "RecordingError"}
-"""Errors that a user's input can cause and that only a worker may notice."""
 
-app = typer.Typer(name="pipeval", add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
-def pipeval(
+def evaluate(
+    context: typer.Context,
     model: Annotated[
-        str, typer.Option(help="smollm2, a GGUF file, or a Hugging Face model directory.")
+        str,
+        typer.Option(help="smollm2, a GGUF file, or a directory: Hugging Face's, or by layers."),
     ] = "smollm2",
     text: Annotated[
         Path | None, typer.Option(help="Text file; default: Python's language reference.")
@@ -66,6 +58,12 @@ def pipeval(
 
     Starts its own processes on this machine, or runs as one rank of a job under torchrun.
     """
+    if context.invoked_subcommand is not None:
+        given = [name for name in context.params if _is_given(context, name)]
+        if given:
+            option = given[0].replace("_", "-")
+            raise ValueError(f"--{option} is an option of evaluating, not of a subcommand")
+        return
     # Here, not above: torch takes seconds to import, which --help need not.
     from runtime.job import Job
 
@@ -114,27 +112,6 @@ def _run(job: "Job", *, as_json: bool) -> int:
     return 0 if verification is None or verification.passed else 1
 
 
-def main() -> NoReturn:
-    """Run the command line."""
-    try:
-        app()
-    except ValueError as error:
-        _fail(2, str(error))
-    except RuntimeError as error:
-        from runtime.launch import WorkerError
-
-        if isinstance(error, WorkerError) and error.kind in INPUT_ERRORS:
-            _fail(2, error.reason)
-        if isinstance(error, WorkerError) and error.trace:
-            typer.echo(error.trace, err=True)
-        _fail(1, str(error))
-    except ModuleNotFoundError as error:
-        _fail(2, f"{error.name} is not installed: pip install 'schedcc[models]' brings it")
-    except KeyboardInterrupt:
-        _fail(130, "interrupted")
-    raise SystemExit(0)
-
-
-def _fail(status: int, message: str) -> NoReturn:
-    typer.echo(f"pipeval: {message}", err=True)
-    raise SystemExit(status)
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

@@ -1,0 +1,56 @@
+"""`pipeval`: evaluate a causal language model on text, over the stages of a pipeline.
+
+Without a subcommand it evaluates; `convert` and `inspect` look after checkpoints.
+
+Exit status: 0 done, 1 the run failed or its verification did, 2 bad input (one line on standard
+error).
+"""
+
+from typing import NoReturn
+
+import typer
+
+from runtime.cli.convert import convert_command
+from runtime.cli.evaluate import evaluate
+from runtime.cli.inspect import inspect_command
+
+INPUT_ERRORS = {
+    "CheckpointError",
+    "DeviceError",
+    "ModelError",
+    "PartitionError",
+    "RecordingError",
+    "TextError",
+}
+"""Errors that a user's input can cause and that only a worker may notice."""
+
+app = typer.Typer(name="pipeval", add_completion=False, pretty_exceptions_enable=False)
+app.callback(invoke_without_command=True)(evaluate)
+app.command("convert")(convert_command)
+app.command("inspect")(inspect_command)
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    try:
+        app()
+    except ValueError as error:
+        _fail(2, str(error))
+    except RuntimeError as error:
+        from runtime.launch import WorkerError
+
+        if isinstance(error, WorkerError) and error.kind in INPUT_ERRORS:
+            _fail(2, error.reason)
+        if isinstance(error, WorkerError) and error.trace:
+            typer.echo(error.trace, err=True)
+        _fail(1, str(error))
+    except ModuleNotFoundError as error:
+        _fail(2, f"{error.name} is not installed: pip install 'schedcc[models]' brings it")
+    except KeyboardInterrupt:
+        _fail(130, "interrupted")
+    raise SystemExit(0)
+
+
+def _fail(status: int, message: str) -> NoReturn:
+    typer.echo(f"pipeval: {message}", err=True)
+    raise SystemExit(status)

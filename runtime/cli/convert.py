@@ -1,0 +1,34 @@
+"""`pipeval convert`: a checkpoint in another format."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def convert_command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="smollm2, a GGUF file, or a directory: Hugging Face's, one of this package, "
+            "or DeepSpeed's.",
+        ),
+    ],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="Directory to be made.")],
+    to: Annotated[
+        Literal["layers", "deepspeed", "hf"],
+        typer.Option(help="layers: a safetensors file for each layer, and a manifest."),
+    ] = "layers",
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="For hf: a directory with the config.json of the model, if SRC has none."
+        ),
+    ] = None,
+) -> None:
+    """Convert a checkpoint, layer by layer: memory for one layer is enough."""
+    from runtime.convert import convert
+
+    summary = convert(source, destination, to, config)
+    typer.echo(f"{destination}: {summary}")

@@ -1,0 +1,31 @@
+"""`pipeval inspect`: what a checkpoint holds, and how it divides."""
+
+from typing import Annotated
+
+import typer
+
+
+def inspect_command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR|FILE",
+            help="smollm2, a checkpoint's directory, or a file: .gguf, .safetensors, .pt, .bin.",
+        ),
+    ],
+    stages: Annotated[
+        int | None, typer.Option("--stages", "-S", help="Propose a partition into S stages.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read everything, and compare with its checksums.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Layers, tensors, sizes and dtypes of a checkpoint, and its partition by bytes."""
+    from runtime.inspect import inspection, print_inspection
+
+    found = inspection(source, stages, verify=verify)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+    else:
+        print_inspection(found)

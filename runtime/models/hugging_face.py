@@ -1,0 +1,161 @@
+"""A Hugging Face directory as the layers of a pipeline: which tensors of which files are whose.
+
+Only headers are read to answer that, so a process can load its own layers and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+from runtime.checkpoint import CheckpointError, StoredTensor, torch_files
+from runtime.checkpoint import safetensors_files as safetensors
+from runtime.checkpoint.tensors import Spec
+from runtime.models.families import Family
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""One file, or an index of several (`.index.json`); the first that is there is taken."""
+
+_IGNORED = re.compile(
+    r"(^|\.)(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias|position_ids)$"
+)
+"""Buffers that old checkpoints carry and that are computed today, as transformers has them in
+`_keys_to_ignore_on_load_unexpected`."""
+
+
+class HuggingFaceCheckpoint:
+    """The weights of a directory; a `Source`."""
+
+    kind = "Hugging Face"
+
+    def __init__(self, path: Path, family: Family, num_blocks: int, *, tied: bool) -> None:
+        """Name the layers of a directory of weights.
+
+        Args:
+            path: The directory.
+            family: What the parts of the model are called.
+            num_blocks: The number of its blocks.
+            tied: Whether the head has the weight of the token embedding, if none is stored for it.
+        """
+        self.path, self.layers = path, num_blocks + 2
+        self._family, self._num_blocks, self._tied = family, num_blocks, tied
+
+    @property
+    def identity(self) -> str:
+        """The directory."""
+        return str(self.path)
+
+    def module(self, layer: int) -> str:
+        """The kind of layer."""
+        if layer == 0:
+            return "embedding"
+        if layer <= self._num_blocks:
+            return "block"
+        return "pooling" if self._family.head is None else "head"
+
+    def tensors(self, layer: int) -> Mapping[str, StoredTensor]:
+        """The tensors of a layer; see `Source`."""
+        return self._by_layer[0].get(layer, {})
+
+    def unexpected(self) -> list[str]:
+        """Names of tensors in the directory that belong to no layer."""
+        return self._by_layer[1]
+
+    def verify(self, layer: int) -> None:
+        """Read all tensors of a layer: the format has no checksums."""
+        for tensor in self.tensors(layer).values():
+            tensor.verify()
+
+    def require_layers(self, layers: int) -> None:
+        """Refuse a model with another number of layers; see `Source`."""
+        if layers != self.layers:
+            raise CheckpointError(
+                f"{self.path} holds {self.layers} layers, and the model has {layers}"
+            )
+
+    @cached_property
+    def _stored(self) -> dict[str, tuple[Path, Spec]]:
+        """File and spec of every tensor in the directory."""
+        stored = {}
+        for path in weight_files(self.path):
+            is_safetensors = path.suffix == ".safetensors"
+            read = safetensors.read_specs if is_safetensors else torch_files.read_specs
+            stored.update({name: (path, spec) for name, spec in read(path).items()})
+        return stored
+
+    @cached_property
+    def _by_layer(self) -> tuple[dict[int, dict[str, StoredTensor]], list[str]]:
+        parts = {
+            path: (layer, part)
+            for layer in range(self.layers)
+            for part, path in self._family.parts(layer, self._num_blocks).items()
+        }
+        layers: defaultdict[int, dict[str, StoredTensor]] = defaultdict(dict)
+        unexpected = []
+        for stored_as, (file, spec) in self._stored.items():
+            place = self._place(stored_as, parts)
+            if place is not None:
+                layer, name = place
+                layers[layer][name] = StoredTensor(layer, name, spec, file, stored_as)
+            elif not self._is_ignored(stored_as):
+                unexpected.append(stored_as)
+        head, first = layers[self.layers - 1], layers[0].get("tokens.weight")
+        if self._tied and "projection.weight" not in head and first is not None:
+            head["projection.weight"] = StoredTensor(
+                self.layers - 1, "projection.weight", first.spec, first.file, first.stored_as
+            )
+        return dict(layers), sorted(unexpected)
+
+    def _place(
+        self, stored_as: str, parts: Mapping[str, tuple[int, str]]
+    ) -> tuple[int, str] | None:
+        """Layer and name of a stored tensor, whose longest prefix that is a part tells both."""
+        if _IGNORED.search(stored_as):
+            return None
+        name = self._current_name(stored_as)
+        words = name.split(".")
+        for end in range(len(words) - 1, 0, -1):
+            # Checkpoints of the base model alone do not mention it in their names.
+            for prefix in (".".join(words[:end]), ".".join([self._family.base, *words[:end]])):
+                if prefix in parts:
+                    layer, part = parts[prefix]
+                    return layer, ".".join([part, *words[end:]])
+        return None
+
+    def _current_name(self, stored_as: str) -> str:
+        name = stored_as.replace("LayerNorm.gamma", "LayerNorm.weight")
+        name = name.replace("LayerNorm.beta", "LayerNorm.bias")
+        for old, new in self._family.renamed.items():
+            if name.startswith(f"{old}."):
+                name = (new + name.removeprefix(old)).removeprefix(".")
+        return name
+
+    def _is_ignored(self, stored_as: str) -> bool:
+        unused = self._current_name(stored_as).startswith(
+            tuple(f"{part}." for part in self._family.unused)
+        )
+        return unused or _IGNORED.search(stored_as) is not None
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files that hold the weights of a directory: one, or all that an index names.
+
+    Raises:
+        CheckpointError: there are none, or the index is damaged.
+    """
+    for name in WEIGHT_FILES:
+        index = directory / f"{name}.index.json"
+        if (directory / name).is_file():
+            return [directory / name]
+        if index.is_file():
+            try:
+                names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+                paths = sorted(directory / shard for shard in names)
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
+                raise CheckpointError(f"{index} is damaged: {error!r}") from error
+            return paths
+    raise CheckpointError(f"{directory} has no weights: needed {' or '.join(WEIGHT_FILES)}")
