@@ -9,7 +9,7 @@ import networkx as nx
 import numpy as np
 
 from schedcc.dependencies import Dependencies, dependencies
-from schedcc.table import Bools, PlanTable
+from schedcc.table import Bools, PlanTable, fitting
 from schemas import PipelinePlan, TransportModel
 
 
@@ -66,7 +66,7 @@ def dependency_graph(
 
 def plan_dependencies(plan: PipelinePlan, transport: TransportModel) -> Dependencies:
     """The dependencies of a plan; of several programs for one stage, the last one counts."""
-    programs = {program.stage_id: program for program in plan.programs}
+    programs = {fitting(program.stage_id): program for program in plan.programs}
     return dependencies(PlanTable.of(plan, programs.values()), transport)
 
 
@@ -88,7 +88,7 @@ def describe(graph: "nx.DiGraph[Node]", plan: PipelinePlan) -> None:
     for program in plan.programs:
         for placed in program.placed():
             for moment in _MOMENTS:
-                event = Event(program.stage_id, placed.offset, moment)
+                event = Event(fitting(program.stage_id), placed.offset, moment)
                 if event in graph:
                     graph.add_node(event, instruction=placed.instruction, step=placed.step)
 

@@ -157,9 +157,9 @@ class PlanTable:
             rows += [steps, _epilogue_rows(epilogue)]
         lengths = np.array([len(part) for part in rows], dtype=np.int64)
         return cls(
-            micro_batches=_fitting(header.micro_batches),
-            stages=_fitting(header.stages),
-            num_buffers=_fitting(header.num_buffers),
+            micro_batches=fitting(header.micro_batches),
+            stages=fitting(header.stages),
+            num_buffers=fitting(header.num_buffers),
             stage_ids=_column(stage for stage, _, _ in parts),
             program=np.repeat(np.arange(len(parts)), lengths.reshape(-1, 2).sum(axis=1)),
             rows=Rows.joined(rows) if rows else Rows.of(()),
@@ -241,9 +241,9 @@ def _column(values: Iterable[int]) -> Ints:
     try:
         return np.array(numbers, dtype=np.int64)
     except OverflowError:
-        return np.array([_fitting(number) for number in numbers], dtype=np.int64)
+        return np.array([fitting(number) for number in numbers], dtype=np.int64)
 
 
-def _fitting(number: int) -> int:
+def fitting(number: int) -> int:
     """`number`, or the nearest that leaves room to calculate: no plan has that many of anything."""
     return max(-(2**62), min(number, 2**62))

@@ -134,3 +134,20 @@ def test_whatever_the_plan_the_checks_report_and_do_not_fail(plan):
 def test_a_plan_has_no_stage_that_it_does_not_name():
     with pytest.raises(KeyError, match=r"^2$"):
         compile_pipeline(2, 2).stage(2)
+
+
+@pytest.mark.parametrize("road", ["graph", "arrays"])
+@pytest.mark.parametrize(
+    ("code", "first", "far"),
+    [
+        ("latency", f"R0:{2**62} " * 20, "S0:0 " * 20),
+        ("deadlock", f"R0:{2**62} S0:{2**62}", "R0:0 S0:0"),
+    ],
+)
+def test_programs_of_stages_beyond_all_numbers_get_their_findings(code, first, far, road):
+    plan = pipeline(first, far)
+    beyond = plan.programs[1].model_copy(update={"stage_id": 10**25})
+    plan = plan.model_copy(update={"programs": (plan.programs[0], beyond)})
+    assert {"structure", code} <= {
+        finding.code.value for finding in check(plan, road=road).findings
+    }

@@ -7,7 +7,7 @@ import numpy as np
 from schedcc.dependencies import Dependencies, dependencies
 from schedcc.graph import Event, event_nodes
 from schedcc.levels import Seconds
-from schedcc.table import IS_FORWARD, IS_POST, IS_TRANSFER, Ints, PlanTable
+from schedcc.table import IS_FORWARD, IS_POST, IS_TRANSFER, Ints, PlanTable, fitting
 from schedcc.times import Road, event_times
 from schedcc.timetable import UNITS_PER_STEP, unit_cost
 from schemas import Finding, FindingCode, PipelinePlan, TransportModel
@@ -36,7 +36,7 @@ def check_latency(
         return
     rows = _longest_chain(graph, _critical_path(graph, times))
     nodes = event_nodes(graph)
-    programs = {program.stage_id: list(program.placed()) for program in plan.programs}
+    programs = {fitting(program.stage_id): list(program.placed()) for program in plan.programs}
     lines = []
     for row in rows[:_SHOWN]:
         event = nodes[2 * row]
