@@ -70,14 +70,15 @@ def test_stages_started_by_pipeval_or_by_torchrun_give_the_loss_of_one_process(
 
     recording = read_recording(tmp_path / "recording")
     assert postmortem(recording).cause is None
-    assert conform(compile_pipeline(alone.micro_batches, 3), recording).ok
+    assert conform(compile_pipeline(alone.micro_batches, 3, overlap=True), recording).ok
     again = [*map(str, [*arguments(model, text), "--stages", 3, *record])]
     status, errors = in_this_process(again, capsys)
     assert (status, errors.count("\n")) == (2, 1)
     assert "already holds a recording (rank_00000.jsonl)" in errors
 
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
-    spread = evaluate(*torchrun, "-m", "runtime", *arguments(model, text), "--stages", 2)
+    blocking = [*arguments(model, text), "--stages", 2, "--no-overlap"]
+    spread = evaluate(*torchrun, "-m", "runtime", *blocking)
     assert spread.loss == alone.loss
     assert spread.stages == 2
 
