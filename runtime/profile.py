@@ -38,24 +38,23 @@ def agreed_profile(
         PartitionError: there is no sample.
         RemoteError: a layer failed.
     """
-    mine: list[float] | str | None = None
+    mine: object = None
     if transport.stage_id == 0 and transport.replica == 0:
         try:
             mine = profile(layers, sample_inputs, transport.device, keyword_inputs=keyword_inputs)
         except PartitionError as error:
-            mine = str(error)
+            mine = error
         except Exception:
             mine = traceback.format_exc()
-    stages = [transport.gather_objects(mine)[0]]
-    found: list[float] | str = transport.gather_from_replicas(stages[0])[0]
+    # Along the first replica, then from each of its stages to the same stage of the others.
+    of_replica = transport.gather_objects(mine)[0]
+    found = transport.gather_from_replicas(of_replica)[0]
+    if isinstance(found, PartitionError):
+        raise found
     if isinstance(found, str):
-        if found == NO_SAMPLE:
-            raise PartitionError(found)
         raise RemoteError(f"the layers could not be profiled on stage 0:\n{found}")
-    return found
-
-
-NO_SAMPLE = "partition is 'profile', needed sample_inputs on the first stage to measure with"
+    seconds: list[float] = found
+    return seconds
 
 
 def profile(
@@ -71,7 +70,9 @@ def profile(
         PartitionError: there is no sample.
     """
     if sample_inputs is None:
-        raise PartitionError(NO_SAMPLE)
+        raise PartitionError(
+            "partition is 'profile', needed sample_inputs on the first stage to measure with"
+        )
     clock = Clock(device)
     value = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), sample_inputs)
     seconds = []
