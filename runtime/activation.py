@@ -73,6 +73,11 @@ class Signature:
     def __str__(self) -> str:
         return str(self._rebuild([str(tensor) for tensor in self.tensors]))
 
+    @property
+    def nbytes(self) -> int:
+        """Size of all tensors in bytes."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
     def memory_of(self, activation: Any) -> list[torch.Tensor]:
         """The memory of every tensor of an activation of this signature, uint8 `[nbytes]`."""
         tensors = tensors_of(activation)

@@ -401,9 +401,9 @@ class Evaluator:
         outcome: schedcc.Outcome,
         results: Results,
     ) -> None:
+        self._plans.connect()
         if agreement.micro_batches == 0 and not agreement.final:
             return  # other replicas have more data, and meet this one in the last run
-        self._plans.connect()
         source = DrawnSource(
             drawn,
             self._transport.device,

@@ -58,7 +58,7 @@ class FormChoice:
             trial: The run that is about to start.
             plan: `(micro_batches, overlap) -> interpreter` of a plan without a loss.
         """
-        if self._overlap != "auto" or self._transport.stages == 1:
+        if self._overlap != "auto" or self._transport.stages == 1 or not trial.inputs:
             return bool(self._overlap)
         first = trial.inputs[0]
         if first not in self._measured:

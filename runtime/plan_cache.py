@@ -10,6 +10,9 @@ from runtime.interpreter import Interpreter
 from runtime.transport.protocol import Transport
 from schemas import Direction, MoveLogits, StagePlan, TransferInstruction
 
+Channel = tuple[Direction, int]
+"""To or from a peer."""
+
 
 @dataclass(frozen=True)
 class Build:
@@ -19,6 +22,8 @@ class Build:
     partition: tuple[int, ...]
     micro_batches: int
     fingerprint: str
+    opens: frozenset[Channel] = frozenset()
+    """What the stage has not used before; these may differ."""
 
 
 class PlanCache:
@@ -43,7 +48,7 @@ class PlanCache:
         self._transport, self._partition, self._buffers = transport, partition, buffers
         self._form = FormChoice(overlap, transport)
         self._known: dict[tuple[int, schedcc.Outcome, bool], Interpreter] = {}
-        self._connected: set[tuple[Direction, int]] = set()
+        self._connected: set[Channel] = set()
 
     def connect(self) -> None:
         """Make sure of the schedule's channels before anything else uses them.
@@ -52,7 +57,7 @@ class PlanCache:
             AgreementError: the stages' builds or partitions differ.
         """
         if not self._connected and self._transport.stages > 1:
-            self._prepare(1, schedcc.Outcome(), overlap=True)
+            self._prepare(1, schedcc.Outcome(compute_loss=False), overlap=True)
 
     def interpreter(
         self, micro_batches: int, outcome: schedcc.Outcome, trial: Trial
@@ -82,35 +87,47 @@ class PlanCache:
                 if micro_batches
                 else schedcc.compile_epilogue(stages, outcome=outcome)
             )
-            self._compare(
-                Build(schedcc.__version__, self._partition, micro_batches, pipeline.fingerprint)
-            )
             plan = pipeline.stage(self._transport.stage_id)
-            self._open_channels(plan)
+            opens = _channels(plan) - self._connected
+            mine = Build(
+                schedcc.__version__, self._partition, micro_batches, pipeline.fingerprint, opens
+            )
+            if self._compare(mine):
+                self._open(opens)
             self._known[key] = Interpreter(plan, self._transport, self._buffers)
         return self._known[key]
 
-    def _compare(self, mine: Build) -> None:
+    def _compare(self, mine: Build) -> bool:
+        """Require equal builds; whether any stage has channels to open, for which all are needed.
+
+        Replicas run plans of other lengths, but open the same channels at the same time: these
+        follow from the outcome alone.
+        """
         builds: list[Build] = self._transport.gather_objects(mine)
         require_same("version of schedcc", [build.version for build in builds])
         require_same("partition of the layers", [build.partition for build in builds])
         require_same("number of micro-batches", [build.micro_batches for build in builds])
         require_same("fingerprint of the plan", [build.fingerprint for build in builds])
+        return any(build.opens for build in builds)
 
-    def _open_channels(self, plan: StagePlan) -> None:
+    def _open(self, channels: frozenset[Channel]) -> None:
         """Warm up the channels that no plan has used before."""
-        channels: set[tuple[Direction, int]] = set()
-        for placed in plan.program.placed():
-            match placed.instruction:
-                case TransferInstruction(direction=direction, peer=peer):
-                    channels.add((direction, peer))
-                case MoveLogits(source=source, destination=destination):
-                    sends = source == plan.stage_id
-                    other = destination if sends else source
-                    channels.add((Direction.SEND if sends else Direction.RECV, other))
-        new = sorted(channels - self._connected)
         self._transport.connect(
-            receives_from=[peer for direction, peer in new if direction is Direction.RECV],
-            sends_to=[peer for direction, peer in new if direction is Direction.SEND],
+            receives_from=sorted(peer for way, peer in channels if way is Direction.RECV),
+            sends_to=sorted(peer for way, peer in channels if way is Direction.SEND),
         )
         self._connected |= channels
+
+
+def _channels(plan: StagePlan) -> frozenset[Channel]:
+    """The channels that a plan uses, in its epilogue as well."""
+    channels: set[Channel] = set()
+    for placed in plan.program.placed():
+        match placed.instruction:
+            case TransferInstruction(direction=direction, peer=peer):
+                channels.add((direction, peer))
+            case MoveLogits(source=source, destination=destination):
+                sends = source == plan.stage_id
+                other = destination if sends else source
+                channels.add((Direction.SEND if sends else Direction.RECV, other))
+    return frozenset(channels)

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from runtime.device import local_device
+from runtime.transport.nccl import LAUNCH_ORDER
 from runtime.transport.protocol import TransportError
 
 TIMEOUT = timedelta(minutes=5)
@@ -42,6 +43,7 @@ def process_group(timeout: timedelta = TIMEOUT) -> Iterator[torch.device]:
     device = local_device(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        os.environ.setdefault(LAUNCH_ORDER, "1")
         dist.init_process_group("nccl", timeout=timeout, device_id=device)
     else:
         dist.init_process_group("gloo", timeout=timeout)

@@ -17,6 +17,7 @@ from typing import Any
 
 from runtime.activation import Signature, signature_of
 from runtime.agreement import RemoteError
+from runtime.allocator import keep_freed_activations
 from runtime.buffers import Buffer
 from runtime.device import random_state_kept
 from runtime.messages import receive_object, send_object
@@ -78,6 +79,9 @@ class ShapeCache:
             if report is not None:
                 raise RemoteError(report)
         self._known |= learnt
+        around = [s for known in learnt.values() for s in (known.received, known.sent) if s]
+        for signature in around:
+            keep_freed_activations(signature.nbytes, self._transport.device)
 
     def shapes(self, announced: Sequence[Signature]) -> "RunShapes":
         """The shapes of a run over the announced micro-batches."""

@@ -50,6 +50,7 @@ def over_stages(
     *,
     layers: Callable[[], list[Any]] = mlp,
     replicas: int = 1,
+    network: dict[str, Any] | None = None,
     **options: Any,
 ) -> list[Any]:
     """What `call(evaluator)` returns on every rank, over the in-memory transport.
@@ -65,4 +66,4 @@ def over_stages(
         evaluator = Evaluator(built[end.rank], transport=end, **options)
         return call(evaluator) if replicas == 1 else call(evaluator, end.replica)
 
-    return run_stages(stages, stage, replicas=replicas, timeout=30)
+    return run_stages(stages, stage, replicas=replicas, timeout=30, **(network or {}))

@@ -8,14 +8,17 @@ import torch
 from torch import nn
 
 from runtime.launch import WorkerError, launch
+from runtime.transport import Channels
 from tests.models_for_tests import batches, mlp, one_process
 from tests.workers import Rounds, evaluate_rounds, evaluate_shards, exchange, fail, tied_layers
 
 SIZES = ((2, 2, 2, 2), (3, 1, 4), (5,), (2, 2, 2, 2))
 
 
-def check_rounds(stages: int, *, overlap: bool, exactly: bool) -> None:
-    rounds = launch(stages, evaluate_rounds, Rounds(SIZES, overlap))
+def check_rounds(
+    stages: int, *, overlap: bool, exactly: bool, channels: Channels = "shared"
+) -> None:
+    rounds = launch(stages, evaluate_rounds, Rounds(SIZES, overlap, channels))
     for sizes, results in zip(SIZES, rounds, strict=True):
         logits, losses = one_process(mlp(), batches(sizes))
         rel = 1e-12 if exactly else 1e-5
@@ -31,10 +34,12 @@ def check_rounds(stages: int, *, overlap: bool, exactly: bool) -> None:
                 torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("overlap", [False, True])
-def test_three_processes_give_what_one_gives(overlap, monkeypatch):
+@pytest.mark.parametrize(
+    ("overlap", "channels"), [(False, "shared"), (True, "shared"), (True, "per-edge")]
+)
+def test_three_processes_give_what_one_gives(overlap, channels, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    check_rounds(3, overlap=overlap, exactly=True)
+    check_rounds(3, overlap=overlap, exactly=True, channels=channels)
 
 
 def test_two_replicas_of_two_stages_give_what_one_process_gives(monkeypatch):
@@ -60,9 +65,10 @@ def test_two_replicas_of_two_stages_give_what_one_process_gives(monkeypatch):
         assert all(map(torch.equal, result.logits, logits))
 
 
-def test_messages_of_many_tensors_and_collectives_arrive(monkeypatch):
+@pytest.mark.parametrize("channels", ["shared", "per-edge"])
+def test_messages_of_many_tensors_and_collectives_arrive(channels, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert launch(3, exchange, None) == [(0, True, 1.0), (1, True, 1.0), (2, True, 1.0)]
+    assert launch(3, exchange, channels) == [(0, True, 1.0), (1, True, 1.0), (2, True, 1.0)]
 
 
 def test_a_process_that_raises_ends_the_run_with_its_error(monkeypatch):
@@ -86,12 +92,14 @@ needs_two_gpus = pytest.mark.skipif(
 
 @pytest.mark.nccl
 @needs_two_gpus
+@pytest.mark.parametrize("channels", ["shared", "per-edge"])
 @pytest.mark.parametrize("overlap", [False, True])
-def test_two_gpus_give_what_one_process_gives(overlap):
-    check_rounds(2, overlap=overlap, exactly=False)
+def test_two_gpus_give_what_one_process_gives(overlap, channels):
+    check_rounds(2, overlap=overlap, exactly=False, channels=channels)
 
 
 @pytest.mark.nccl
 @needs_two_gpus
-def test_messages_arrive_between_gpus():
-    assert launch(2, exchange, None) == [(0, True, 1.0), (1, True, 1.0)]
+@pytest.mark.parametrize("channels", ["shared", "per-edge"])
+def test_messages_arrive_between_gpus(channels):
+    assert launch(2, exchange, channels) == [(0, True, 1.0), (1, True, 1.0)]

@@ -11,7 +11,7 @@ from torch import nn
 from runtime import EvalResult, Evaluator, LayerSpec, TiedLayerSpec
 from runtime.grid import make_grid
 from runtime.process_group import process_group
-from runtime.transport import TorchTransport
+from runtime.transport import Channels, TorchTransport
 from tests.models_for_tests import batches, mlp
 
 TIMEOUT = timedelta(seconds=60)
@@ -23,13 +23,14 @@ class Rounds:
 
     sizes: tuple[tuple[int, ...], ...]
     overlap: bool
+    channels: Channels = "shared"
 
 
 def evaluate_rounds(rounds: Rounds) -> list[list[EvalResult]]:
     """Results of every stage, by round."""
     torch.set_num_threads(1)
     with process_group(TIMEOUT) as device:
-        transport = TorchTransport(device=device)
+        transport = TorchTransport(device=device, channels=rounds.channels)
         evaluator = Evaluator(
             mlp(),
             loss_fn=nn.functional.mse_loss,
@@ -87,11 +88,11 @@ MESSAGE = [
 ]
 
 
-def exchange(_: None) -> list[Any]:
+def exchange(channels: Channels) -> list[Any]:
     """Move a message around the ring 0 -> 1 -> 2 -> 0, alone and in a group; then collectives."""
     torch.set_num_threads(1)
     with process_group(TIMEOUT) as device:
-        transport = TorchTransport(device=device)
+        transport = TorchTransport(device=device, channels=channels)
         here, count = transport.stage_id, transport.stages
         after, before = (here + 1) % count, (here - 1) % count
         transport.connect(receives_from=[before], sends_to=[after])
