@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench check mutants fuzz kill-saves format schemas clean
+.PHONY: demo test bench bench-compiler bench-runtime check mutants fuzz kill-saves format schemas clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -12,8 +12,13 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
-# Options: make bench BENCH='--setting tiny --repeats 20'
-bench: $(READY)
+# The compiler, then the runtime. Options: make bench-runtime BENCH='--setting tiny --repeats 20'
+bench: bench-compiler bench-runtime
+
+bench-compiler: $(READY)
+	$(BIN)/python -m benchmarks.compiler
+
+bench-runtime: $(READY)
 	$(BIN)/python -m benchmarks $(BENCH)
 
 check: $(READY)
