@@ -28,19 +28,37 @@ class Materialiser:
         return tuple(tuple(made[begin:end]) for begin, end in pairwise(bounds))
 
     def _instructions(self, rows: Rows) -> list[StepInstruction]:
-        columns = (column.tolist() for column in rows.columns[:4])
-        return [self._instruction(*row) for row in zip(*columns, strict=True)]
+        made: dict[int, Iterator[StepInstruction]] = {}
+        for code in np.unique(rows.op).tolist():
+            own = rows.op == code
+            make = _paired if IS_PAIRED[code] else self._alike
+            made[code] = iter(make(code, *(column[own].tolist() for column in rows.columns[1:4])))
+        return [next(made[code]) for code in rows.op.tolist()]
 
-    def _instruction(self, code: int, micro_batch: int, buffer: int, peer: int) -> StepInstruction:
-        if _PAIRED[code]:
-            return _new(code, {"micro_batch": micro_batch, "buffer": buffer, "peer": peer})
-        key = (code, micro_batch, buffer)
-        instruction = self._shared.get(key)
-        if instruction is None:
-            fields = {"micro_batch": micro_batch, "buffer": buffer}
-            instruction = _new(code, {k: v for k, v in fields.items() if k in _FIELDS[code]})
-            self._shared[key] = instruction
-        return instruction
+    def _alike(
+        self, code: int, micro_batches: list[int], buffers: list[int], _: list[int]
+    ) -> list[StepInstruction]:
+        """Instructions without a peer, one object for those that are equal."""
+        shared, made = self._shared, []
+        for micro_batch, buffer in zip(micro_batches, buffers, strict=True):
+            key = (code, micro_batch, buffer)
+            if key not in shared:
+                fields = {"micro_batch": micro_batch, "buffer": buffer}
+                own = {name: fields[name] for name in fields if name in OPS[code].model_fields}
+                shared[key] = _VALIDATORS[code](own)
+            made.append(shared[key])
+        return made
+
+
+def _paired(
+    code: int, micro_batches: list[int], buffers: list[int], peers: list[int]
+) -> list[StepInstruction]:
+    """Transfers, of which each has a peer of its own."""
+    new = _VALIDATORS[code]
+    return [
+        new({"micro_batch": micro_batch, "buffer": buffer, "peer": peer})
+        for micro_batch, buffer, peer in zip(micro_batches, buffers, peers, strict=True)
+    ]
 
 
 @contextmanager
@@ -55,11 +73,4 @@ def collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-_PAIRED: list[bool] = IS_PAIRED.tolist()
-_FIELDS = [set(op.model_fields) for op in OPS]
 _VALIDATORS: list[Any] = [op.__pydantic_validator__.validate_python for op in OPS]
-
-
-def _new(code: int, fields: dict[str, int]) -> StepInstruction:
-    instruction: StepInstruction = _VALIDATORS[code](fields)
-    return instruction

@@ -88,9 +88,9 @@ class Rows:
         lengths = _column(map(len, steps))
         return cls(
             op=_column(map(CODES.__getitem__, map(type, instructions))),
-            micro_batch=_column(f.get("micro_batch", NONE) for f in fields),
-            buffer=_column(f.get("buffer", NONE) for f in fields),
-            peer=_column(f.get("peer", NONE) for f in fields),
+            micro_batch=_column([f.get("micro_batch", NONE) for f in fields]),
+            buffer=_column([f.get("buffer", NONE) for f in fields]),
+            peer=_column([f.get("peer", NONE) for f in fields]),
             step=np.repeat(np.arange(len(steps)), lengths),
         )
 
