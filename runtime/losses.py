@@ -56,7 +56,7 @@ class Losses:
         scalars, layout = flatten(values)
         if self.layout is None:
             self.layout = layout
-        elif layout != self.layout:
+        elif layout is not self.layout and layout != self.layout:
             raise ValueError(
                 f"loss_fn and metrics returned {layout}, but {self.layout} for the micro-batches "
                 "before: needed the same structure"

@@ -59,9 +59,14 @@ class Measure:
 
 Scalar = torch.Tensor | float
 
+_LOSS_ALONE = Layout(pytree.tree_structure({"loss": 0.0, "metrics": {}}))
+
 
 def flatten(values: dict[str, Any]) -> tuple[list[Scalar], Layout]:
     """The scalars of nested values, copied where they are, without waiting for the device."""
+    loss = values.get("loss")
+    if isinstance(loss, torch.Tensor) and not values["metrics"]:  # mostly there is nothing else
+        return [copied(loss)], _LOSS_ALONE
     leaves, structure = pytree.tree_flatten(values)
     return [copied(leaf) for leaf in leaves], Layout(structure)
 

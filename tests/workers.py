@@ -114,6 +114,8 @@ def exchange(channels: Channels) -> list[Any]:
             a.reshape(-1).view(torch.uint8).equal(b.reshape(-1).view(torch.uint8))
             for a, b in zip(message + message, places + again, strict=True)
         )
+        large = transport.gather_objects("x" * 3000 * here)  # some need a second round, some not
+        same = same and large == ["x" * 3000 * stage for stage in range(count)]
         return transport.gather_objects((here, same, float(loss)))
 
 

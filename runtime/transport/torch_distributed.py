@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from runtime.transport.channel_groups import ChannelGroups, Channels, Route
 from runtime.transport.nccl import require_eager
+from runtime.transport.objects import gather_objects
 from runtime.transport.protocol import Pending, TransportError, as_bytes
 from schemas import Direction
 
@@ -145,22 +146,19 @@ class TorchTransport:
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Every stage's `value`."""
-        values: list[Any] = [None] * self.stages
         try:
-            dist.all_gather_object(values, value, group=self._group)
+            return gather_objects(value, self._group, self._device)
         except RuntimeError as error:
             raise _failed("agreement of all stages", error) from error
-        return values
 
     def gather_from_replicas(self, value: Any) -> list[Any]:
         """The `value` of this stage in every replica."""
-        values: list[Any] = [value] * self.replicas
-        if self._replicas is not None:
-            try:
-                dist.all_gather_object(values, value, group=self._replicas)
-            except RuntimeError as error:
-                raise _failed("agreement of all replicas", error) from error
-        return values
+        if self._replicas is None:
+            return [value]
+        try:
+            return gather_objects(value, self._replicas, self._device)
+        except RuntimeError as error:
+            raise _failed("agreement of all replicas", error) from error
 
     def connect(self, receives_from: Iterable[int], sends_to: Iterable[int]) -> None:
         """Exchange a number over each channel and wait for the device; see `Transport`.
