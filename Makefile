@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench bench-compiler bench-runtime check mutants fuzz kill-saves format schemas clean
+N ?= 200
+
+.PHONY: demo test chaos bench bench-compiler bench-runtime check mutants fuzz kill-saves format schemas clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -20,6 +22,10 @@ bench-compiler: $(READY)
 
 bench-runtime: $(READY)
 	$(BIN)/python -m benchmarks $(BENCH)
+
+# N random faults in real processes, and the seconds until every stage knew; SEED repeats a run.
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos $(N) $(SEED)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

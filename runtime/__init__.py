@@ -8,10 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runtime.agreement import AgreementError, RemoteError
+    from runtime.agreement import AgreementError
     from runtime.checkpoint import CheckpointError
     from runtime.eval_result import EvalResult
     from runtime.evaluator import Evaluator
+    from runtime.failure import (
+        DifferentDataError,
+        LostPeerError,
+        NonFiniteError,
+        RemoteError,
+        StalledError,
+    )
     from runtime.layers import LayerSpec, TiedLayerSpec
     from runtime.logits import label_log_probs
     from runtime.metrics import MetricError
@@ -22,12 +29,16 @@ _MODULES = {
     "AgreementError": "runtime.agreement",
     "CheckpointError": "runtime.checkpoint",
     "DataError": "runtime.micro_batches",
+    "DifferentDataError": "runtime.failure",
     "EvalResult": "runtime.eval_result",
     "Evaluator": "runtime.evaluator",
     "LayerSpec": "runtime.layers",
+    "LostPeerError": "runtime.failure",
     "MetricError": "runtime.metrics",
+    "NonFiniteError": "runtime.failure",
     "PartitionError": "runtime.partition",
-    "RemoteError": "runtime.agreement",
+    "RemoteError": "runtime.failure",
+    "StalledError": "runtime.failure",
     "TiedLayerSpec": "runtime.layers",
     "label_log_probs": "runtime.logits",
 }
@@ -36,12 +47,16 @@ __all__ = [
     "AgreementError",
     "CheckpointError",
     "DataError",
+    "DifferentDataError",
     "EvalResult",
     "Evaluator",
     "LayerSpec",
+    "LostPeerError",
     "MetricError",
+    "NonFiniteError",
     "PartitionError",
     "RemoteError",
+    "StalledError",
     "TiedLayerSpec",
     "label_log_probs",
 ]

@@ -8,16 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from runtime.activation import Signature
+from runtime.failure.errors import AgreedError
+from runtime.failure.fingerprint import Digests, require_same_data
 from runtime.transport.protocol import Transport
 from schedcc import Outcome
 
 
-class AgreementError(ValueError):
+class AgreementError(AgreedError, ValueError):
     """The stages were called with things that do not fit together."""
-
-
-class RemoteError(RuntimeError):
-    """Another stage failed; the message carries its traceback."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,10 @@ class Announcement:
     """Whether that is all of its data, or all that was asked for."""
     inputs: tuple[Signature, ...] = ()
     """The signature of each micro-batch's input, from the first stage."""
-    failure: str | None = None
-    """The traceback of what kept the stage from finding its micro-batches."""
+    digests: tuple[Digests, ...] = ()
+    """Of each micro-batch, from the stages that read micro-batches and compare them."""
+    check_finite: bool = False
+    """Whether the stages compare notes after the run as well."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,19 @@ def agree(transport: Transport, mine: Announcement) -> Agreement:
     """Compare the announcements of all stages of all replicas.
 
     Raises:
-        RemoteError: a stage announced a failure.
         AgreementError: the stages ask for or have different things.
+        DifferentDataError: those of this replica read different micro-batches.
     """
     pipeline: list[Announcement] = transport.gather_objects(mine)
-    brief = [replace(announcement, inputs=()) for announcement in pipeline]
+    brief = [replace(announcement, inputs=(), digests=()) for announcement in pipeline]
     replicas: list[list[Announcement]] = transport.gather_from_replicas(brief)
     everyone = {
         _name(stage_id, replica, len(replicas)): announcement
         for replica, announcements in enumerate(replicas)
         for stage_id, announcement in enumerate(announcements)
     }
-    for name, announcement in everyone.items():
-        if announcement.failure is not None:
-            raise RemoteError(f"{name} failed before the first transfer:\n{announcement.failure}")
     _require_same("wanted outcome", {name: a.outcome for name, a in everyone.items()})
+    _require_same("check_finite", {name: a.check_finite for name, a in everyone.items()})
     _require_same("num_micro_batches", {name: a.asked or 0 for name, a in everyone.items()})
     for name, announcement in everyone.items():
         if announcement.asked is not None and announcement.found not in (None, announcement.asked):
@@ -80,6 +78,7 @@ def agree(transport: Transport, mine: Announcement) -> Agreement:
         names = [_name(stage_id, replica, len(replicas)) for stage_id in range(len(announcements))]
         found = dict(zip(names, (a.found for a in announcements), strict=True))
         _require_same("number of micro-batches", found)
+    require_same_data([announcement.digests for announcement in pipeline])
     counts = [announcements[0].found or 0 for announcements in replicas]
     return Agreement(
         micro_batches=counts[transport.replica],

@@ -21,11 +21,12 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         """A clock of `device`."""
         self._device = device
-        self._on_gpu = device.type == "cuda"
+        self.on_gpu = device.type == "cuda"
+        """Whether time passes on a device that the host only sends work to."""
 
     def mark(self) -> Mark:
         """Now; on a GPU, when the work enqueued so far will be done."""
-        if not self._on_gpu:
+        if not self.on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
@@ -45,7 +46,7 @@ class Clock:
 
     def synchronize(self) -> None:
         """Wait until the device has done all its work."""
-        if self._on_gpu:
+        if self.on_gpu:
             torch.cuda.synchronize(self._device)
 
 

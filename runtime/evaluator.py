@@ -1,6 +1,5 @@
 """The evaluator: a model's layers over the stages of a pipeline, evaluated micro-batch by batch."""
 
-import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -13,11 +12,14 @@ from torch.distributed.device_mesh import DeviceMesh
 
 import schedcc
 from runtime.activation import Signature, signature_of
-from runtime.agreement import Agreement, Announcement, RemoteError, agree
+from runtime.agreement import Agreement, Announcement, agree
 from runtime.buffers import BufferPool
 from runtime.checkpoint import Mismatch, load_layers, save_states, state_of_module
 from runtime.device import random_state_kept
 from runtime.eval_result import EvalResult, eval_result
+from runtime.failure.fingerprint import Digests, fingerprint
+from runtime.failure.finite import FiniteCheck, require_finite
+from runtime.failure.guard import TIMEOUT, Guard, Run
 from runtime.form import Overlap, Trial
 from runtime.grid import default_transport, require_grid
 from runtime.interpreter import Forward, Interpreter, Work
@@ -25,7 +27,7 @@ from runtime.layers import Layer, StageModule, build_stage
 from runtime.listeners import Listener
 from runtime.logits import LogitsCallback, LogitsFunction
 from runtime.metrics import Metric, StatefulMetrics, split_metrics
-from runtime.micro_batches import CopiedInputs, DataError, DrawnSource, Pair, draw
+from runtime.micro_batches import CopiedInputs, DataError, DrawnSource, EmptyDataError, Pair, draw
 from runtime.partition import Partition, divide
 from runtime.plan_cache import PlanCache
 from runtime.profile import agreed_profile
@@ -70,6 +72,10 @@ class Evaluator:
         channels: Channels | None = None,
         weight_fn: WeightFunction = samples,
         transport: Transport | None = None,
+        guard: Guard | None = None,
+        timeout: float = TIMEOUT,
+        check_data: bool = True,
+        check_finite: bool = False,
         listeners: Sequence[Listener] = (),
         record: Path | None = None,
     ) -> None:
@@ -101,6 +107,13 @@ class Evaluator:
             weight_fn: `label -> weight` of a micro-batch in the average; default: its samples.
             transport: Connection to the other stages; default: torch.distributed's default group
                 if it is initialised, else none, for a single stage.
+            guard: Of `transport`, where other work on it is guarded as well; default: a new one.
+            timeout: Seconds after which an evaluation in which no stage gets on is ended; without
+                a `guard`.
+            check_data: Whether the stages that read micro-batches compare fingerprints of them;
+                what is `None` in a stage's pairs is not compared.
+            check_finite: Whether a loss that is NaN or infinite is an error, which names the stage
+                where it began.
             listeners: Told about every instruction.
             record: Directory where each stage writes what it executes, see `runtime.recorder`.
 
@@ -108,7 +121,7 @@ class Evaluator:
             RecordingError: `record` already holds a recording, or cannot be written.
             PartitionError: the layers cannot be divided so.
             AgreementError: the processes make another grid, or tied layers do not fit.
-            RemoteError: another stage could not build its tied layers.
+            RemoteError: another stage could not build its tied layers, or profile them.
             MetricError: a metric cannot be combined over the replicas.
             ValueError: `overlap` is no choice, or `channels` are named beside a transport.
             TransportError: NCCL was not initialised as it has to be.
@@ -120,8 +133,14 @@ class Evaluator:
         )
         require_grid(self._transport, stages, replicas)
         self.stages, self.stage_id = self._transport.stages, self._transport.stage_id
+        self._guard = guard or Guard(self._transport, timeout=timeout)
         profile = partial(
-            agreed_profile, layers, self._transport, sample_inputs, keyword_inputs=keyword_inputs
+            agreed_profile,
+            layers,
+            self._transport,
+            self._guard,
+            sample_inputs,
+            keyword_inputs=keyword_inputs,
         )
         entries = list(layers)
         self.boundaries = divide(entries, self.stages, partition, profile)
@@ -131,7 +150,7 @@ class Evaluator:
             own = self.boundaries[self.stage_id : self.stage_id + 2]
             return build_stage(layers, *own, keyword_inputs=keyword_inputs).to(device)
 
-        self.module = build_with_ties(entries, self.boundaries, self._transport, build)
+        self.module = build_with_ties(entries, self.boundaries, self._transport, self._guard, build)
         """This stage's layers; nothing keeps the others alive."""
 
         self._loss_fn, self._weight_fn = loss_fn, weight_fn
@@ -144,9 +163,10 @@ class Evaluator:
         # First, so that its start is on file whatever another listener does.
         self._listeners = (*([self._recorder] if self._recorder else []), *listeners)
         self._buffers = BufferPool(device)
-        self._shapes = ShapeCache(self._transport)
-        self._plans = PlanCache(self._transport, self.boundaries, self._buffers, overlap=overlap)
-        self._broken: str | None = None
+        self._overlap = overlap
+        self._check_data, self._check_finite = check_data, check_finite
+        self._epoch: int | None = None
+        self._shapes, self._plans = self._nothing_known()
 
     @property
     def is_first(self) -> bool:
@@ -201,7 +221,9 @@ class Evaluator:
             ScheduleError: M is no integer of at least 1, or an option does not exist.
             DataError: this stage's data is not made of pairs, or missing.
             AgreementError: the stages do not agree, or a stage's data ended early.
-            RemoteError: another stage failed before the first transfer.
+            DifferentDataError: first and last stage read different micro-batches.
+            NonFiniteError: a loss is NaN or infinite, with `check_finite`.
+            RemoteError: another stage failed, ended without a word, or did not get on in time.
             ValueError: a loss or a metric is not made of scalars.
         """
         micro_batches = self._micro_batches if num_micro_batches is None else num_micro_batches
@@ -253,7 +275,7 @@ class Evaluator:
         Raises:
             DataError: there is no data in any replica, or it is not made of pairs.
             AgreementError: the stages do not agree.
-            RemoteError: another stage failed before the first transfer of a run.
+            DifferentDataError, NonFiniteError, RemoteError: as of `eval_batch`.
             ValueError: as of `eval_batch`.
         """
         request = Request(
@@ -285,7 +307,11 @@ class Evaluator:
             CheckpointError: a layer cannot be saved or written, on any rank; the same everywhere.
         """
         states = {index: state_of_module(layer) for index, layer in self._layers().items()}
-        return save_states(states, Path(directory), self._transport, parallel_write=parallel_write)
+        with self._guard.run() as run:
+            run.phase("the saving of a checkpoint", waits_for="", patient=True)
+            return save_states(
+                states, Path(directory), self._transport, parallel_write=parallel_write
+            )
 
     def load_state_dir(self, directory: str | Path, *, strict: bool = True) -> Mismatch:
         """Load all layers from a directory, saved with any number of stages and replicas.
@@ -300,9 +326,11 @@ class Evaluator:
         Raises:
             CheckpointError: the checkpoint is damaged or does not fit; no module has changed.
         """
-        return load_layers(
-            self._layers(), self.boundaries[-1], Path(directory), self._transport, strict=strict
-        )
+        with self._guard.run() as run:
+            run.phase("the loading of a checkpoint", waits_for="", patient=True)
+            return load_layers(
+                self._layers(), self.boundaries[-1], Path(directory), self._transport, strict=strict
+            )
 
     def _layers(self) -> dict[int, nn.Module]:
         """This stage's layers by global index."""
@@ -311,35 +339,46 @@ class Evaluator:
     def _evaluate(
         self, data: Iterable[Any] | None, request: Request, asked: int | None
     ) -> EvalResult:
-        if self._broken is not None:
-            raise RuntimeError(
-                f"this evaluator failed before ({self._broken}), and messages of that run may "
-                "still be under way: make a new process group and evaluator"
-            )
         outcome = request.outcome(
             replicas=self._transport.replicas, compute_metrics=bool(self._metrics)
-        )
-        results = Results(
-            self._transport.device, wish=request.wish, metrics=self._metrics, layout=self._layout
         )
         micro_batches = everywhere = 0
         final = False
         recorded = self._recorder.evaluation() if self._recorder else nullcontext()
-        with recorded, evaluating(self.module):
+        with self._guard.run() as run, recorded, evaluating(self.module):
+            self._begin(run)
+            results = Results(
+                self._transport.device,
+                wish=request.wish,
+                metrics=self._metrics,
+                layout=self._layout,
+            )
             while not final:
                 begins = everywhere == 0
-                drawn, agreement = self._agree(data, request, outcome, asked, begins=begins)
+                drawn, agreement = self._agree(data, request, outcome, asked, run, begins=begins)
                 final = agreement.final
-                micro_batches += agreement.micro_batches
                 everywhere += agreement.everywhere
                 if everywhere == 0:
-                    raise DataError("the data holds no micro-batch, needed at least one")
-                self._run(
-                    drawn, agreement, request, outcome if final else part_of(outcome), results
-                )
+                    raise EmptyDataError("the data holds no micro-batch, needed at least one")
+                wanted = outcome if final else part_of(outcome)
+                run.before = micro_batches
+                self._run(drawn, agreement, request, wanted, results, run)
+                micro_batches += agreement.micro_batches
+            run.drain()
+            results.logits.finish()
         self._layout = results.losses.agreed
-        results.logits.finish()
         return eval_result(micro_batches, results)
+
+    def _begin(self, run: Run) -> None:
+        """After a failure, agree on everything anew: some stages may know more than others."""
+        if self._epoch not in (None, run.epoch):
+            self._shapes, self._plans = self._nothing_known()
+            self._layout = None
+        self._epoch = run.epoch
+
+    def _nothing_known(self) -> tuple[ShapeCache, PlanCache]:
+        plans = PlanCache(self._transport, self.boundaries, self._buffers, overlap=self._overlap)
+        return ShapeCache(self._transport), plans
 
     def _agree(
         self,
@@ -347,6 +386,7 @@ class Evaluator:
         request: Request,
         outcome: schedcc.Outcome,
         asked: int | None,
+        run: Run,
         *,
         begins: bool,
     ) -> tuple[list[Pair], Agreement]:
@@ -357,37 +397,31 @@ class Evaluator:
         draws = needed or (self.is_last and data is not None)
         drawn: list[Pair] = []
         inputs: tuple[Signature, ...] = ()
-        error: Exception | None = None
-        failure: str | None = None
-        try:
-            if request.compute_loss and self.is_last and not self._has_something_to_compute:
-                raise DataError("compute_loss is True, but the evaluator has no loss_fn")
-            if begins and outcome.compute_metrics and self.is_last:
-                self._metrics.reset()
-            if draws:
-                drawn = draw(
-                    data, limit, stage_id=self.stage_id, keyword_inputs=self._keyword_inputs
-                )
-            if self.is_first:
-                known: dict[Signature, Signature] = {}  # equal ones travel once
-                signatures = (signature_of(pair[0]) for pair in drawn)
-                inputs = tuple(known.setdefault(s, s) for s in signatures)
-        except Exception as raised:
-            error, failure = raised, traceback.format_exc()
+        digests: tuple[Digests, ...] = ()
+        if request.compute_loss and self.is_last and not self._has_something_to_compute:
+            raise DataError("compute_loss is True, but the evaluator has no loss_fn")
+        if begins and outcome.compute_metrics and self.is_last:
+            self._metrics.reset()
+        if draws:
+            run.phase("the drawing of micro-batches", waits_for="")
+            drawn = draw(data, limit, stage_id=self.stage_id, keyword_inputs=self._keyword_inputs)
+        if self.is_first:
+            known: dict[Signature, Signature] = {}  # equal ones travel once
+            signatures = (signature_of(pair[0]) for pair in drawn)
+            inputs = tuple(known.setdefault(s, s) for s in signatures)
+        if self._check_data and self.stages > 1:
+            digests = tuple((fingerprint(inputs), fingerprint(labels)) for inputs, labels in drawn)
+        run.phase("the agreement before the first transfer")
         mine = Announcement(
             outcome,
             asked,
             found=len(drawn) if draws else None,
             ended=asked is not None or len(drawn) < limit,
             inputs=inputs,
-            failure=failure,
+            digests=digests,
+            check_finite=self._check_finite,
         )
-        try:
-            return drawn, agree(self._transport, mine)
-        except RemoteError:
-            if error is not None:
-                raise error from None  # this stage is the origin
-            raise
+        return drawn, agree(self._transport, mine)
 
     @property
     def _has_something_to_compute(self) -> bool:
@@ -400,7 +434,9 @@ class Evaluator:
         request: Request,
         outcome: schedcc.Outcome,
         results: Results,
+        run: Run,
     ) -> None:
+        run.phase("the connection of the channels")
         self._plans.connect()
         if agreement.micro_batches == 0 and not agreement.final:
             return  # other replicas have more data, and meet this one in the last run
@@ -410,43 +446,53 @@ class Evaluator:
             inputs=self.is_first,
             labels=self.is_last and request.needs_labels,
         )
+        run.phase("the rehearsal of new shapes")
         self._shapes.learn(agreement.inputs, source.copy_of_input, self.module)
         results.expect(agreement.micro_batches)
         shapes = self._shapes.shapes(agreement.inputs)
 
         def attempt(interpreter: Interpreter) -> None:
             copies = CopiedInputs(source, first=self.is_first)
-            interpreter.run(Work(self._apply, copies, shapes, Results(self._transport.device)))
+            dropped = Results(self._transport.device)
+            interpreter.run(Work(self._apply, copies, shapes, dropped, (run,)))
 
+        finite = FiniteCheck(agreement.micro_batches, self._transport.device)
+        forward = self._forward(request, results, finite if self._check_finite else None)
+        run.phase("the comparison of plans")
         try:
             trial = Trial(agreement.inputs, attempt)
             interpreter = self._plans.interpreter(agreement.micro_batches, outcome, trial)
-            work = Work(self._forward(request, results), source, shapes, results, self._listeners)
+            work = Work(forward, source, shapes, results, (run, *self._listeners))
             recorder = self._recorder
             recorded = recorder.run(interpreter.plan, shapes) if recorder else nullcontext()
             with random_state_kept(self._transport.device), recorded:
                 interpreter.run(work)
-        except BaseException as error:
-            self._broken = repr(error)
-            raise
         finally:
             self._buffers.clear()
+        if self._check_finite:
+            run.drain()
+            run.phase("the comparison of losses")
+            everyone = self._transport.gather_objects(finite.notes())
+            require_finite(everyone, self.boundaries, run.before)
 
     def _apply(self, _micro_batch: int, inputs: Any, _label: Any) -> Any:
         return self.module(inputs)
 
-    def _forward(self, request: Request, results: Results) -> Forward:
-        if not self.is_last:
-            return self._apply
-        computes = request.compute_loss
-        return LastStage(
-            self.module,
-            results,
-            self._weight_fn,
-            measure=Measure(self._loss_fn, self._metric_fns) if computes else None,
-            metrics=self._metrics if computes and self._metrics else None,
-            logits_fn=request.logits_fn,
-        )
+    def _forward(self, request: Request, results: Results, finite: FiniteCheck | None) -> Forward:
+        forward: Forward = self._apply
+        if self.is_last:
+            computes, loss_fn = request.compute_loss, self._loss_fn
+            if finite is not None and loss_fn is not None:
+                loss_fn = finite.watching_loss(loss_fn)
+            forward = LastStage(
+                self.module,
+                results,
+                self._weight_fn,
+                measure=Measure(loss_fn, self._metric_fns) if computes else None,
+                metrics=self._metrics if computes and self._metrics else None,
+                logits_fn=request.logits_fn,
+            )
+        return forward if finite is None else finite.watching(forward, inputs=self.is_first)
 
 
 def _iterated(loader: Iterable[Any]) -> Iterator[Any]:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from runtime.device import Clock
 from runtime.evaluator import Evaluator
+from runtime.failure.guard import Guard
 from runtime.listeners import Listener, StageTimer
 from runtime.models import (
     ModelFiles,
@@ -52,6 +53,9 @@ class Job:
     overlap: bool
     threads: int
     verify: bool
+    timeout: float
+    """Seconds without progress after which the run is ended."""
+    check_finite: bool
     progress: bool
     record: Path | None
     """Directory of the recording to write."""
@@ -66,6 +70,8 @@ class Job:
         """
         for name in ("stages", "threads"):
             require_count(name, getattr(self, name))
+        if not self.timeout > 0:
+            raise ValueError(f"timeout is {self.timeout:g} seconds, needed more than 0")
         check_sizes(self.sequence_length, self.micro_batch_size, self.max_windows)
         files = locate_model(self.model)
         check_sequence_length(files, self.sequence_length)
@@ -111,23 +117,28 @@ def run_rank(job: Job) -> LanguageModelEvaluation | None:
 
 def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageModelEvaluation | None:
     transport = TorchTransport(device=device)
-    is_last = transport.stage_id == transport.stages - 1
-    windows = _windows(job, files) if transport.stage_id == 0 or is_last else None
-    timer, digests = StageTimer(Clock(device)), LogitsDigests()
-    listeners: list[Listener] = [timer]
-    bar: AbstractContextManager[Any] = nullcontext()
-    if job.progress and is_last and windows is not None:
-        bar = progress = MicroBatchProgress(len(windows))
-        listeners.append(progress)
-    evaluator = _evaluator(job, files, transport, listeners)
+    guard = Guard(transport, timeout=job.timeout)
+    with guard.run() as run:
+        run.phase("the loading of the model", waits_for="", patient=True)
+        is_last = transport.stage_id == transport.stages - 1
+        windows = _windows(job, files) if transport.stage_id == 0 or is_last else None
+        timer, digests = StageTimer(Clock(device)), LogitsDigests()
+        listeners: list[Listener] = [timer]
+        bar: AbstractContextManager[Any] = nullcontext()
+        if job.progress and is_last and windows is not None:
+            bar = progress = MicroBatchProgress(len(windows))
+            listeners.append(progress)
+        evaluator = _evaluator(job, files, transport, listeners, guard)
 
-    transport.gather_objects(None)  # nobody measures the others' loading
-    began, setup = time.perf_counter(), time.time() - job.started
-    with bar:
-        result = evaluator.evaluate(windows, on_logits=digests if job.verify else None)
-    seconds = time.perf_counter() - began
+        run.phase("the start of the evaluation")
+        transport.gather_objects(None)  # nobody measures the others' loading
+        began, setup = time.perf_counter(), time.time() - job.started
+        with bar:
+            result = evaluator.evaluate(windows, on_logits=digests if job.verify else None)
+        seconds = time.perf_counter() - began
 
-    reports = transport.gather_objects((_summary(evaluator, device, timer, seconds), digests))
+        run.phase("the reports")
+        reports = transport.gather_objects((_summary(evaluator, device, timer, seconds), digests))
     if not evaluator.is_first:
         return None
     assert windows is not None
@@ -157,7 +168,11 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
 
 
 def _evaluator(
-    job: Job, files: ModelFiles, transport: TorchTransport, listeners: list[Listener]
+    job: Job,
+    files: ModelFiles,
+    transport: TorchTransport,
+    listeners: list[Listener],
+    guard: Guard,
 ) -> Evaluator:
     """Load this stage's layers, and nothing of the others."""
     model = lazy_causal_lm(files, getattr(torch, job.dtype))
@@ -169,6 +184,8 @@ def _evaluator(
         overlap=job.overlap,
         weight_fn=count_tokens,
         transport=transport,
+        guard=guard,
+        check_finite=job.check_finite,
         listeners=listeners,
         record=job.record,
     )

@@ -1,41 +1,107 @@
-"""Start the processes of a pipeline on this machine, through torch's elastic launcher."""
+"""Start the processes of a pipeline on this machine, and end all of them with the first failure.
 
-import logging
+torch's elastic launcher, made for jobs of many machines that restart, waits half a minute for a
+process that is stopped. Here nothing is restarted: who is not done when the run has failed, or was
+interrupted, is killed. The store on which the processes meet is in the process that starts them, so
+that it outlives each of them.
+"""
+
+import multiprocessing
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TypeVar
-from uuid import uuid4
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, Generic, NoReturn, TypeVar
 
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch._C._distributed_c10d import TCPStore
+
+from runtime.failure.errors import RemoteError
+from runtime.failure.report import Failure
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
+
+END_SECONDS = 5.0
+"""How long a killed process may take to be gone."""
 
 
 class WorkerError(RuntimeError):
     """A process of the pipeline failed, and with it the run."""
 
-    def __init__(self, rank: int, kind: str | None, reason: str, trace: str = "") -> None:
+    def __init__(self, message: str, kind: str | None, reason: str, trace: str = "") -> None:
         """The first failure.
 
         Args:
-            rank: Of the process.
+            message: The failure in one sentence.
             kind: Class of the exception; `None` if the process ended without one.
             reason: Text of the exception, or how the process ended.
             trace: Traceback of the exception.
         """
-        super().__init__(f"stage {rank} failed: {kind + ': ' if kind else ''}{reason}")
+        super().__init__(message)
         self.kind, self.reason, self.trace = kind, reason, trace
+
+
+class Terminated(BaseException):
+    """The process was asked to end (SIGTERM)."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a process says when it is done."""
+
+    result: Any = None
+    kind: str | None = None
+    """Class of the exception that ended it."""
+    reason: str = ""
+    trace: str = ""
+    failure: Failure | None = None
+    """What went wrong on another rank."""
+
+    def error(self, rank: int) -> WorkerError | None:
+        """The failure that it tells of."""
+        if self.kind is None:
+            return None
+        if self.failure is None:
+            message = f"stage {rank} failed: {self.kind}: {self.reason}"
+            return WorkerError(message, self.kind, self.reason, self.trace)
+        there = self.failure
+        kind = there.error or self.kind
+        return WorkerError(there.headline, kind, there.reason, there.traceback)
+
+
+@dataclass(frozen=True)
+class _Work(Generic[Argument, Result]):
+    """What one process does; travels to it."""
+
+    function: Callable[[Argument], Result]
+    argument: Argument
+    environment: dict[str, str]
+
+    def __call__(self, end: Connection) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells everybody; see to it once
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        os.environ.update(self.environment)
+        try:
+            end.send(Report(result=self.function(self.argument)))
+        except BaseException as error:
+            failure = error.failure if isinstance(error, RemoteError) else None
+            trace = traceback.format_exc()
+            end.send(Report(None, type(error).__name__, str(error), trace, failure))
+        with suppress(EOFError):
+            end.recv()  # tensors of the result are in this process's memory until they are read
 
 
 def launch(processes: int, function: Callable[[Argument], Result], argument: Argument) -> Result:
     """Call `function(argument)` in `processes` new processes, the ranks of one run.
 
-    When one of them fails, the others are ended.
+    When one of them fails, the others are killed.
 
     Args:
         processes: The number of processes.
@@ -47,55 +113,99 @@ def launch(processes: int, function: Callable[[Argument], Result], argument: Arg
 
     Raises:
         WorkerError: a process failed; the first one that did.
-        KeyboardInterrupt: the run was interrupted; all processes have ended.
+        KeyboardInterrupt, Terminated: the run was interrupted; all processes have ended.
     """
-    if sys.platform == "linux":  # the processes are all here: no other interface is needed
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",
-        max_restarts=0,
-        monitor_interval=0.1,
-        start_method="spawn",
-    )
-    try:
-        with _quiet(_LOGGERS):
-            results: dict[int, Result] = elastic_launch(config, function)(argument)
-    except ChildFailedError as error:
-        raise _first_failure(error) from None
-    except SignalException:
-        raise KeyboardInterrupt from None
-    return results[0]
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    context = multiprocessing.get_context("spawn")
+    workers: list[tuple[SpawnProcess, Connection]] = []
+    with _terminable():
+        try:
+            for rank in range(processes):
+                ours, theirs = context.Pipe()
+                work = _Work(function, argument, _environment(rank, processes, store.port))
+                process = context.Process(target=work, args=(theirs,), name=f"stage {rank}")
+                workers.append((process, ours))
+                process.start()
+                theirs.close()
+            return _results(workers)[0]  # type: ignore[no-any-return]
+        finally:
+            _end(workers)
 
 
-_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing.spawn")
-"""What would print pages about a failure that is raised as one error."""
+def _results(workers: list[tuple[SpawnProcess, Connection]]) -> dict[int, Any]:
+    """What every process returned, by rank; raises the first failure."""
+    results: dict[int, Any] = {}
+    ranks: dict[Any, int] = {end: rank for rank, (_, end) in enumerate(workers)}
+    while ranks:
+        for end in wait(list(ranks)):
+            assert isinstance(end, Connection)
+            rank = ranks.pop(end)
+            try:
+                report = end.recv()
+            except EOFError:
+                raise _died(rank, workers[rank][0]) from None
+            if error := report.error(rank):
+                raise error
+            end.send(None)
+            results[rank] = report.result
+    return results
+
+
+def _died(rank: int, process: SpawnProcess) -> WorkerError:
+    process.join(END_SECONDS)
+    status = process.exitcode
+    how = f"ended with exit status {status}"
+    if status is not None and status < 0:
+        how = f"was ended by {signal.Signals(-status).name}"
+    return WorkerError(f"stage {rank} failed: its process {how}", None, f"its process {how}")
+
+
+def _end(workers: list[tuple[SpawnProcess, Connection]]) -> None:
+    for process, end in workers:
+        end.close()
+        if process.is_alive():
+            process.kill()
+    for process, _ in workers:
+        if process.pid is not None:
+            process.join(END_SECONDS)
+
+
+def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
+    """What torchrun would set; and gloo keeps to this machine."""
+    environment = {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is there already
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }
+    if sys.platform == "linux":
+        environment["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+    return environment
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 @contextmanager
-def _quiet(names: Sequence[str]) -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+def _terminable() -> Iterator[None]:
+    """Make SIGTERM an exception, in the main thread, where signals arrive."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        signal.signal(signal.SIGTERM, before)
 
 
-def _first_failure(error: ChildFailedError) -> WorkerError:
-    rank, failure = error.get_first_failure()
-    details = failure.error_file_data.get("message", "")
-    if isinstance(details, dict):
-        kind, _, reason = details["message"].partition(": ")
-        return WorkerError(rank, kind, reason, details.get("extraInfo", {}).get("py_callstack", ""))
-    if failure.exitcode < 0:
-        return WorkerError(rank, None, f"its process was ended by {failure.signal_name()}")
-    return WorkerError(rank, None, f"its process ended with exit status {failure.exitcode}")
+def _raise_terminated(*_: object) -> NoReturn:
+    raise Terminated

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from runtime.failure.errors import AgreedError
 from runtime.loading import OnItsWay, loader_to
 from schemas import Place
 
@@ -17,6 +18,10 @@ Pair = tuple[Any, Any]
 
 class DataError(ValueError):
     """The caller's data is not what an evaluation needs."""
+
+
+class EmptyDataError(AgreedError, DataError):
+    """No stage has any data."""
 
 
 LABELS = "labels"

@@ -1,7 +1,6 @@
 """The process group of a pipeline whose processes a launcher has started."""
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,19 +10,40 @@ import torch.distributed as dist
 
 from runtime.device import local_device
 from runtime.transport.nccl import LAUNCH_ORDER
-from runtime.transport.protocol import TransportError
 
 TIMEOUT = timedelta(minutes=5)
-"""How long a transfer may wait for its counterpart."""
+"""How long processes may take to find each other, and a transfer its counterpart."""
 
-SYMPTOM_DELAY = 1.0
-"""Seconds before a lost connection is raised: mostly it is a symptom of another process's error,
-which the launcher should see first."""
+
+class LaunchError(ValueError):
+    """The processes of a run were not started as they have to be."""
 
 
 def launched() -> bool:
     """Whether a launcher (torchrun) started this process, as one rank of a run."""
     return dist.is_torchelastic_launched() or {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+
+
+def require_environment(stages: int | None = None) -> None:
+    """Look at what the launcher has set.
+
+    Args:
+        stages: The number of processes that are wanted, if there is one.
+
+    Raises:
+        LaunchError: something is missing, no number, out of range, or not what is wanted.
+    """
+    numbers = {name: _number(name) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT")}
+    if not os.environ.get("MASTER_ADDR"):
+        raise LaunchError("MASTER_ADDR is not set, needed the address of rank 0 (torchrun sets it)")
+    rank, size = numbers["RANK"], numbers["WORLD_SIZE"]
+    if not 0 <= rank < size:
+        raise LaunchError(f"RANK is {rank} and WORLD_SIZE {size}, needed 0 <= RANK < WORLD_SIZE")
+    if stages not in (None, size):
+        raise LaunchError(
+            f"{stages} stages, but the launcher started {size} processes (WORLD_SIZE), "
+            "needed one for each stage"
+        )
 
 
 @contextmanager
@@ -38,18 +58,33 @@ def process_group(timeout: timedelta = TIMEOUT) -> Iterator[torch.device]:
         The device of this process.
 
     Raises:
+        LaunchError: the launcher's environment is incomplete, or the processes do not meet.
         DeviceError: the machine has GPUs, but fewer than processes.
     """
+    require_environment()
     device = local_device(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        os.environ.setdefault(LAUNCH_ORDER, "1")
-        dist.init_process_group("nccl", timeout=timeout, device_id=device)
-    else:
-        dist.init_process_group("gloo", timeout=timeout)
     try:
-        yield device
-    except TransportError:
-        time.sleep(SYMPTOM_DELAY)
-        raise
-    dist.destroy_process_group()  # after an error, leaving would only tell the others too early
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            os.environ.setdefault(LAUNCH_ORDER, "1")
+            dist.init_process_group("nccl", timeout=timeout, device_id=device)
+        else:
+            dist.init_process_group("gloo", timeout=timeout)
+    except dist.DistError as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        first_line = str(error).strip().splitlines()[0]
+        raise LaunchError(
+            f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} did not meet the others at "
+            f"{where}: {first_line}"
+        ) from error
+    yield device
+    dist.destroy_process_group()  # after an error, the end of the process does it
+
+
+def _number(name: str) -> int:
+    value = os.environ.get(name)
+    if value is None:
+        raise LaunchError(f"{name} is not set, needed a number (torchrun sets it)")
+    if not value.isdecimal():
+        raise LaunchError(f"{name} is {value!r}, needed a number")
+    return int(value)

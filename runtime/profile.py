@@ -1,6 +1,5 @@
 """Profile: how long the forward of each layer takes, to divide layers by it."""
 
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,8 +7,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from runtime.agreement import RemoteError
 from runtime.device import Clock, random_state_kept
+from runtime.failure.guard import Guard
 from runtime.layers import Layer, build_stage
 from runtime.partition import PartitionError
 from runtime.stage import evaluating
@@ -22,6 +21,7 @@ REPEATS = 3
 def agreed_profile(
     layers: nn.Sequential | Sequence[Layer],
     transport: Transport,
+    guard: Guard,
     sample_inputs: Any,
     *,
     keyword_inputs: bool,
@@ -31,28 +31,30 @@ def agreed_profile(
     Args:
         layers: All layers.
         transport: Connects all processes, which have to call this together.
+        guard: Tells all of them of a layer that fails.
         sample_inputs: Inputs of a typical micro-batch, on that stage; ignored on others.
         keyword_inputs: Whether they are keyword arguments.
 
     Raises:
         PartitionError: there is no sample.
-        RemoteError: a layer failed.
+        RemoteError: a layer failed there.
     """
-    mine: object = None
-    if transport.stage_id == 0 and transport.replica == 0:
-        try:
-            mine = profile(layers, sample_inputs, transport.device, keyword_inputs=keyword_inputs)
-        except PartitionError as error:
-            mine = error
-        except Exception:
-            mine = traceback.format_exc()
-    # Along the first replica, then from each of its stages to the same stage of the others.
-    of_replica = transport.gather_objects(mine)[0]
-    found = transport.gather_from_replicas(of_replica)[0]
+    mine: list[float] | PartitionError | None = None
+    with guard.run() as run:
+        if transport.stage_id == 0 and transport.replica == 0:
+            run.phase("the profile of the layers", waits_for="", patient=True)
+            try:
+                mine = profile(
+                    layers, sample_inputs, transport.device, keyword_inputs=keyword_inputs
+                )
+            except PartitionError as error:
+                mine = error
+        run.phase("the exchange of the profile")
+        # Along the first replica, then from each of its stages to the same stage of the others.
+        of_replica = transport.gather_objects(mine)[0]
+        found = transport.gather_from_replicas(of_replica)[0]
     if isinstance(found, PartitionError):
         raise found
-    if isinstance(found, str):
-        raise RemoteError(f"the layers could not be profiled on stage 0:\n{found}")
     seconds: list[float] = found
     return seconds
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 import schedcc
 from runtime.activation import Signature
-from runtime.agreement import RemoteError
+from runtime.failure.errors import RemoteError
 from runtime.line_log import LineLog
 from runtime.transport import InMemoryTransport, Transport, TransportError
 from schemas import Direction, Phase, Placed, StagePlan, TransferInstruction

@@ -6,7 +6,6 @@ process tied weights are one tensor. Between processes they are compared by dige
 evaluator is made, and stages that differ from the first get its tensors, bit for bit.
 """
 
-import traceback
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from hashlib import sha256
@@ -16,7 +15,8 @@ import torch
 from torch import nn
 
 from runtime.activation import Signature, signature_of
-from runtime.agreement import AgreementError, RemoteError
+from runtime.agreement import AgreementError
+from runtime.failure.guard import Guard
 from runtime.layers import Layer, TiedLayer, TiedLayerSpec
 from runtime.transport.protocol import Transport, as_bytes
 
@@ -39,6 +39,7 @@ def build_with_ties(
     layers: Sequence[Layer],
     boundaries: Sequence[int],
     transport: Transport,
+    guard: Guard,
     build: Callable[[], nn.Sequential],
 ) -> nn.Sequential:
     """Build this stage, with the tied weights of the first stage that has them.
@@ -49,6 +50,7 @@ def build_with_ties(
         layers: All layers, the same on every process.
         boundaries: How they are divided.
         transport: Connection to the other stages.
+        guard: Tells them of a stage that cannot be built.
         build: Makes the layers of this stage, on its device.
 
     Raises:
@@ -61,25 +63,17 @@ def build_with_ties(
         return build()
     here, first = transport.stage_id, boundaries[transport.stage_id]
     mine: dict[Tie, Tensors] = {}
-    failure: Exception | None = None
-    try:
+    with guard.run() as run:
+        run.phase("the building of tied layers", waits_for="", patient=True)
         stage = build()
         for module, layer_ties in zip(stage, ties[first:], strict=False):
             for tie, name in layer_ties.items():
                 if tie in holders:
                     mine.setdefault(tie, _tensors(module, name))
-        summary: object = {
-            tie: (signature_of(tensors), _digest(tensors)) for tie, tensors in mine.items()
-        }
-    except Exception as error:
-        failure, summary = error, traceback.format_exc()
-    summaries = transport.gather_objects(summary)
-    if failure is not None:
-        raise failure
-    for stage_id, found in enumerate(summaries):
-        if isinstance(found, str):
-            raise RemoteError(f"stage {stage_id} could not be built:\n{found}")
-    _hand_over(mine, list(_moves(holders, summaries)), here, transport)
+        summary = {tie: (signature_of(tensors), _digest(tensors)) for tie, tensors in mine.items()}
+        run.phase("the handing over of tied weights")
+        summaries = transport.gather_objects(summary)
+        _hand_over(mine, list(_moves(holders, summaries)), here, transport)
     return stage
 
 

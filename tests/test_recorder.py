@@ -121,7 +121,8 @@ def test_errors_before_a_run_are_recorded_and_told_from_their_symptoms(tmp_path)
     assert [len(of_rank) for of_rank in errors] == [1, 1]
     assert (origin.kind, origin.symptom) == ("DataError", False)
     assert "stage 0 reads micro-batches, but its data is None" in origin.traceback
-    assert (told.kind, told.symptom) == ("RemoteError", True)
+    assert told.symptom
+    assert told.kind in ("RemoteError", "ConnectionLostError")  # heard between waits, or in one
     assert all(not rank.failed for rank in read_recording(tmp_path).ranks)
 
 

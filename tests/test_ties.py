@@ -118,5 +118,5 @@ def test_a_tied_layer_that_cannot_be_built_is_an_error_on_every_stage():
 
     remote, origin = run_stages(2, stage)
     assert isinstance(origin, ArithmeticError)
-    assert "stage 1 could not be built" in str(remote)
+    assert "stage 1 failed at the building of tied layers" in str(remote)
     assert "no weights today" in str(remote)

@@ -1,7 +1,9 @@
 """The error of this package."""
 
+from runtime.failure.errors import AgreedError
 
-class CheckpointError(ValueError):
+
+class CheckpointError(AgreedError, ValueError):
     """A checkpoint that cannot be read, written or used; the message is one sentence."""
 
 

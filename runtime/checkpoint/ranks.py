@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, TypeVar
 
-from runtime.agreement import RemoteError
 from runtime.checkpoint.errors import CheckpointError
 from runtime.transport.protocol import Transport
 
@@ -19,7 +18,7 @@ def everyone(transport: Transport, value: Any) -> list[list[Any]]:
 
 
 def together(transport: Transport, action: Callable[[], Result]) -> list[list[Result]]:
-    """Run `action` on every rank; when it fails on one, raise on all.
+    """Run `action` on every rank; when it fails on one, raise on all, when all have ended.
 
     Returns:
         What each rank's action returned, by stage and replica.
@@ -27,8 +26,8 @@ def together(transport: Transport, action: Callable[[], Result]) -> list[list[Re
     Raises:
         CheckpointError: the first one of any rank, in order of stages, with the same message on
             all ranks.
-        RemoteError: another kind of error on another rank, with its traceback. On the rank where it
-            happened, the error itself.
+        Exception: another kind of error on this rank. The guard of the run, which has to be there,
+            tells the others.
     """
     error: Exception | None = None
     outcome: Any = None
@@ -36,21 +35,19 @@ def together(transport: Transport, action: Callable[[], Result]) -> list[list[Re
         outcome = action()
     except Exception as raised:
         error = raised
-        known = isinstance(raised, CheckpointError)
-        outcome = _Failure(str(raised) if known else None, traceback.format_exc())
+        outcome = _Failure(str(raised) if isinstance(raised, CheckpointError) else None)
     values = everyone(transport, outcome)
-    for stage_id, replicas in enumerate(values):
-        for replica, value in enumerate(replicas):
-            if not isinstance(value, _Failure):
-                continue
-            if value.sentence is not None:
-                raise CheckpointError(value.sentence) from error
-            if error is not None and not isinstance(error, CheckpointError):
-                raise error
-            raise RemoteError(f"stage {stage_id}, replica {replica} failed:\n{value.trace}")
+    failures = [value for value in chain.from_iterable(values) if isinstance(value, _Failure)]
+    for failure in failures:
+        if failure.sentence is not None:
+            raise CheckpointError(failure.sentence) from error
+    if error is not None:
+        raise error
+    if failures:
+        everyone(transport, None)  # which never comes about: the guard ends it
     return values
 
 
 class _Failure:
-    def __init__(self, sentence: str | None, trace: str) -> None:
-        self.sentence, self.trace = sentence, trace
+    def __init__(self, sentence: str | None) -> None:
+        self.sentence = sentence

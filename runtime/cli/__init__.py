@@ -14,16 +14,6 @@ from runtime.cli.convert import convert_command
 from runtime.cli.evaluate import evaluate
 from runtime.cli.inspect import inspect_command
 
-INPUT_ERRORS = {
-    "CheckpointError",
-    "DeviceError",
-    "ModelError",
-    "PartitionError",
-    "RecordingError",
-    "TextError",
-}
-"""Errors that a user's input can cause and that only a worker may notice."""
-
 app = typer.Typer(name="pipeval", add_completion=False, pretty_exceptions_enable=False)
 app.callback(invoke_without_command=True)(evaluate)
 app.command("convert")(convert_command)
@@ -36,14 +26,6 @@ def main() -> NoReturn:
         app()
     except ValueError as error:
         _fail(2, str(error))
-    except RuntimeError as error:
-        from runtime.launch import WorkerError
-
-        if isinstance(error, WorkerError) and error.kind in INPUT_ERRORS:
-            _fail(2, error.reason)
-        if isinstance(error, WorkerError) and error.trace:
-            typer.echo(error.trace, err=True)
-        _fail(1, str(error))
     except ModuleNotFoundError as error:
         _fail(2, f"{error.name} is not installed: pip install 'schedcc[models]' brings it")
     except KeyboardInterrupt:

@@ -4,11 +4,12 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
+    from runtime.failure.exits import Exit
     from runtime.job import Job
 
 
@@ -52,6 +53,12 @@ def evaluate(
         Path | None,
         typer.Option(help="New directory where each stage writes what it executes, as it goes."),
     ] = None,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds without any progress after which the run is ended.")
+    ] = 300.0,
+    check_finite: Annotated[
+        bool, typer.Option(help="End with an error if a loss is NaN or infinite.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Loss and perplexity of a causal language model on a text, over pipeline stages.
@@ -64,6 +71,7 @@ def evaluate(
             option = given[0].replace("_", "-")
             raise ValueError(f"--{option} is an option of evaluating, not of a subcommand")
         return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is no page of C++ frames
     # Here, not above: torch takes seconds to import, which --help need not.
     from runtime.job import Job
 
@@ -80,6 +88,8 @@ def evaluate(
         overlap=overlap,
         threads=max(1, (os.cpu_count() or 1) // max(1, stages)) if threads is None else threads,
         verify=verify,
+        timeout=timeout,
+        check_finite=check_finite,
         progress=sys.stderr.isatty(),
         record=record,
         started=time.time(),
@@ -88,20 +98,33 @@ def evaluate(
 
 
 def _run(job: "Job", *, as_json: bool) -> int:
+    from runtime.failure.exits import exit_for
+    from runtime.failure.signals import ending_at_once
     from runtime.job import run_rank
-    from runtime.launch import launch
-    from runtime.process_group import launched
+    from runtime.launch import Terminated, launch
+    from runtime.process_group import launched, require_environment
     from runtime.recorder import require_new
     from runtime.report import print_report
 
-    if launched():
-        evaluation = run_rank(job)
-    else:
+    running = False
+    try:
         job.check()
-        if job.record is not None:
-            require_new(job.record)
-        job.read_text()  # here for its errors only, before any process is started
-        evaluation = launch(job.stages, run_rank, job)
+        if launched():
+            require_environment(job.stages)
+            running = True
+            first = os.environ["RANK"] == "0"
+            with ending_at_once("pipeval: interrupted" if first else None):
+                evaluation = run_rank(job)
+        else:
+            if job.record is not None:
+                require_new(job.record)
+            job.read_text()  # here for its errors only, before any process is started
+            running = True
+            evaluation = launch(job.stages, run_rank, job)
+    except ModuleNotFoundError:
+        raise
+    except (Exception, KeyboardInterrupt, Terminated) as error:
+        _end(exit_for(error, running=running))
     if evaluation is None:
         return 0
     if as_json:
@@ -115,3 +138,15 @@ def _run(job: "Job", *, as_json: bool) -> int:
 def _is_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def _end(end: "Exit") -> NoReturn:
+    if end.trace:
+        typer.echo(end.trace, err=True)
+    if end.message:
+        typer.echo(f"pipeval: {end.message}", err=True)
+    if end.status > 128:  # a signal; unloading torch would take another second
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.status)
+    raise SystemExit(end.status)

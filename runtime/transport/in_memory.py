@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from runtime.failure.board import MeetingPlace
 from runtime.transport.network import Link, Network, Operation, Queues
 from runtime.transport.protocol import Pending, TransportError, as_bytes
 
@@ -38,6 +39,7 @@ class InMemoryTransport:
         """Take the end of `stage_id` in `replica`."""
         self._network, self._stage_id, self._replica = network, stage_id, replica
         self._rank = replica * network.stages + stage_id
+        self._epoch, self._usable = 0, True
         self._group: list[Operation] | None = None
 
     @property
@@ -135,6 +137,43 @@ class InMemoryTransport:
                 )
 
     @property
+    def meeting_place(self) -> MeetingPlace | None:
+        """The network's store."""
+        stages, replicas = self.stages, self._network.replicas
+        if stages * replicas == 1:
+            return None
+        names = [
+            f"stage {stage}" + (f" of replica {replica}" if replicas > 1 else "")
+            for replica in range(replicas)
+            for stage in range(stages)
+        ]
+        return MeetingPlace(self._network.store, self._rank, tuple(names))
+
+    @property
+    def epoch(self) -> int:
+        """How often this rank has abandoned its channels."""
+        return self._epoch
+
+    @property
+    def usable(self) -> bool:
+        """Whether the channels of this epoch are open."""
+        return self._usable
+
+    def open(self, timeout: float) -> None:  # noqa: ARG002 - a deadlock is seen at once
+        """Go over to the network that all use after a failure."""
+        self._network, self._group, self._usable = self._network.successor(), None, True
+
+    def abandon(self) -> None:
+        """Give the network up."""
+        if self._usable:
+            self._network.give_up(self._rank)
+        self._epoch, self._usable = self._epoch + 1, False
+
+    def finish(self, failure: BaseException | None = None) -> None:
+        """Declare that the thread has ended, and with which error if not well."""
+        self._network.finish(self._rank, failure)
+
+    @property
     def _pipeline(self) -> tuple[int, ...]:
         return tuple(self._rank_of(stage) for stage in range(self.stages))
 
@@ -186,9 +225,9 @@ def run_stages(
             results[endpoint.rank] = function(endpoint)
         except BaseException as error:  # reported by the caller's thread
             errors.append(error)
-            network.finish(endpoint.rank, error)
+            endpoint.finish(error)
         else:
-            network.finish(endpoint.rank)
+            endpoint.finish()
 
     endpoints = [network.endpoint(s, r) for r in range(replicas) for s in range(stages)]
     threads = [threading.Thread(target=body, args=(end,), daemon=True) for end in endpoints]

@@ -22,8 +22,9 @@ from itertools import takewhile
 from typing import Any, Literal
 
 import torch
+from torch._C._distributed_c10d import HashStore
 
-from runtime.transport.protocol import TransportError
+from runtime.transport.protocol import ConnectionLostError, TransportError
 
 
 class DeadlockError(TransportError):
@@ -117,11 +118,30 @@ class Network:
         """
         self.stages, self.replicas = stages, replicas
         self._by_channel, self._link = queue == "channel", link or Link()
+        self.store = HashStore()
+        """Where the threads tell each other of failures."""
         self._changed = threading.Condition()
+        self._successor: Network | None = None
+        self._given_up: set[int] = set()
         self._queues: defaultdict[Hashable, _Queue] = defaultdict(_Queue)
         self._waiting: dict[int, Operation] = {}
         self._finished: set[int] = set()
         self._failure: BaseException | None = None
+
+    def successor(self) -> "Network":
+        """The network that takes the place of this one after a failure, the same for all."""
+        with self._changed:
+            if self._successor is None:
+                queue: Queues = "channel" if self._by_channel else "stage"
+                self._successor = Network(self.stages, self.replicas, queue=queue, link=self._link)
+                self._successor.store = self.store
+            return self._successor
+
+    def give_up(self, rank: int) -> None:
+        """End whatever a rank waits for, or will."""
+        with self._changed:
+            self._given_up.add(rank)
+            self._changed.notify_all()
 
     def post(self, owner: int, group: list[Operation]) -> None:
         """Put one operation, or a group, at the end of the queue of `owner`; start what can start.
@@ -129,7 +149,7 @@ class Network:
         Where every channel has its queue, a group enters each of those that it touches.
         """
         with self._changed:
-            self._raise_failure()
+            self._raise_failure(owner)
             assert all(operation.owner == owner for operation in group)
             now = time.perf_counter()
             entries: defaultdict[_Queue, list[Operation]] = defaultdict(list)
@@ -146,11 +166,12 @@ class Network:
         with self._changed:
             self._waiting[operation.owner] = operation
             self._detect_deadlock()
-            while operation.ends is None and self._failure is None:
+            rank = operation.owner
+            while operation.ends is None and not (self._failure or rank in self._given_up):
                 self._changed.wait()
             del self._waiting[operation.owner]
             if operation.ends is None:
-                self._raise_failure()
+                self._raise_failure(rank)
                 raise AssertionError("woken without a reason")
         left = operation.ends - time.perf_counter()
         if left > 0:
@@ -165,11 +186,13 @@ class Network:
             self._detect_deadlock()
             self._changed.notify_all()
 
-    def _raise_failure(self) -> None:
+    def _raise_failure(self, rank: int) -> None:
+        if rank in self._given_up:
+            raise ConnectionLostError("given up")
         if isinstance(self._failure, DeadlockError):
             raise self._failure
         if self._failure is not None:
-            raise TransportError(f"another stage failed: {self._failure!r}") from self._failure
+            raise ConnectionLostError(f"another stage failed: {self._failure!r}") from self._failure
 
     def _queue(self, owner: int, kind: Kind, others: tuple[int, ...]) -> _Queue:
         return self._queues[(owner, kind, others) if self._by_channel else owner]

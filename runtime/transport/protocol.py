@@ -10,9 +10,25 @@ from typing import Any, Protocol
 
 import torch
 
+from runtime.failure.board import MeetingPlace
+
 
 class TransportError(RuntimeError):
     """A message could not be moved."""
+
+
+class ConnectionLostError(TransportError):
+    """The other end went away, or this one gave the connection up: mostly a symptom."""
+
+    def __init__(self, message: str, peer: int | None = None) -> None:
+        """What was being done.
+
+        Args:
+            message: Names the channel and what the backend said.
+            peer: The rank at the other end, at the transport's meeting place, if there is one.
+        """
+        super().__init__(message)
+        self.peer = peer
 
 
 class Pending(Protocol):
@@ -68,6 +84,27 @@ class Transport(Protocol):
 
     def connect(self, receives_from: Iterable[int], sends_to: Iterable[int]) -> None:
         """Warm up the channels to and from peers, once; all stages take part at the same time."""
+
+    @property
+    def meeting_place(self) -> MeetingPlace | None:
+        """Where the ranks tell each other of failures; `None`: nobody has to be told."""
+
+    @property
+    def epoch(self) -> int:
+        """Which channels these are, or would be if they were open; failures separate epochs."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether the channels of this epoch are open."""
+
+    def open(self, timeout: float) -> None:
+        """Open the channels of this epoch, with `timeout` seconds for each wait at most.
+
+        All ranks have to open them at the same time.
+        """
+
+    def abandon(self) -> None:
+        """End every wait of this rank, from another thread, and with it the epoch."""
 
 
 def as_bytes(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,34 @@
+"""The errors that an evaluation over several processes can end with, beside the caller's own."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runtime.failure.report import Failure
+
+
+class AgreedError(Exception):
+    """An error that every stage raises at the same point, because they compared notes.
+
+    Nothing is under way then, so nobody has to be told and the next evaluation can begin.
+    """
+
+
+class RemoteError(RuntimeError):
+    """The evaluation failed somewhere else; every rank but the guilty one raises the same."""
+
+    def __init__(self, failure: "Failure") -> None:
+        """An error that tells of `failure`."""
+        super().__init__(str(failure))
+        self.failure = failure
+        """What happened, where, and the traceback of the origin."""
+
+    def __reduce__(self) -> tuple[type["RemoteError"], tuple["Failure"]]:
+        return type(self), (self.failure,)
+
+
+class LostPeerError(RemoteError):
+    """A process of the run is gone, or cannot be reached."""
+
+
+class StalledError(RemoteError):
+    """No stage got on for the whole timeout."""

@@ -1,0 +1,89 @@
+"""Fingerprints of micro-batches: do the first and the last stage read the same ones?
+
+Inputs and labels are read by different processes. If their loaders shuffle differently, nothing
+hangs and nothing fails: the loss is just wrong. So stages that read micro-batches compare a digest
+of each pair, of inputs and of labels; where a stage's data holds `None` for what it does not need,
+the other stage's word is taken.
+
+A digest takes structure, shapes and dtypes, and a sample of each tensor's elements: cheap for any
+size, and enough to tell apart data that was not made to deceive.
+"""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from runtime.failure.errors import AgreedError
+
+SAMPLE = 256
+"""Elements of a tensor that are looked at."""
+
+_GOLDEN = 0.6180339887498949
+"""Multiples of it, modulo 1, are spread evenly and repeat in no row or column of a tensor."""
+
+Digests = tuple[str | None, str | None]
+"""Of a micro-batch's inputs and labels."""
+
+
+class DifferentDataError(AgreedError, ValueError):
+    """Stages read different micro-batches."""
+
+
+def fingerprint(value: Any) -> str | None:
+    """A digest of inputs or labels; `None` of `None`.
+
+    >>> a, b = torch.arange(6).reshape(2, 3), torch.arange(6).reshape(3, 2)
+    >>> fingerprint(a) == fingerprint(a.clone()), fingerprint(a) == fingerprint(b)
+    (True, False)
+    """
+    if value is None:
+        return None
+    leaves, structure = pytree.tree_flatten(value)
+    digest = blake2b(repr(structure).encode(), digest_size=8)
+    for leaf in leaves:
+        if isinstance(leaf, torch.Tensor):
+            digest.update(f"{leaf.dtype} {tuple(leaf.shape)} ".encode())
+            digest.update(_sample(leaf))
+        elif isinstance(leaf, (bool, int, float, str, bytes)):
+            digest.update(f"{leaf!r} ".encode())
+        else:  # its text may hold its address
+            digest.update(f"{type(leaf).__qualname__} ".encode())
+    return digest.hexdigest()
+
+
+def require_same_data(everyone: Sequence[Sequence[Digests]]) -> None:
+    """Compare what the stages read, by stage; an empty sequence says nothing.
+
+    Raises:
+        DifferentDataError: two stages read different micro-batches; the first one is named.
+    """
+    readers = [(stage, digests) for stage, digests in enumerate(everyone) if digests]
+    for micro_batch, pairs in enumerate(zip(*(digests for _, digests in readers), strict=True)):
+        for half, what in enumerate(("inputs", "labels")):
+            said = [
+                (stage, pair[half])
+                for (stage, _), pair in zip(readers, pairs, strict=True)
+                if pair[half] is not None
+            ]
+            for stage, digest in said[1:]:
+                if digest != said[0][1]:
+                    raise DifferentDataError(
+                        f"stages {said[0][0]} and {stage} read different {what} as micro-batch "
+                        f"{micro_batch}: do their loaders shuffle alike? (check_data=False "
+                        "leaves this comparison out)"
+                    )
+
+
+def _sample(tensor: torch.Tensor) -> bytes:
+    flat = tensor.detach().reshape(-1)
+    count = flat.numel()
+    if count == 0:
+        return b""
+    elements = flat.view(torch.uint8).reshape(count, flat.element_size())
+    if count > SAMPLE:
+        places = torch.arange(SAMPLE, dtype=torch.float64) * _GOLDEN % 1 * count
+        elements = elements[places.long().to(elements.device)]
+    return elements.cpu().numpy().tobytes()

@@ -1,0 +1,127 @@
+"""The instruction pointer of a stage: a listener beside the interpreter's loop."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from runtime.device import Clock, Mark
+from schemas import (
+    HandOver,
+    Instruction,
+    MoveLogits,
+    Phase,
+    Placed,
+    ResultInstruction,
+    TransferInstruction,
+)
+from schemas.base import Frozen
+
+EVERYONE = "all stages"
+START = "the start of the evaluation"
+POLL_SECONDS = 0.0005
+"""Between two looks at a device that has not got there yet."""
+
+
+class Position(Frozen):
+    """Where a stage is, and since when."""
+
+    at: str
+    waits_for: str = ""
+    """The stage or stages that it cannot go on without; empty: none."""
+    seconds: float
+    """How long it has been there."""
+    progress: int
+    """Grows whenever the stage has got on."""
+
+
+class Pointer:
+    """Follows a stage through a run; read by the threads that watch it.
+
+    On a GPU the host runs ahead of the device, so there the pointer also knows which instructions
+    the device has still to finish.
+    """
+
+    def __init__(self, check: Callable[[], None], clock: Clock) -> None:
+        """Call `check` before each instruction; it raises if the run has failed elsewhere."""
+        self._check, self._clock = check, clock
+        self._place: tuple[str | Placed, str, float] = (START, EVERYONE, time.monotonic())
+        self._progress = 0
+        self._patient = False
+        self.before = 0
+        """Micro-batches that came before those which the instructions name."""
+        self._marks: deque[tuple[Placed, Mark]] = deque()
+
+    def started(self, placed: Placed) -> None:
+        """The instruction is about to be executed."""
+        self._check()
+        if placed.step is None:
+            self.drain()
+        self._place = (placed, "", time.monotonic())
+
+    def finished(self, placed: Placed) -> None:
+        """The instruction has been executed or, on a GPU, enqueued."""
+        self._progress += 1
+        if self._clock.on_gpu:
+            self._marks.append((placed, self._clock.mark()))
+            while self._marks and self._clock.reached(self._marks[0][1]):
+                self._marks.popleft()
+
+    def phase(self, at: str, *, waits_for: str = "", patient: bool = False) -> None:
+        """The stage does something that no instruction stands for.
+
+        Args:
+            at: What.
+            waits_for: Whom it cannot go on without.
+            patient: Whether it may take as long as it likes, while the process lives.
+        """
+        self._check()
+        self._progress += 1
+        self._patient = patient
+        self._place = (at, waits_for, time.monotonic())
+
+    def drain(self) -> None:
+        """Let the device finish what was enqueued, and notice meanwhile if the run has failed.
+
+        A host that blocks in a device's `synchronize` could not be told.
+        """
+        while self._marks:
+            placed, mark = self._marks[0]
+            self._place = (placed, "", time.monotonic())
+            while not self._clock.reached(mark):
+                self._check()
+                time.sleep(POLL_SECONDS)
+            self._progress += 1
+            self._marks.popleft()
+
+    def alive(self) -> None:
+        """The process lives; counts as progress where nothing else is asked for."""
+        self._progress += self._patient
+
+    def position(self) -> Position:
+        """Where the stage is now."""
+        where, waits_for, since = self._place
+        if isinstance(where, Placed):
+            waits_for = _waits_for(where.instruction)
+            where = f"{where.where}: {where.instruction!r}"
+            if self.before:
+                where += f" (counted from micro-batch {self.before})"
+        return Position(
+            at=where,
+            waits_for=waits_for,
+            seconds=time.monotonic() - since,
+            progress=self._progress,
+        )
+
+
+def _waits_for(instruction: Instruction) -> str:
+    match instruction:
+        case TransferInstruction() if instruction.effects.phase is not Phase.POST:
+            return f"stage {instruction.peer}"
+        case MoveLogits():
+            return f"stages {instruction.source} and {instruction.destination}"
+        case HandOver():
+            return EVERYONE
+        case ResultInstruction() if instruction.over_replicas:
+            return "all replicas"
+        case _:
+            return ""

@@ -1,0 +1,72 @@
+"""The report of a failure: what every rank of a run is told, and raises."""
+
+import textwrap
+import traceback
+from collections.abc import Sequence
+from typing import Literal
+
+from runtime.failure.errors import LostPeerError, RemoteError, StalledError
+from schemas.base import Frozen
+
+TRACEBACK_LIMIT = 20_000
+"""Characters of a traceback that travel; of a longer one the end does."""
+
+
+class Failure(Frozen):
+    """Why a run ended, in a form that fits on a store."""
+
+    kind: Literal["error", "lost", "stalled"]
+    reporter: int
+    """The rank that told the others."""
+    stage: str
+    """Where it happened, as `"stage 1"`."""
+    at: str
+    """What that stage was doing: step and instruction, or a phase of the evaluation."""
+    error: str = ""
+    """Class of the exception, for the kind `error`."""
+    reason: str
+    """The exception's text, or one sentence."""
+    traceback: str = ""
+    gone: tuple[int, ...] = ()
+    """Ranks that cannot be expected to hear of it."""
+
+    @classmethod
+    def of(cls, error: BaseException, *, reporter: int, stage: str, at: str) -> "Failure":
+        """The report of an exception that `stage` raised while it was `at` something."""
+        trace = "".join(traceback.format_exception(error))
+        return cls(
+            kind="error",
+            reporter=reporter,
+            stage=stage,
+            at=at,
+            error=type(error).__name__,
+            reason=str(error),
+            traceback=trace[-TRACEBACK_LIMIT:],
+        )
+
+    @property
+    def headline(self) -> str:
+        """The failure in one sentence."""
+        if self.kind == "error":
+            return f"{self.stage} failed at {self.at}: {self.error}: {self.reason}"
+        return self.reason
+
+    def __str__(self) -> str:
+        if not self.traceback:
+            return self.headline
+        trace = textwrap.indent(self.traceback.rstrip(), "  ")
+        return f"{self.headline}\nTraceback of {self.stage}:\n{trace}"
+
+    def exception(self) -> RemoteError:
+        """The error that a rank raises which is told of the failure."""
+        errors = {"error": RemoteError, "lost": LostPeerError, "stalled": StalledError}
+        return errors[self.kind](self)
+
+
+def names(stages: Sequence[str]) -> str:
+    """`stage 1, stage 2 and stage 5`.
+
+    >>> names(["stage 1", "stage 2", "stage 5"])
+    'stage 1, stage 2 and stage 5'
+    """
+    return " and ".join(filter(None, [", ".join(stages[:-1]), stages[-1]]))

@@ -1,0 +1,1 @@
+"""Faults at chosen or random places in real processes, and what must come of them."""
