@@ -10,6 +10,7 @@ size, and enough to tell apart data that was not made to deceive.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -23,6 +24,8 @@ SAMPLE = 256
 
 _GOLDEN = 0.6180339887498949
 """Multiples of it, modulo 1, are spread evenly and repeat in no row or column of a tensor."""
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 Digests = tuple[str | None, str | None]
 """Of a micro-batch's inputs and labels."""
@@ -41,8 +44,12 @@ def fingerprint(value: Any) -> str | None:
     """
     if value is None:
         return None
-    leaves, structure = pytree.tree_flatten(value)
-    digest = blake2b(repr(structure).encode(), digest_size=8)
+    if isinstance(value, torch.Tensor):  # nearly always, and soon told
+        leaves, structure = [value], ""
+    else:
+        leaves, spec = pytree.tree_flatten(value)
+        structure = repr(spec)
+    digest = blake2b(structure.encode(), digest_size=8)
     for leaf in leaves:
         if isinstance(leaf, torch.Tensor):
             digest.update(f"{leaf.dtype} {tuple(leaf.shape)} ".encode())
@@ -79,11 +86,15 @@ def require_same_data(everyone: Sequence[Sequence[Digests]]) -> None:
 
 def _sample(tensor: torch.Tensor) -> bytes:
     flat = tensor.detach().reshape(-1)
-    count = flat.numel()
-    if count == 0:
-        return b""
-    elements = flat.view(torch.uint8).reshape(count, flat.element_size())
-    if count > SAMPLE:
-        places = torch.arange(SAMPLE, dtype=torch.float64) * _GOLDEN % 1 * count
-        elements = elements[places.long().to(elements.device)]
-    return elements.cpu().numpy().tobytes()
+    if flat.is_complex():
+        flat = torch.view_as_real(flat).reshape(-1)
+    bits = flat.view(_BITS[flat.element_size()])  # the same for every dtype
+    if bits.numel() > SAMPLE:
+        bits = bits.index_select(0, _places(bits.numel(), bits.device))
+    return bits.cpu().numpy().tobytes()
+
+
+@lru_cache(maxsize=64)
+def _places(count: int, device: torch.device) -> torch.Tensor:
+    places = torch.arange(SAMPLE, dtype=torch.float64) * _GOLDEN % 1 * count
+    return places.long().to(device)
