@@ -30,8 +30,17 @@ class Layout:
         values: dict[str, Any] = pytree.tree_unflatten(list(scalars), self.structure)
         return values
 
+    def __reduce__(self) -> tuple[Callable[[Any], "Layout"], tuple[Any]]:
+        # torch warns of its own structures when they are unpickled.
+        return layout_of, (self.rebuild([0.0] * self.size),)
+
     def __str__(self) -> str:
         return str(self.rebuild([f"#{n}" for n in range(self.size)]))  # type: ignore[misc]
+
+
+def layout_of(values: Any) -> Layout:
+    """The layout of nested scalars."""
+    return Layout(pytree.tree_structure(values))
 
 
 @dataclass(frozen=True)

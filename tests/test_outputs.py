@@ -1,6 +1,8 @@
 """What an evaluation hands out: losses of any structure, reductions, metrics, and logits."""
 
 import math
+import pickle
+import warnings
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from torch import nn
 
 from runtime import DataError, EvalResult, Evaluator, MetricError, label_log_probs
 from runtime.evaluator import CHUNK
+from runtime.values import layout_of
 from tests.models_for_tests import Data, batches, mlp, one_process, over_stages
 
 SIZES = [3, 1, 4, 1, 2]
@@ -298,3 +301,12 @@ def test_a_last_stage_that_computes_no_loss_keeps_in_step_with_the_first():
 def test_a_replica_without_data_and_without_peers_says_so():
     with pytest.raises(DataError, match="the data holds no micro-batch, needed at least one"):
         over_stages(1, lambda ev: ev.evaluate([]))
+
+
+def test_a_layout_travels_between_processes_without_a_warning():
+    layout = layout_of({"loss": 1.0, "metrics": {"a": (2.0, [3.0]), "b": {}}})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        arrived = pickle.loads(pickle.dumps(layout))
+    assert arrived == layout
+    assert arrived.rebuild([4.0, 5.0, 6.0])["metrics"]["a"] == (5.0, [6.0])
