@@ -10,9 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {
-    "schemas": {"schedcc", "runtime", "tests", "examples"},
-    "schedcc": {"runtime", "tests", "examples"},
-    "runtime": {"tests", "examples"},
+    "schemas": {"schedcc", "runtime", "tests", "examples", "benchmarks"},
+    "schedcc": {"runtime", "tests", "examples", "benchmarks"},
+    "runtime": {"tests", "examples", "benchmarks"},
 }
 
 
