@@ -69,7 +69,11 @@ def _workload(micro_batches: int, rows: int) -> Workload:
     """Inputs of `[rows, 1]`, so that next to nothing of what is measured is the data itself."""
     setting = SETTING.model_copy(update={"micro_batches": micro_batches, "rows": rows})
     layers: list[nn.Module] = [nn.Linear(1, setting.width), nn.Linear(setting.width, setting.width)]
-    pair = (torch.randn(rows, 1), torch.randn(setting.width))
+    same = torch.Generator().manual_seed(0)  # on every rank
+    pair = (
+        torch.randn(rows, 1, generator=same),
+        torch.randn(setting.width, generator=same),
+    )
     return Workload(setting, layers, [pair] * micro_batches)
 
 
