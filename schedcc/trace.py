@@ -9,7 +9,7 @@ its wait, so that what it crosses can be seen. The format is described in "Trace
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from schedcc.recordings import RankRecording, Recording
+from schedcc.recordings.recording import RankRecording, Recording
 from schedcc.table import is_forward
 from schemas import (
     BufferInstruction,

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from runtime.transport import DeadlockError
 from schedcc import compile_pipeline
-from schedcc.conform import conform
-from schedcc.recording_files import read_recording
+from schedcc.recordings.conform import conform
+from schedcc.recordings.files import read_recording
 from schemas import PipelinePlan
 from schemas.conformance import Conformance
 from tests.plans import pipeline

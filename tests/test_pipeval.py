@@ -12,9 +12,9 @@ import pytest
 
 from runtime.cli import main
 from schedcc import compile_pipeline
-from schedcc.conform import conform
-from schedcc.postmortem import postmortem
-from schedcc.recording_files import read_recording
+from schedcc.recordings.conform import conform
+from schedcc.recordings.files import read_recording
+from schedcc.recordings.postmortem import postmortem
 from schemas import LanguageModelEvaluation
 from tests.tiny_models import tiny_model, tiny_tokenizer
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from runtime.transport import DeadlockError
 from schedcc import compile_pipeline, dependency_graph
-from schedcc.postmortem import postmortem
-from schedcc.recording_files import read_recording
+from schedcc.recordings.files import read_recording
+from schedcc.recordings.postmortem import postmortem
 from schemas import PipelinePlan
 from schemas.postmortem import Postmortem, RankState
 from tests.plans import pipeline

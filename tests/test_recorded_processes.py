@@ -14,9 +14,9 @@ from runtime.launch import WorkerError, launch
 from runtime.process_group import process_group
 from runtime.transport import TorchTransport
 from schedcc import compile_pipeline
-from schedcc.conform import conform
-from schedcc.postmortem import postmortem
-from schedcc.recording_files import read_recording
+from schedcc.recordings.conform import conform
+from schedcc.recordings.files import read_recording
+from schedcc.recordings.postmortem import postmortem
 from schemas.postmortem import RankState
 from tests.models_for_tests import batches
 from tests.workers import TIMEOUT

@@ -14,8 +14,8 @@ from runtime.line_log import LineLog
 from runtime.recorder import Recorder, RecordingError, require_new
 from runtime.transport import InMemoryNetwork
 from schedcc import compile_pipeline
-from schedcc.recording_files import read_recording
-from schedcc.recordings import Recording
+from schedcc.recordings.files import read_recording
+from schedcc.recordings.recording import Recording
 from schemas import Phase, Placed, TransferInstruction
 from schemas.recording import EVENT, RecordingHeader, rank_file
 from tests.models_for_tests import batches, mlp, over_stages

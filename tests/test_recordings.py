@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from schedcc import compile_pipeline
-from schedcc.recording_files import RecordingFileError, read_recording
+from schedcc.recordings.files import RecordingFileError, read_recording
 from tests.recordings import CLOSE, SECOND, lines_of_run, write, write_all
 
 PLAN = compile_pipeline(3, 2)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedcc import Costs, compile_pipeline, simulate
-from schedcc.recording_files import read_recording
+from schedcc.recordings.files import read_recording
 from schedcc.trace import recorded_trace, simulated_trace
 from schemas import PipelinePlan
 from tests.recordings import BROKEN, COSTS, lines_of_run, until, write, write_all

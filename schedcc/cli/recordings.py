@@ -22,11 +22,11 @@ from schedcc.cli.options import (
     cost_model,
     read_or_compiled,
 )
-from schedcc.conform import CLOCK_ERROR, conform
 from schedcc.files import read_plan
-from schedcc.postmortem import postmortem
-from schedcc.recording_files import read_recording
-from schedcc.recordings import joined
+from schedcc.recordings.conform import CLOCK_ERROR, conform
+from schedcc.recordings.files import read_recording
+from schedcc.recordings.postmortem import postmortem
+from schedcc.recordings.recording import joined
 from schedcc.simulate import simulate
 from schedcc.trace import recorded_trace, simulated_trace
 from schemas import StagePlan

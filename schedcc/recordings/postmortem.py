@@ -13,9 +13,9 @@ from collections.abc import Iterable
 
 import networkx as nx
 
-from schedcc.recordings import Executed, RankRecording, Recording, Run
+from schedcc.recordings.recording import Executed, RankRecording, Recording, Run
+from schedcc.recordings.waits import waits
 from schedcc.table import is_forward
-from schedcc.waits import waits
 from schemas import Direction, TransferInstruction
 from schemas.postmortem import Activity, Cause, Position, Postmortem, RankState, RankStatus, Wait
 

@@ -2,13 +2,13 @@
 
 Two questions. *Sequence*: did every rank execute the instructions of its stage, all of them, in
 their order? *Order*: did nothing happen before what the plan makes it wait for (see
-`schedcc.recorded_order`)?
+`schedcc.recordings.order`)?
 """
 
 from collections.abc import Iterator
 
-from schedcc.recorded_order import Causality
-from schedcc.recordings import RankRecording, Recording
+from schedcc.recordings.order import Causality
+from schedcc.recordings.recording import RankRecording, Recording
 from schemas import PipelinePlan, Placed
 from schemas.conformance import Conformance, Deviation
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import networkx as nx
 
 from schedcc.graph import Event, dependency_graph
-from schedcc.recordings import Recording
+from schedcc.recordings.recording import Recording
 from schemas import BufferInstruction, Phase, PipelinePlan, TransportModel
 from schemas.conformance import Deviation
 

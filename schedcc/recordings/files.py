@@ -12,7 +12,7 @@ from pydantic_core import from_json
 
 from schedcc.files import explain
 from schedcc.ranges import gaps, in_words
-from schedcc.recordings import Executed, RankRecording, Recording, Run
+from schedcc.recordings.recording import Executed, RankRecording, Recording, Run
 from schemas import Instruction, Placed, StagePlan
 from schemas.recording import (
     EVENT,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import networkx as nx
 
 from schedcc.graph import Event, dependency_graph
-from schedcc.recordings import Recording, Run
+from schedcc.recordings.recording import Recording, Run
 from schemas import (
     BufferInstruction,
     Direction,
