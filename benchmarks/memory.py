@@ -50,6 +50,7 @@ def measure_memory(job: MemoryJob) -> list[MemoryOf]:
     torch.set_num_threads(1)
     found = []
     with process_group(), torch.no_grad():
+        Own(_workload(2, SETTING.rows), overlap=True)()  # libraries, at this size
         for micro_batches in job.own:
             small, large = _workload(micro_batches, 1), _workload(micro_batches, SETTING.rows)
             evaluator = Own(small, overlap=True)

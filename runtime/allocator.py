@@ -18,8 +18,8 @@ LARGEST_ON_HEAP = 32 * 2**20
 """Bytes above which glibc maps memory for each request and unmaps it afterwards, whatever it is
 told."""
 
-ACTIVATIONS = 8
-"""Freed activations to keep: two outputs, two inputs, and what the layers need in between."""
+ACTIVATIONS = 4
+"""Freed activations to keep: the outputs of two buffers, and what the layers need in between."""
 
 
 def keep_freed_activations(nbytes: int, device: torch.device) -> None:

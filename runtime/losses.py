@@ -6,13 +6,11 @@ from typing import Any
 
 import torch
 
+from runtime.scalars import ScalarTable
 from runtime.sums import Expansion, exact_sum, expansion, quotient
 from runtime.transport.protocol import Transport
-from runtime.values import Layout, Scalar, column, copied, flatten
+from runtime.values import Layout, flatten
 from schemas import Reduction
-
-_BLOCK = 256
-"""Rows that are kept as single scalars before they are joined to one tensor."""
 
 
 class Losses:
@@ -37,8 +35,7 @@ class Losses:
         self.agreed = agreed
         """How values are nested, once all stages know it."""
         self._micro_batches = 0
-        self._rows: list[list[Scalar]] = []
-        self._blocks: list[torch.Tensor] = []
+        self._rows = ScalarTable(device)
         self._reduction: Reduction = "none"
         self._sums: list[Expansion] | None = None
         self._received: _Received | None = None
@@ -61,9 +58,7 @@ class Losses:
                 f"loss_fn and metrics returned {layout}, but {self.layout} for the micro-batches "
                 "before: needed the same structure"
             )
-        self._rows.append([*scalars, copied(weight)])
-        if len(self._rows) == _BLOCK:
-            self._join()
+        self._rows.append([*scalars, weight])
 
     def reduce(self, reduction: Reduction) -> None:
         """Reduce the values on the stage that computed them.
@@ -155,16 +150,7 @@ class Losses:
 
     def _table(self) -> torch.Tensor:
         """All rows, float64 `[micro_batches, scalars + 1]`."""
-        self._join()
-        width = 1 if self.layout is None else self.layout.size + 1
-        empty = torch.empty((0, width), dtype=torch.float64, device=self._device)
-        return torch.cat([empty, *self._blocks])
-
-    def _join(self) -> None:
-        if self._rows:
-            columns = [column(scalars, self._device) for scalars in zip(*self._rows, strict=True)]
-            self._blocks.append(torch.stack(columns, dim=1))
-            self._rows.clear()
+        return self._rows.rows(1 if self.layout is None else self.layout.size + 1)
 
 
 @dataclass(frozen=True)

@@ -72,26 +72,12 @@ _LOSS_ALONE = Layout(pytree.tree_structure({"loss": 0.0, "metrics": {}}))
 
 
 def flatten(values: dict[str, Any]) -> tuple[list[Scalar], Layout]:
-    """The scalars of nested values, copied where they are, without waiting for the device."""
+    """The scalars of nested values, and how they are nested."""
     loss = values.get("loss")
     if isinstance(loss, torch.Tensor) and not values["metrics"]:  # mostly there is nothing else
-        return [copied(loss)], _LOSS_ALONE
+        return [loss], _LOSS_ALONE
     leaves, structure = pytree.tree_flatten(values)
-    return [copied(leaf) for leaf in leaves], Layout(structure)
-
-
-def copied(scalar: Scalar) -> Scalar:
-    """A copy in float64: a scalar may be a view of an activation that is overwritten later."""
-    if isinstance(scalar, torch.Tensor):
-        return scalar.detach().reshape(()).to(torch.float64, copy=True)
-    return float(scalar)
-
-
-def column(scalars: Sequence[Scalar], device: torch.device) -> torch.Tensor:
-    """Scalars of many micro-batches as float64 `[len(scalars)]` on `device`."""
-    if all(isinstance(scalar, torch.Tensor) for scalar in scalars):
-        return torch.stack([s for s in scalars if isinstance(s, torch.Tensor)]).to(device)
-    return torch.tensor([float(scalar) for scalar in scalars], dtype=torch.float64, device=device)
+    return leaves, Layout(structure)
 
 
 def _scalars(what: str, value: Any) -> Any:
