@@ -1,7 +1,6 @@
 """The evaluator: a model's layers over the stages of a pipeline, evaluated micro-batch by batch."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,41 +9,29 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-import schedcc
-from runtime.activation import Signature, signature_of
-from runtime.agreement import Agreement, Announcement, agree
-from runtime.buffers import BufferPool
 from runtime.checkpoint import Mismatch, load_layers, save_states, state_of_module
 from runtime.device import random_state_kept
-from runtime.eval_result import EvalResult, eval_result
-from runtime.failure.fingerprint import Digests, fingerprint
-from runtime.failure.finite import FiniteCheck, require_finite
-from runtime.failure.guard import TIMEOUT, Guard, Run
-from runtime.form import Overlap, Trial
+from runtime.eval_result import EvalResult
+from runtime.evaluation import Conduct, EvaluatedStage, StageEvaluations
+from runtime.failure.guard import TIMEOUT, Guard
+from runtime.form import Overlap
 from runtime.grid import default_transport, require_grid
-from runtime.interpreter import Forward, Interpreter, Work
 from runtime.layers import Layer, StageModule, build_stage
 from runtime.listeners import Listener
 from runtime.logits import LogitsCallback, LogitsFunction
 from runtime.metrics import Metric, StatefulMetrics, split_metrics
-from runtime.micro_batches import CopiedInputs, DataError, DrawnSource, EmptyDataError, Pair, draw
+from runtime.micro_batches import DataError
 from runtime.partition import Partition, divide
-from runtime.plan_cache import PlanCache
 from runtime.profile import agreed_profile
 from runtime.recorder import Recorder
-from runtime.request import Request, part_of
-from runtime.results import Results
-from runtime.shapes import ShapeCache
-from runtime.stage import LastStage, WeightFunction, evaluating, samples
+from runtime.request import Request
+from runtime.stage import WeightFunction, samples
 from runtime.ties import build_with_ties
 from runtime.transport import Channels, Transport
-from runtime.values import Layout, LossFunction, Measure
+from runtime.values import LossFunction
 from schedcc.epilogue import LogitsTo, ReduceOutput
 from schedcc.errors import require_count
 from schemas import CheckpointManifest
-
-CHUNK = 256
-"""Micro-batches between two drains of the pipe when a whole data set is evaluated."""
 
 
 class Evaluator:
@@ -153,20 +140,25 @@ class Evaluator:
         self.module = build_with_ties(entries, self.boundaries, self._transport, self._guard, build)
         """This stage's layers; nothing keeps the others alive."""
 
-        self._loss_fn, self._weight_fn = loss_fn, weight_fn
-        self._metric_fns, stateful = split_metrics(metrics or {})
-        self._metrics = StatefulMetrics(stateful, self._transport)
-        self._layout: Layout | None = None
-        self._keyword_inputs = keyword_inputs
         self._micro_batches = micro_batches
-        self._recorder = None if record is None else Recorder(record, self._transport)
-        # First, so that its start is on file whatever another listener does.
-        self._listeners = (*([self._recorder] if self._recorder else []), *listeners)
-        self._buffers = BufferPool(device)
-        self._overlap = overlap
-        self._check_data, self._check_finite = check_data, check_finite
-        self._epoch: int | None = None
-        self._shapes, self._plans = self._nothing_known()
+        metric_fns, stateful = split_metrics(metrics or {})
+        stage = EvaluatedStage(
+            module=self.module,
+            boundaries=self.boundaries,
+            loss_fn=loss_fn,
+            metric_fns=metric_fns,
+            metrics=StatefulMetrics(stateful, self._transport),
+            weight_fn=weight_fn,
+            keyword_inputs=keyword_inputs,
+        )
+        self._evaluations = StageEvaluations(
+            self._transport,
+            self._guard,
+            stage,
+            Conduct(overlap, check_data, check_finite),
+            listeners=listeners,
+            recorder=None if record is None else Recorder(record, self._transport),
+        )
 
     @property
     def is_first(self) -> bool:
@@ -240,7 +232,7 @@ class Evaluator:
             on_logits=on_logits,
             logits_fn=logits_fn,
         )
-        return self._evaluate(data_iter, request, micro_batches)
+        return self._evaluations.evaluate(data_iter, request, micro_batches)
 
     def evaluate(
         self,
@@ -290,7 +282,7 @@ class Evaluator:
         )
         data = None if loader is None else _iterated(loader)
         with random_state_kept(self._transport.device):  # a loader draws some to shuffle by
-            return self._evaluate(data, request, None)
+            return self._evaluations.evaluate(data, request, None)
 
     def save_state_dict(
         self, directory: str | Path, *, parallel_write: bool = True
@@ -335,164 +327,6 @@ class Evaluator:
     def _layers(self) -> dict[int, nn.Module]:
         """This stage's layers by global index."""
         return dict(enumerate(self.module, start=self.boundaries[self.stage_id]))
-
-    def _evaluate(
-        self, data: Iterable[Any] | None, request: Request, asked: int | None
-    ) -> EvalResult:
-        outcome = request.outcome(
-            replicas=self._transport.replicas, compute_metrics=bool(self._metrics)
-        )
-        micro_batches = everywhere = 0
-        final = False
-        recorded = self._recorder.evaluation() if self._recorder else nullcontext()
-        with self._guard.run() as run, recorded, evaluating(self.module):
-            self._begin(run)
-            results = Results(
-                self._transport.device,
-                wish=request.wish,
-                metrics=self._metrics,
-                layout=self._layout,
-            )
-            while not final:
-                begins = everywhere == 0
-                drawn, agreement = self._agree(data, request, outcome, asked, run, begins=begins)
-                final = agreement.final
-                everywhere += agreement.everywhere
-                if everywhere == 0:
-                    raise EmptyDataError("the data holds no micro-batch, needed at least one")
-                wanted = outcome if final else part_of(outcome)
-                run.before = micro_batches
-                self._run(drawn, agreement, request, wanted, results, run)
-                micro_batches += agreement.micro_batches
-            run.drain()
-            results.logits.finish()
-        self._layout = results.losses.agreed
-        return eval_result(micro_batches, results)
-
-    def _begin(self, run: Run) -> None:
-        """After a failure, agree on everything anew: some stages may know more than others."""
-        if self._epoch not in (None, run.epoch):
-            self._shapes, self._plans = self._nothing_known()
-            self._layout = None
-        self._epoch = run.epoch
-
-    def _nothing_known(self) -> tuple[ShapeCache, PlanCache]:
-        plans = PlanCache(self._transport, self.boundaries, self._buffers, overlap=self._overlap)
-        return ShapeCache(self._transport), plans
-
-    def _agree(
-        self,
-        data: Iterable[Any] | None,
-        request: Request,
-        outcome: schedcc.Outcome,
-        asked: int | None,
-        run: Run,
-        *,
-        begins: bool,
-    ) -> tuple[list[Pair], Agreement]:
-        """Draw this stage's micro-batches, and make sure that all stages fit together."""
-        limit = CHUNK if asked is None else asked
-        needed = self.is_first or (self.is_last and request.needs_labels)
-        # A last stage that needs no labels now still goes on in step with the first.
-        draws = needed or (self.is_last and data is not None)
-        drawn: list[Pair] = []
-        inputs: tuple[Signature, ...] = ()
-        digests: tuple[Digests, ...] = ()
-        if request.compute_loss and self.is_last and not self._has_something_to_compute:
-            raise DataError("compute_loss is True, but the evaluator has no loss_fn")
-        if begins and outcome.compute_metrics and self.is_last:
-            self._metrics.reset()
-        if draws:
-            run.phase("the drawing of micro-batches", waits_for="")
-            drawn = draw(data, limit, stage_id=self.stage_id, keyword_inputs=self._keyword_inputs)
-        if self.is_first:
-            known: dict[Signature, Signature] = {}  # equal ones travel once
-            signatures = (signature_of(pair[0]) for pair in drawn)
-            inputs = tuple(known.setdefault(s, s) for s in signatures)
-        if self._check_data and self.stages > 1:
-            digests = tuple((fingerprint(inputs), fingerprint(labels)) for inputs, labels in drawn)
-        run.phase("the agreement before the first transfer")
-        mine = Announcement(
-            outcome,
-            asked,
-            found=len(drawn) if draws else None,
-            ended=asked is not None or len(drawn) < limit,
-            inputs=inputs,
-            digests=digests,
-            check_finite=self._check_finite,
-        )
-        return drawn, agree(self._transport, mine)
-
-    @property
-    def _has_something_to_compute(self) -> bool:
-        return self._loss_fn is not None or bool(self._metric_fns) or bool(self._metrics)
-
-    def _run(
-        self,
-        drawn: list[Pair],
-        agreement: Agreement,
-        request: Request,
-        outcome: schedcc.Outcome,
-        results: Results,
-        run: Run,
-    ) -> None:
-        run.phase("the connection of the channels")
-        self._plans.connect()
-        if agreement.micro_batches == 0 and not agreement.final:
-            return  # other replicas have more data, and meet this one in the last run
-        source = DrawnSource(
-            drawn,
-            self._transport.device,
-            inputs=self.is_first,
-            labels=self.is_last and request.needs_labels,
-        )
-        run.phase("the rehearsal of new shapes")
-        self._shapes.learn(agreement.inputs, source.copy_of_input, self.module)
-        results.expect(agreement.micro_batches)
-        shapes = self._shapes.shapes(agreement.inputs)
-
-        def attempt(interpreter: Interpreter) -> None:
-            copies = CopiedInputs(source, first=self.is_first)
-            dropped = Results(self._transport.device)
-            interpreter.run(Work(self._apply, copies, shapes, dropped, (run,)))
-
-        finite = FiniteCheck(agreement.micro_batches, self._transport.device)
-        forward = self._forward(request, results, finite if self._check_finite else None)
-        run.phase("the comparison of plans")
-        try:
-            trial = Trial(agreement.inputs, attempt)
-            interpreter = self._plans.interpreter(agreement.micro_batches, outcome, trial)
-            work = Work(forward, source, shapes, results, (run, *self._listeners))
-            recorder = self._recorder
-            recorded = recorder.run(interpreter.plan, shapes) if recorder else nullcontext()
-            with random_state_kept(self._transport.device), recorded:
-                interpreter.run(work)
-        finally:
-            self._buffers.clear()
-        if self._check_finite:
-            run.drain()
-            run.phase("the comparison of losses")
-            everyone = self._transport.gather_objects(finite.notes())
-            require_finite(everyone, self.boundaries, run.before)
-
-    def _apply(self, _micro_batch: int, inputs: Any, _label: Any) -> Any:
-        return self.module(inputs)
-
-    def _forward(self, request: Request, results: Results, finite: FiniteCheck | None) -> Forward:
-        forward: Forward = self._apply
-        if self.is_last:
-            computes, loss_fn = request.compute_loss, self._loss_fn
-            if finite is not None and loss_fn is not None:
-                loss_fn = finite.watching_loss(loss_fn)
-            forward = LastStage(
-                self.module,
-                results,
-                self._weight_fn,
-                measure=Measure(loss_fn, self._metric_fns) if computes else None,
-                metrics=self._metrics if computes and self._metrics else None,
-                logits_fn=request.logits_fn,
-            )
-        return forward if finite is None else finite.watching(forward, inputs=self.is_first)
 
 
 def _iterated(loader: Iterable[Any]) -> Iterator[Any]:

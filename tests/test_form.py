@@ -8,7 +8,7 @@ import torch
 
 from runtime.form import REPEATS, FormChoice, Trial
 from runtime.transport import InMemoryTransport, run_stages
-from schemas import PostSendActivation, SendActivation
+from schemas import PostRecvActivation, PostSendActivation, RecvActivation, SendActivation
 from tests.models_for_tests import batches, over_stages
 from tests.test_evaluator import eval_batch
 
@@ -33,15 +33,11 @@ def test_the_form_that_was_faster_runs_on_all_stages(slower, monkeypatch):
         return 2.0 if overlapped is slower else 1.0
 
     monkeypatch.setattr(FormChoice, "_seconds", seconds)
-    seen = [Seen(), Seen()]
-
-    def call(ev: Any) -> None:
-        ev._listeners = (seen[ev.stage_id],)
-        eval_batch(ev, batches([2, 2, 2]))
-
-    over_stages(2, call, overlap="auto")
-    assert (SendActivation in seen[0].kinds) is slower
-    assert (PostSendActivation in seen[0].kinds) is not slower
+    seen = Seen()
+    data = batches([2, 2, 2])
+    over_stages(2, lambda ev: eval_batch(ev, data), overlap="auto", listeners=[seen])
+    assert ({SendActivation, RecvActivation} <= seen.kinds) is slower
+    assert ({PostSendActivation, PostRecvActivation} <= seen.kinds) is not slower
 
 
 def test_shapes_that_were_measured_are_not_measured_again(monkeypatch):

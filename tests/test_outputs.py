@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from runtime import DataError, EvalResult, Evaluator, MetricError, label_log_probs
-from runtime.evaluator import CHUNK
+from runtime.evaluation import CHUNK
 from runtime.values import layout_of
 from tests.models_for_tests import Data, batches, mlp, one_process, over_stages
 
