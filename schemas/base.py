@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 Id = Annotated[int, Strict()]
 """A number that names something (a stage, a buffer, a micro-batch). `true`, `1.0` and `"1"` are
@@ -19,6 +19,15 @@ class Frozen(BaseModel):
     """A value: immutable, hashable and comparable, with no keys but its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Verdict(Frozen):
+    """A value that computes an `ok`, which its JSON form carries for its readers."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derives_ok(cls, data: object) -> object:
+        return {k: v for k, v in data.items() if k != "ok"} if isinstance(data, dict) else data
 
 
 class Annotatable(Frozen):

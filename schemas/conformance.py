@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import computed_field, model_validator
+from pydantic import computed_field
 
-from schemas.base import Frozen
+from schemas.base import Frozen, Verdict
 
 
 class Deviation(Frozen):
@@ -25,7 +25,7 @@ class Deviation(Frozen):
         return f"{self.code}: {place + ': ' if place else ''}{self.message}"
 
 
-class Conformance(Frozen):
+class Conformance(Verdict):
     """The deviations of a recording from a plan, and what was compared to find them."""
 
     format: Literal["schedcc.conformance/1"] = "schedcc.conformance/1"
@@ -36,12 +36,6 @@ class Conformance(Frozen):
     """Instructions that were compared."""
     notes: tuple[str, ...]
     """What limits the comparison: runs that were cut short, orders that could not be told."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _derives_ok(cls, data: object) -> object:
-        """Leave out `ok`, which the JSON form carries for its readers and the model computes."""
-        return {k: v for k, v in data.items() if k != "ok"} if isinstance(data, dict) else data
 
     @computed_field  # type: ignore[prop-decorator]
     @property

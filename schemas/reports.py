@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import computed_field, model_validator
+from pydantic import computed_field
 
-from schemas.base import Frozen
+from schemas.base import Frozen, Verdict
 from schemas.transport import TransportModel
 
 
@@ -38,7 +38,7 @@ class Finding(Frozen):
         return f"{self.code}: {place + ': ' if place else ''}{self.message}"
 
 
-class Report(Frozen):
+class Report(Verdict):
     """The findings of all checks that were run."""
 
     checks: tuple[str, ...]
@@ -46,12 +46,6 @@ class Report(Frozen):
     transport: TransportModel | None = None
     """What the plan's transfers were assumed to rely on; `None` if nothing was asked of them."""
     findings: tuple[Finding, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _derives_ok(cls, data: object) -> object:
-        """Leave out `ok`, which the JSON form carries for its readers and the model computes."""
-        return {k: v for k, v in data.items() if k != "ok"} if isinstance(data, dict) else data
 
     @computed_field  # type: ignore[prop-decorator]
     @property

@@ -7,6 +7,16 @@ class CheckpointError(AgreedError, ValueError):
     """A checkpoint that cannot be read, written or used; the message is one sentence."""
 
 
+def require_layers(where: object, found: int, needed: int) -> None:
+    """Refuse a checkpoint of `found` layers for a model of another number.
+
+    Raises:
+        CheckpointError: naming both.
+    """
+    if found != needed:
+        raise CheckpointError(f"{where} holds {found} layers, and the model has {needed}")
+
+
 def one_line(error: Exception) -> str:
     """The message of another library's error, which may have several lines."""
     return " ".join(str(error).split())

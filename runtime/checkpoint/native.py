@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from runtime.checkpoint.errors import CheckpointError
+from runtime.checkpoint.errors import CheckpointError, require_layers
 from runtime.checkpoint.safetensors_files import read_specs
 from runtime.checkpoint.source import StoredTensor
 from runtime.checkpoint.tensors import Spec, dtype_named
@@ -68,10 +68,7 @@ class NativeCheckpoint:
 
     def require_layers(self, layers: int) -> None:
         """Refuse a model with another number of layers; see `Source`."""
-        if layers != self.layers:
-            raise CheckpointError(
-                f"{self.path} holds {self.layers} layers, and the model has {layers}"
-            )
+        require_layers(self.path, self.layers, layers)
 
     def _entry(self, layer: int) -> LayerEntry:
         return self.manifest.layers[layer]

@@ -16,9 +16,7 @@ run are thrown away, with whatever is under way in them, and the next run begins
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn, Protocol
-
-import torch
+from typing import NoReturn
 
 from runtime.device import Clock
 from runtime.failure.board import Board, MeetingPlace
@@ -30,54 +28,13 @@ from runtime.failure.position import EVERYONE, Pointer
 from runtime.failure.report import Failure
 from runtime.failure.roll_call import lost
 from runtime.failure.watchdog import Watchdog
-from runtime.transport.protocol import ConnectionLostError
+from runtime.transport.protocol import ConnectionLostError, Transport
 
 TIMEOUT = 300.0
 """Seconds after which a run in which nothing moves is ended, unless the caller says otherwise."""
 
 LINGER_SECONDS = 1.0
 ANSWER_SECONDS = 0.5
-
-
-class Guarded(Protocol):
-    """What a guard asks of a transport."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where tensors are moved."""
-
-    @property
-    def meeting_place(self) -> MeetingPlace | None:
-        """Where its ranks can tell each other of failures; `None` if there is only one."""
-
-    @property
-    def epoch(self) -> int:
-        """Which channels these are, or would be if they were open; failures separate epochs."""
-
-    @property
-    def usable(self) -> bool:
-        """Whether the channels of this epoch are open."""
-
-    def open(self, timeout: float) -> None:
-        """Open the channels of this epoch; all ranks at the same time.
-
-        Args:
-            timeout: Seconds that a wait may take in any case, a second line of defence. While each
-                rank gets on within the guard's timeout, no wait is longer than one for each rank.
-        """
-
-    def abandon(self) -> None:
-        """End every wait of this rank, from another thread, and with it the epoch."""
-
-    @property
-    def replicas(self) -> int:
-        """The number of replicas of the pipeline."""
-
-    def gather_objects(self, value: object) -> list[object]:
-        """Every stage's `value`."""
-
-    def gather_from_replicas(self, value: object) -> list[object]:
-        """The `value` of this stage in every replica."""
 
 
 class Run:
@@ -111,7 +68,7 @@ class Run:
 class Guard:
     """Guards the work that a process does on one transport."""
 
-    def __init__(self, transport: Guarded, *, timeout: float = TIMEOUT) -> None:
+    def __init__(self, transport: Transport, *, timeout: float = TIMEOUT) -> None:
         """Guard what is done on `transport`.
 
         Args:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from runtime.checkpoint import CheckpointError, StoredTensor, torch_files
 from runtime.checkpoint import safetensors_files as safetensors
+from runtime.checkpoint.errors import require_layers
 from runtime.checkpoint.tensors import Spec
 from runtime.models.families import Family
 
@@ -72,10 +73,7 @@ class HuggingFaceCheckpoint:
 
     def require_layers(self, layers: int) -> None:
         """Refuse a model with another number of layers; see `Source`."""
-        if layers != self.layers:
-            raise CheckpointError(
-                f"{self.path} holds {self.layers} layers, and the model has {layers}"
-            )
+        require_layers(self.path, self.layers, layers)
 
     @cached_property
     def _stored(self) -> dict[str, tuple[Path, Spec]]:

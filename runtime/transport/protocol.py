@@ -98,9 +98,11 @@ class Transport(Protocol):
         """Whether the channels of this epoch are open."""
 
     def open(self, timeout: float) -> None:
-        """Open the channels of this epoch, with `timeout` seconds for each wait at most.
+        """Open the channels of this epoch; all ranks at the same time.
 
-        All ranks have to open them at the same time.
+        Args:
+            timeout: Seconds that a wait may take in any case, a second line of defence behind the
+                guard of `runtime.failure`.
         """
 
     def abandon(self) -> None:
