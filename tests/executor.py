@@ -274,7 +274,7 @@ def all_have_counterparts(plan: PipelinePlan) -> bool:
                 ends[i.peer, program.stage_id] -= 1
             elif i.op in ("BroadcastLoss", "BroadcastLogits"):
                 entered[()].setdefault(program.stage_id, []).append(i)
-            elif i.op == "MoveLogits":
+            elif i.op == "MoveLogits" and program.stage_id in (i.source, i.destination):
                 both = (i.source, i.destination)
                 entered[both].setdefault(program.stage_id, []).append(i)
     meet = all(
