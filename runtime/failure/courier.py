@@ -49,7 +49,7 @@ class Courier(threading.Thread):
         self._beats_sent = 0
         self._interval = INTERVAL
         self._settled: float | None = None
-        self._fetched = -float("inf")
+        self._fetched = time.monotonic()  # in the beginning there is nothing to hear
         self._store_error = ""
         self.store_lost: float | None = None
         """Since when there is no connection to the store."""
@@ -95,8 +95,9 @@ class Courier(threading.Thread):
         try:
             if self.store_lost is None:
                 self._beat(evaluating=not last)
-                self._exchange()
-                self._fetch(at_once=asked)
+                if not last or self._incident.failure or self._incident.reported:
+                    self._exchange()
+                    self._fetch(at_once=asked)
                 self.answered = time.monotonic()
         except Exception as error:  # each kind of store has errors of its own
             self.store_lost, self._store_error = time.monotonic(), str(error)
@@ -131,7 +132,7 @@ class Courier(threading.Thread):
                 incident.give_up()
 
     def _fetch(self, *, at_once: bool) -> None:
-        pause = INTERVAL * (self._place.size // CROWD)
+        pause = INTERVAL * max(0.5, self._place.size // CROWD)
         if self.watching and (at_once or time.monotonic() - self._fetched > pause):
             self.beats = self._board.beats()
             self._fetched = time.monotonic()
