@@ -172,10 +172,13 @@ EDITS = (_replace, _lose, _add, *(_renumber, _repeat, _swap) * 4)
 def edited(seed: Seed, random: Random, others: list[Seed]) -> bytes:
     """The content of a file with a few random edits, at most `LARGEST` bytes of it."""
     while True:
-        if seed.suffix == ".csv" or random.random() < 0.4:
-            content = edited_bytes(seed.content, random, others)
-        else:
-            content = edited_values(seed.content, random)
+        try:
+            if seed.suffix == ".csv" or random.random() < 0.4:
+                content = edited_bytes(seed.content, random, others)
+            else:
+                content = edited_values(seed.content, random)
+        except MemoryError:
+            continue  # lists repeated within lists that are repeated: no small file
         if len(content) <= LARGEST:
             return content
 
