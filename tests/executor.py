@@ -273,14 +273,15 @@ def all_have_counterparts(plan: PipelinePlan) -> bool:
             elif i.op in ("RecvActivation", "PostRecvActivation"):
                 ends[i.peer, program.stage_id] -= 1
             elif i.op in ("BroadcastLoss", "BroadcastLogits"):
-                entered[()].setdefault(program.stage_id, []).append(i)
+                every = tuple(range(plan.stages))
+                entered[every].setdefault(program.stage_id, []).append(i)
             elif i.op == "MoveLogits" and program.stage_id in (i.source, i.destination):
-                both = (i.source, i.destination)
+                both = tuple(sorted((i.source, i.destination)))
                 entered[both].setdefault(program.stage_id, []).append(i)
     meet = all(
         orders.get(stage_id) == next(iter(orders.values()))
         for stages, orders in entered.items()
-        for stage_id in stages or range(plan.stages)
+        for stage_id in stages
         if 0 <= stage_id < plan.stages  # others are a matter of structure
     )
     return meet and not any(ends.values())
