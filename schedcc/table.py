@@ -24,7 +24,6 @@ from schemas import (
     Phase,
     Place,
     PlanHeader,
-    ResultInstruction,
     StageProgram,
     TransferInstruction,
 )
@@ -46,7 +45,6 @@ def lookup(question: Callable[[Any], bool]) -> Bools:
     return np.array([question(op) for op in OPS])
 
 
-IS_STEP = lookup(lambda op: not issubclass(op, ResultInstruction))
 IS_BUFFER = lookup(lambda op: issubclass(op, BufferInstruction))
 IS_TRANSFER = lookup(
     lambda op: issubclass(op, TransferInstruction) and op.effects.phase is not Phase.WAIT
