@@ -4,6 +4,7 @@ Memory for received activations is allocated once and reused: it grows to the la
 that a buffer has seen and does not depend on the number of micro-batches.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,15 +14,22 @@ from runtime.activation import Signature, tensors_of
 from schemas import Place
 
 
+ALIGNMENT = 64
+"""Bytes: each tensor of an activation begins at a multiple, which suits every dtype."""
+
+Allocate = Callable[[int], torch.Tensor]
+"""Gives memory of so many bytes, uint8."""
+
+
 class Buffer:
     """One of the alternating buffers of a stage."""
 
-    def __init__(self, device: torch.device) -> None:
-        """Create an empty buffer whose received activations live on `device`."""
-        self._device = device
+    def __init__(self, allocate: Allocate) -> None:
+        """Create an empty buffer whose received activations live in what `allocate` gives."""
+        self._allocate = allocate
         self._values: dict[Place, Any] = {}
-        self._storages: list[torch.Tensor] = []
-        self._addresses: set[int] = set()
+        self._memory: torch.Tensor | None = None
+        self._address: int | None = None
         self._shaped_for: Signature | None = None
         self._shaped: list[torch.Tensor] = []
 
@@ -39,9 +47,11 @@ class Buffer:
     def receive_memory(self, signature: Signature) -> list[torch.Tensor]:
         """Memory for an activation, one uint8 tensor of the right size for each of its tensors."""
         if signature is not self._shaped_for:  # mostly it is that of the micro-batch before
+            rooms = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in signature.tensors]
+            memory = self._at_least(sum(rooms))
             self._shaped = [
-                self._storage(number, tensor.nbytes)[: tensor.nbytes]
-                for number, tensor in enumerate(signature.tensors)
+                room[: tensor.nbytes]
+                for tensor, room in zip(signature.tensors, memory.split(rooms), strict=True)
             ]
             self._shaped_for = signature
         return self._shaped
@@ -58,32 +68,28 @@ class Buffer:
         )
 
     def _holds(self, tensor: torch.Tensor) -> bool:
-        return tensor.untyped_storage().data_ptr() in self._addresses
+        return tensor.untyped_storage().data_ptr() == self._address
 
-    def _storage(self, number: int, nbytes: int) -> torch.Tensor:
-        """The memory for tensor `number` of an activation, with room for at least `nbytes`."""
-        if number == len(self._storages):
-            self._storages.append(self._allocate(nbytes))
-        elif self._storages[number].numel() < nbytes:
-            self._storages[number] = self._allocate(nbytes)
-        self._addresses = {storage.untyped_storage().data_ptr() for storage in self._storages}
-        return self._storages[number]
-
-    def _allocate(self, nbytes: int) -> torch.Tensor:
-        return torch.empty(nbytes, dtype=torch.uint8, device=self._device)
+    def _at_least(self, nbytes: int) -> torch.Tensor:
+        """The memory of the buffer, `nbytes` of it."""
+        if self._memory is None or self._memory.numel() < nbytes:
+            self._memory, self._shaped = None, []  # let go before there is more
+            self._memory = self._allocate(nbytes)
+            self._address = self._memory.untyped_storage().data_ptr()
+        return self._memory[:nbytes]
 
 
 class BufferPool:
     """The buffers of a stage, kept from one run to the next."""
 
-    def __init__(self, device: torch.device) -> None:
-        """Create a pool on `device`; buffers come into being when they are named."""
-        self._device = device
+    def __init__(self, allocate: Allocate) -> None:
+        """Create a pool in memory that `allocate` gives; buffers come into being when named."""
+        self._allocate = allocate
         self._buffers: dict[int, Buffer] = {}
 
     def __getitem__(self, number: int) -> Buffer:
         if number not in self._buffers:
-            self._buffers[number] = Buffer(self._device)
+            self._buffers[number] = Buffer(self._allocate)
         return self._buffers[number]
 
     def clear(self) -> None:

@@ -91,7 +91,7 @@ class StageEvaluations:
         self._first = transport.stage_id == 0
         self._last = transport.stage_id == transport.stages - 1
         self._layout: Layout | None = None
-        self._buffers = BufferPool(transport.device)
+        self._buffers = BufferPool(transport.receive_memory)
         self._epoch: int | None = None
         self._shapes, self._plans = self._nothing_known()
 

@@ -41,7 +41,7 @@ def make_grid(stages: int | None = None, replicas: int | None = None) -> DeviceM
 
 
 def transport_over(
-    mesh: DeviceMesh, device: torch.device | None = None, *, channels: Channels = "shared"
+    mesh: DeviceMesh, device: torch.device | None = None, *, channels: Channels | None = None
 ) -> TorchTransport:
     """The transport of this process's place in a mesh.
 
@@ -63,7 +63,7 @@ def transport_over(
 
 
 def default_transport(
-    stages: int | None, replicas: int | None, mesh: DeviceMesh | None, channels: Channels
+    stages: int | None, replicas: int | None, mesh: DeviceMesh | None, channels: Channels | None
 ) -> Transport:
     """The transport that an evaluator uses when it is given none.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from runtime.scalars import ScalarTable
+from runtime.scalars import scalar_table
 from runtime.sums import Expansion, exact_sum, expansion, quotient
 from runtime.transport.protocol import Transport
 from runtime.values import Layout, flatten
@@ -35,7 +35,7 @@ class Losses:
         self.agreed = agreed
         """How values are nested, once all stages know it."""
         self._micro_batches = 0
-        self._rows = ScalarTable(device)
+        self._rows = scalar_table(device)
         self._reduction: Reduction = "none"
         self._sums: list[Expansion] | None = None
         self._received: _Received | None = None

@@ -1,17 +1,50 @@
-"""A table of scalars on a device, written row by row without waiting for it."""
+"""A table of scalars, written row by row without waiting for the device that they are on."""
 
+from array import array
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 
 from runtime.values import Scalar
 
 ROWS = 256
-"""Rows for which memory is made at once."""
+"""Rows for which memory on a device is made at once."""
 
 
-class ScalarTable:
-    """Rows of float64 scalars.
+class ScalarTable(Protocol):
+    """Rows of float64 scalars, all of one length."""
+
+    def append(self, row: Sequence[Scalar]) -> None:
+        """Add a row; tensors have one element and are copied."""
+
+    def rows(self, width: int) -> torch.Tensor:
+        """All rows, float64 `[rows, width]`."""
+
+
+def scalar_table(device: torch.device) -> ScalarTable:
+    """An empty table for scalars on `device`."""
+    return HostTable() if device.type == "cpu" else DeviceTable(device)
+
+
+class HostTable:
+    """Rows in the host's memory, where scalars are, too."""
+
+    def __init__(self) -> None:
+        """Begin without rows."""
+        self._values = array("d")
+
+    def append(self, row: Sequence[Scalar]) -> None:
+        """Add a row; see `ScalarTable`."""
+        self._values.extend(map(float, row))
+
+    def rows(self, width: int) -> torch.Tensor:
+        """All rows; see `ScalarTable`."""
+        return torch.tensor(self._values, dtype=torch.float64).reshape(-1, width)
+
+
+class DeviceTable:
+    """Rows on a device.
 
     Scalars are copied into memory that is there beforehand. A small tensor for each of them would
     sit where the activation of its micro-batch was before, and keep the allocator from using that
@@ -28,7 +61,7 @@ class ScalarTable:
         """The first of them that is not written."""
 
     def append(self, row: Sequence[Scalar]) -> None:
-        """Add a row, as long as those before; tensors have one element and are copied."""
+        """Add a row; see `ScalarTable`."""
         if self._free == len(self._cells):
             self._blocks.append(
                 torch.empty(ROWS, len(row), dtype=torch.float64, device=self._device)
@@ -43,7 +76,7 @@ class ScalarTable:
                 cell.fill_(scalar)
 
     def rows(self, width: int) -> torch.Tensor:
-        """All rows, float64 `[rows, width]`."""
+        """All rows; see `ScalarTable`."""
         empty = torch.empty((0, width), dtype=torch.float64, device=self._device)
         used = self._free // width
         return torch.cat([empty, *self._blocks[:-1], *(b[:used] for b in self._blocks[-1:])])

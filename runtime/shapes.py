@@ -89,7 +89,7 @@ class ShapeCache:
         signature: Signature = receive_object(self._transport, peer)
         if not with_tensors:
             return signature, None
-        memory = Buffer(self._transport.device).receive_memory(signature)
+        memory = Buffer(self._transport.receive_memory).receive_memory(signature)
         self._transport.wait(self._transport.post_receive(memory, peer))
         return signature, signature.over(memory)
 

@@ -139,7 +139,7 @@ def run_recorded(plan: PipelinePlan, directory: Path, *, fails: int | None = Non
         )
         try:
             with recorder.run(stage_plan, shapes):
-                Interpreter(stage_plan, end, BufferPool(end.device)).run(work)
+                Interpreter(stage_plan, end, BufferPool(end.receive_memory)).run(work)
         finally:
             recorder.close()
 

@@ -1,5 +1,6 @@
 """Activations are trees of tensors, and their signatures tell them apart."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -75,7 +76,7 @@ def test_what_is_no_tensor_is_named():
 
 
 def test_receive_memory_is_allocated_once_and_grows_to_the_largest_activation():
-    buffer = Buffer(torch.device("cpu"))
+    buffer = Buffer(partial(torch.empty, dtype=torch.uint8))
     small, large = signature_of(torch.zeros(2, 3)), signature_of(torch.zeros(5, 3))
     first = buffer.receive_memory(small)[0]
     again = buffer.receive_memory(small)[0]
@@ -87,7 +88,7 @@ def test_receive_memory_is_allocated_once_and_grows_to_the_largest_activation():
 
 
 def test_an_output_in_receive_memory_is_copied_and_any_other_is_not():
-    buffer = Buffer(torch.device("cpu"))
+    buffer = Buffer(partial(torch.empty, dtype=torch.uint8))
     signature = signature_of(torch.zeros(4, 3))
     received = signature.over(buffer.receive_memory(signature))
     fresh = torch.ones(2)

@@ -14,6 +14,7 @@ from runtime.failure.board import Board, MeetingPlace
 from runtime.failure.courier import Courier
 from runtime.failure.incident import Incident
 from runtime.failure.last_resort import LastResort
+from runtime.failure.patrol import Patrol
 from runtime.failure.position import Pointer
 from runtime.failure.report import Failure
 from runtime.failure.watchdog import Watchdog
@@ -145,9 +146,9 @@ def test_the_watchdog_calls_the_last_resort_when_nobody_raises():
     said: list[str] = []
     incident = Incident(given_up.set)
     pointer = Pointer(incident.check, Clock(CPU))
-    courier = Courier(Board(place, 0), place, pointer, incident)
+    courier = Courier(Board(place, 0), place, pointer, incident, Patrol("nobody"))
     last = LastResort(grace=0.1, exit=lambda _: ended.set(), write=said.append)
-    watchdog = Watchdog(60.0, place, pointer, courier, incident, last)
+    watchdog = Watchdog(60.0, place, pointer, courier, incident, Patrol("watch"), last)
     watchdog.start()
     try:
         assert not ended.wait(0.5)

@@ -59,7 +59,7 @@ def execute(
                 for pair in zip(flowing[here], flowing[here + 1], strict=True)
             ]
         with torch.no_grad():
-            Interpreter(plan.stage(here), end, BufferPool(end.device)).run(
+            Interpreter(plan.stage(here), end, BufferPool(end.receive_memory)).run(
                 Work(
                     forward=LastStage(module, results, measure=Measure(nn.functional.mse_loss, {}))
                     if last
@@ -158,7 +158,7 @@ def test_an_error_says_where_in_the_plan_it_happened():
 
     def stage(end: InMemoryTransport) -> None:
         results = Results(end.device)
-        Interpreter(plan.stage(0), end, BufferPool(end.device)).run(
+        Interpreter(plan.stage(0), end, BufferPool(end.receive_memory)).run(
             Work(
                 forward=LastStage(modules[0], results, measure=Measure(nn.functional.mse_loss, {})),
                 source=DrawnSource(data, end.device, inputs=True, labels=True),

@@ -1,14 +1,14 @@
-"""The courier: the thread that carries word between this rank and the board.
+"""The courier: carries word between this rank and the board, from a thread of its own.
 
 Nobody else touches the store during a run, because a store whose host is stopped answers nobody:
 then this thread hangs, and the others notice that it does.
 """
 
-import threading
 import time
 
 from runtime.failure.board import Beat, Board, MeetingPlace
 from runtime.failure.incident import Incident
+from runtime.failure.patrol import Patrol
 from runtime.failure.position import Pointer
 from runtime.failure.report import Failure
 
@@ -33,21 +33,27 @@ STORE_GONE = "the process that hosts it (the launcher, else the one of rank 0) h
 STOP_SECONDS = 0.5
 
 
-class Courier(threading.Thread):
-    """Publishes this rank's failure and signs of life, and fetches those of the others."""
+class Courier:
+    """Publishes this rank's failure and signs of life, and fetches those of the others.
+
+    An evaluation that is over before the first round leaves no trace in the store.
+    """
 
     def __init__(
-        self, board: Board, place: MeetingPlace, pointer: Pointer, incident: Incident
+        self,
+        board: Board,
+        place: MeetingPlace,
+        pointer: Pointer,
+        incident: Incident,
+        patrol: Patrol,
     ) -> None:
-        """Carry between `board` and `incident`."""
-        super().__init__(name="schedcc courier", daemon=True)
-        self._board, self._place = board, place
+        """Carry between `board` and `incident`, while on duty of `patrol`."""
+        self._board, self._place, self._patrol = board, place, patrol
         self._pointer, self._incident = pointer, incident
-        self._awake = threading.Condition()
-        self._requested = self._finished = 0
         self._ended = self._acknowledged = False
         self._beats_sent = 0
-        self._interval = INTERVAL
+        self.pause = INTERVAL
+        """Seconds between two rounds."""
         self._settled: float | None = None
         self._fetched = time.monotonic()  # in the beginning there is nothing to hear
         self._store_error = ""
@@ -60,38 +66,26 @@ class Courier(threading.Thread):
         self.beats: dict[int, Beat] = {}
         """The latest signs of life, while `watching`."""
 
-    def run(self) -> None:
-        """Make rounds until the end."""
-        while True:
-            with self._awake:
-                request, last = self._requested, self._ended
-            self._round(asked=request > self._finished, last=last)
-            with self._awake:
-                self._finished = request
-                self._awake.notify_all()
-                if last:
-                    return
-                self._awake.wait_for(
-                    lambda done=request: self._ended or self._requested > done,  # type: ignore[misc]
-                    self._interval,
-                )
+    def start(self) -> None:
+        """Make rounds from here on."""
+        self._patrol.begin(self)
 
     def refresh(self, seconds: float) -> bool:
         """Have a whole round made now; whether it was, within `seconds`."""
-        with self._awake:
-            self._requested += 1
-            request = self._requested
-            self._awake.notify_all()
-            return self._awake.wait_for(lambda: self._finished >= request, seconds)
+        return self._patrol.call(seconds)
 
     def stop(self) -> None:
-        """Make a last round and end; if the store does not answer, end when it does."""
-        with self._awake:
+        """End, with a last round if the board has heard of this run; not if it does not answer."""
+        quiet = self._patrol.end(self, STOP_SECONDS)
+        if quiet and (self._beats_sent or self._incident.failure or self._incident.reported):
             self._ended = True
-            self._awake.notify_all()
-        self.join(STOP_SECONDS)
+            self._patrol.begin(self)
+            self._patrol.call(STOP_SECONDS)
+            self._patrol.end(self, 0.0)
 
-    def _round(self, *, asked: bool, last: bool) -> None:
+    def visit(self, *, asked: bool) -> None:
+        """Make a round."""
+        last = self._ended
         try:
             if self.store_lost is None:
                 self._beat(evaluating=not last)
@@ -125,9 +119,9 @@ class Courier(threading.Thread):
         self._settled = self._settled or time.monotonic()
         if self._board.acknowledged(failure):
             incident.heard_by_all()
-            self._interval = INTERVAL
+            self.pause = INTERVAL
         else:
-            self._interval = HASTE
+            self.pause = HASTE
             if time.monotonic() - self._settled > QUIET_SECONDS:
                 incident.give_up()
 

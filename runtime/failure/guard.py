@@ -24,6 +24,7 @@ from runtime.failure.courier import Courier
 from runtime.failure.errors import AgreedError, RemoteError
 from runtime.failure.incident import Incident
 from runtime.failure.last_resort import LastResort
+from runtime.failure.patrol import Patrol
 from runtime.failure.position import EVERYONE, Pointer
 from runtime.failure.report import Failure
 from runtime.failure.roll_call import lost
@@ -81,6 +82,7 @@ class Guard:
         if not timeout > 0:
             raise ValueError(f"timeout is {timeout!r} seconds, needed more than 0")
         self._transport, self._timeout = transport, timeout
+        self._rounds, self._watch = Patrol("schedcc courier"), Patrol("schedcc watchdog")
         self._active: Run | None = None
         self._lost: Failure | None = None
 
@@ -115,9 +117,11 @@ class Guard:
         epoch = transport.epoch
         incident = Incident(transport.abandon)
         pointer = Pointer(incident.check, clock)
-        courier = Courier(Board(place, epoch), place, pointer, incident)
+        courier = Courier(Board(place, epoch), place, pointer, incident, self._rounds)
         last_resort = LastResort() if clock.on_gpu else None
-        watchdog = Watchdog(self._timeout, place, pointer, courier, incident, last_resort)
+        watchdog = Watchdog(
+            self._timeout, place, pointer, courier, incident, self._watch, last_resort
+        )
         courier.start()
         watchdog.start()
         try:

@@ -1,10 +1,9 @@
-"""The watchdog: the thread that notices when nothing moves any more.
+"""The watchdog: notices when nothing moves any more, from a thread of its own.
 
 A stage may rightly wait for long while others work, so its own patience says little. What counts is
 whether *any* rank got on: once one of them is stuck, the others soon wait for it, directly or not.
 """
 
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from runtime.failure.board import Beat, MeetingPlace
 from runtime.failure.courier import Courier
 from runtime.failure.incident import Incident
 from runtime.failure.last_resort import LastResort
+from runtime.failure.patrol import Patrol
 from runtime.failure.position import Pointer, Position
 from runtime.failure.report import Failure, names
 
@@ -40,7 +40,7 @@ class Sighting:
         self.beat = beat
 
 
-class Watchdog(threading.Thread):
+class Watchdog:
     """Ends a run in which no rank has got on for `timeout` seconds."""
 
     def __init__(
@@ -50,31 +50,36 @@ class Watchdog(threading.Thread):
         pointer: Pointer,
         courier: Courier,
         incident: Incident,
+        patrol: Patrol,
         last_resort: LastResort | None = None,
     ) -> None:
-        """Watch this rank through `pointer`, and the others through `courier`."""
-        super().__init__(name="schedcc watchdog", daemon=True)
+        """Watch this rank through `pointer`, the others through `courier`, on duty of `patrol`."""
+        self._patrol = patrol
+        self.pause = min(TICK_SECONDS, timeout / 8)
+        """Seconds between two looks."""
         self._timeout, self._place = timeout, place
         self._pointer, self._courier, self._incident = pointer, courier, incident
         self._last_resort = last_resort
-        self._ended = threading.Event()
         self._sightings: dict[int, Sighting] = {}
 
-    def run(self) -> None:
-        """Look again and again until the end."""
-        while not self._ended.wait(min(TICK_SECONDS, self._timeout / 8)):
-            if self._incident.failure is None:
-                self._look(time.monotonic())
-                continue
-            if time.monotonic() - self._courier.answered > SILENT_SECONDS:
-                self._incident.give_up()  # the courier will not
-            if self._last_resort is not None:
-                self._last_resort.consider(self._incident.failure, time.monotonic())
+    def start(self) -> None:
+        """Look again and again from here on."""
+        self._patrol.begin(self)
 
     def stop(self) -> None:
         """End."""
-        self._ended.set()
-        self.join()
+        self._patrol.end(self)
+
+    def visit(self, *, asked: bool) -> None:
+        """Look."""
+        del asked
+        if self._incident.failure is None:
+            self._look(time.monotonic())
+            return
+        if time.monotonic() - self._courier.answered > SILENT_SECONDS:
+            self._incident.give_up()  # the courier will not
+        if self._last_resort is not None:
+            self._last_resort.consider(self._incident.failure, time.monotonic())
 
     def _look(self, now: float) -> None:
         here = self._place.rank

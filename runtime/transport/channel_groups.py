@@ -1,12 +1,13 @@
 """Process groups of channels: shared by a whole pipeline, or one for each channel.
 
-A channel is an ordered pair of stages. On NCCL a process group is a communicator with one stream,
+A channel is an ordered pair of stages. Channels between processes of one host may do without, see
+`runtime.transport.local`. On NCCL a process group is a communicator with one stream,
 on which transfers start in the order in which they were posted: where channels share one, a receive
 that is posted early holds up the sends behind it until its message comes.
 """
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.distributed as dist
@@ -16,8 +17,12 @@ from runtime.transport.nccl import require_launch_order
 from runtime.transport.protocol import TransportError
 from schemas import Direction
 
-Channels = Literal["shared", "per-edge"]
-"""One process group for all channels of a pipeline, or one for each."""
+Channels = Literal["memory", "shared", "per-edge"]
+"""One process group for all channels of a pipeline, or one for each; or shared memory where two
+stages are on one host, and one process group for all other channels."""
+
+Channel = tuple[Direction, int]
+"""Direction and peer."""
 
 
 class Route(NamedTuple):
@@ -35,14 +40,16 @@ class ChannelGroups:
         """Route the channels between the stages of `pipeline`, whose tensors are on `device`.
 
         Raises:
-            TransportError: `channels` names no way to route, or NCCL is not prepared for it.
+            TransportError: `channels` names no way to route, or there is none on this device.
         """
-        if channels not in ("shared", "per-edge"):
-            raise TransportError(f"channels is {channels!r}, needed 'shared' or 'per-edge'")
+        if channels not in (known := get_args(Channels)):
+            raise TransportError(f"channels is {channels!r}, needed one of {', '.join(known)}")
+        if channels == "memory" and device.type != "cpu":
+            raise TransportError(f"channels is 'memory' and the device {device}, needed a CPU")
         if channels == "per-edge" and device.type == "cuda":
             require_launch_order()
-        self._pipeline, self._shared = pipeline, channels == "shared"
-        self._routes: dict[tuple[Direction, int], Route] = {}
+        self._pipeline, self._shared = pipeline, channels != "per-edge"
+        self._routes: dict[Channel, Route] = {}
 
     def route(self, direction: Direction, peer: int) -> Route:
         """The route of the channel to or from stage `peer`.
@@ -58,28 +65,27 @@ class ChannelGroups:
             way = "to" if direction is Direction.SEND else "from"
             raise TransportError(f"the channel {way} stage {peer} was not connected") from None
 
-    def open(self, wanted: Iterable[tuple[Direction, int]]) -> list[Route]:
+    def open(self, wanted: Iterable[Channel]) -> list[Channel]:
         """Make the groups of new channels; both ends of each have to take part.
 
         Args:
-            wanted: Direction and peer of the channels that this stage wants.
+            wanted: The channels that this stage wants.
 
         Returns:
-            The routes of those channels, in an order in which all stages may use them in turn.
+            They, in an order in which all stages may use them in turn.
         """
-        mine = {self._channel(direction, peer): (direction, peer) for direction, peer in wanted}
-        for (source, destination), (direction, peer) in sorted(mine.items()):
-            if not self._shared:
-                group = self._pipeline.edge(source, destination)
-                rank = 1 if direction is Direction.SEND else 0
-                self._routes[direction, peer] = Route(group, rank)
-        return [self.route(*mine[channel]) for channel in sorted(mine)]
+        in_turn = sorted(wanted, key=lambda channel: self._ends(*channel))
+        if not self._shared:
+            for direction, peer in in_turn:
+                group = self._pipeline.edge(*self._ends(direction, peer))
+                self._routes[direction, peer] = Route(group, direction is Direction.SEND)
+        return in_turn
 
     def clear(self) -> None:
         """Forget the groups of an epoch that is over."""
         self._routes.clear()
 
-    def _channel(self, direction: Direction, peer: int) -> tuple[int, int]:
+    def _ends(self, direction: Direction, peer: int) -> tuple[int, int]:
         """Source and destination."""
         here = self._pipeline.rank
         return (here, peer) if direction is Direction.SEND else (peer, here)

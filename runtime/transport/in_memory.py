@@ -85,6 +85,10 @@ class InMemoryTransport:
         views = [as_bytes(tensor).fill_(_GARBAGE) for tensor in places]
         return self._post(Operation("receive", self._rank, (self._rank_of(peer),), views=views))
 
+    def receive_memory(self, nbytes: int) -> torch.Tensor:
+        """Any memory will do."""
+        return torch.empty(nbytes, dtype=torch.uint8)
+
     def start_group(self) -> None:
         """Hold posts back; see `Transport`."""
         assert self._group is None, "groups do not nest"

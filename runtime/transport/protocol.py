@@ -64,6 +64,9 @@ class Transport(Protocol):
     def post_receive(self, places: Sequence[torch.Tensor], peer: int) -> Pending:
         """Begin to receive one message into contiguous tensors of the sizes that were sent."""
 
+    def receive_memory(self, nbytes: int) -> torch.Tensor:
+        """Memory that messages are best received into, uint8 `[nbytes]`."""
+
     def start_group(self) -> None:
         """Hold back what is posted from here on, until the group ends."""
 

@@ -95,4 +95,4 @@ def check_recovery(cluster: Cluster, sockets: dict[int, int]) -> None:
     outcomes = cluster.evaluate(Fault("none", 0))
     check_evaluation(cluster.setup.stages, outcomes)
     assert {stage: outcome.sockets for stage, outcome in outcomes.items()} == sockets
-    assert torch.tensor([outcome.threads for outcome in outcomes.values()]).max() == 1
+    assert max(outcome.threads for outcome in outcomes.values()) <= 3  # with both patrols

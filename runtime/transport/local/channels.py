@@ -1,0 +1,134 @@
+"""The local channels of one stage: those to and from stages on its own host."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TypeVar
+
+from runtime.transport.local.end import End, Progress
+from runtime.transport.local.memory import SharedMemory
+from runtime.transport.local.receiving import ReceivingEnd
+from runtime.transport.local.sending import SendingEnd
+from runtime.transport.local.sockets import Offer, dial, host_key
+from runtime.transport.local.star import Star
+from schemas import Direction
+
+Exchange = Callable[[bytes], bytes]
+"""Gives the process at the other end some bytes, and takes as many from it."""
+
+AnyEnd = TypeVar("AnyEnd", bound=End)
+
+_YES, _NO = b"yes", b"no"
+
+
+class LocalChannels:
+    """Opens and keeps the ends of one stage; there are none to stages on other hosts."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self.memory = SharedMemory()
+        self.progress = Progress()
+        self.ends: dict[tuple[Direction, int], ReceivingEnd | SendingEnd] = {}
+        """For activations, by direction and peer."""
+        self.star: Star | None = None
+        """For what all stages agree on, if all of them are on this host."""
+        self._all: list[End] = []
+        self._key = host_key()
+        self._shut = False
+
+    def open(
+        self, direction: Direction, peer: int, timeout: timedelta, exchange: Exchange
+    ) -> None:
+        """Make this end of a channel, if the stage at the other end is on this host.
+
+        Args:
+            direction: Of the transfers, seen from this stage.
+            peer: The stage at the other end, which has to open its end at the same time.
+            timeout: How long a wait may take.
+            exchange: With that stage.
+        """
+        sends = direction is Direction.SEND
+        make = self._sending_end if sends else self._receiving_end
+        end = make(timeout, exchange)
+        if end is not None:
+            self.ends[direction, peer] = end
+
+    def open_star(
+        self, rank: int, size: int, timeout: timedelta, exchange: Callable[[int, bytes], bytes]
+    ) -> None:
+        """Make the ends for agreements; all stages have to, at the same time.
+
+        Args:
+            rank: This stage.
+            size: The number of stages.
+            timeout: How long a wait may take.
+            exchange: With the stage that is named.
+        """
+        hub = size - 1
+        complete = True
+        ends: dict[int, tuple[ReceivingEnd, SendingEnd]] = {}
+        for peer in range(hub) if rank == hub else (hub,):
+
+            def with_peer(said: bytes, peer: int = peer) -> bytes:
+                return exchange(peer, said)
+
+            if rank == hub:
+                receives = self._receiving_end(timeout, with_peer)
+                sends = self._sending_end(timeout, with_peer)
+            else:
+                sends = self._sending_end(timeout, with_peer)
+                receives = self._receiving_end(timeout, with_peer)
+            if sends is None or receives is None:
+                complete = False
+            else:
+                ends[peer] = receives, sends
+        if rank == hub:
+            for peer in range(hub):
+                exchange(peer, _YES if complete else _NO)
+        else:
+            complete = exchange(hub, b"") == _YES
+        if complete:
+            self.star = Star(rank, size, ends)
+
+    def abandon(self) -> None:
+        """End every wait, from any thread."""
+        self._shut = True
+        for end in list(self._all):
+            end.shut()
+
+    def clear(self) -> None:
+        """Forget the channels of an epoch that is over."""
+        for end in self._all:
+            end.close()
+        self._all.clear()
+        self.ends.clear()
+        self.star = None
+        self.progress.unfinished.clear()
+        self._shut = False
+
+    def _sending_end(self, timeout: timedelta, exchange: Exchange) -> SendingEnd | None:
+        key, _, name = exchange(self._key.encode()).decode().partition("/")
+        if not self._key or key != self._key:
+            return None
+        connection = dial(name)
+        exchange(_NO if connection is None else _YES)
+        if connection is None:
+            return None
+        return self._kept(SendingEnd(connection, timeout, self.progress))
+
+    def _receiving_end(self, timeout: timedelta, exchange: Exchange) -> ReceivingEnd | None:
+        if not self._key:
+            exchange(b"")
+            return None
+        with Offer() as offer:
+            if exchange(f"{self._key}/{offer.name}".encode()).decode() != self._key:
+                return None
+            connection = offer.accept() if exchange(b"") == _YES else None
+        if connection is None:
+            return None
+        return self._kept(ReceivingEnd(connection, timeout, self.progress, self.memory))
+
+    def _kept(self, end: AnyEnd) -> AnyEnd:
+        self._all.append(end)
+        if self._shut:
+            end.shut()
+        return end

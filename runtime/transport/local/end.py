@@ -1,0 +1,91 @@
+"""The ends of local channels: what both kinds have, and how the waits of one serve the others.
+
+Nobody but the thread that waits copies small messages. So while it waits for one end, it also looks
+after the sends of the others: otherwise two stages could wait for what each of them still has to
+copy.
+"""
+
+import select
+import socket
+import weakref
+from contextlib import suppress
+from datetime import timedelta
+from typing import Protocol
+
+
+class LocalChannelError(RuntimeError):
+    """The other end is gone, does not answer, or does not fit."""
+
+
+class Unfinished(Protocol):
+    """An end with sends that could not be copied when they were posted."""
+
+    connection: socket.socket
+
+    def advance(self) -> None:
+        """Copy what can be copied by now; errors are kept for the wait."""
+
+    def hand_over(self) -> None:
+        """Let a thread do it from here on."""
+
+
+class Progress:
+    """The unfinished sends of one stage, for whose receives nobody else waits."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self.unfinished: set[Unfinished] = set()
+
+    def until_readable(self, connection: socket.socket, timeout: timedelta) -> None:
+        """Wait for word over `connection`, while other sends get on; may return too early.
+
+        Raises:
+            BlockingIOError: none came for `timeout`.
+        """
+        while True:
+            others = {e.connection.fileno(): e for e in self.unfinished}
+            others.pop(connection.fileno(), None)
+            if not others:
+                return
+            waiting = select.poll()
+            for descriptor in (connection.fileno(), *others):
+                waiting.register(descriptor, select.POLLIN)
+            ready = {descriptor for descriptor, _ in waiting.poll(timeout.total_seconds() * 1e3)}
+            if not ready:
+                raise BlockingIOError
+            for descriptor in ready & others.keys():
+                others[descriptor].advance()
+            if connection.fileno() in ready:
+                return
+
+    def hand_over(self) -> None:
+        """Nobody will look after the sends for a while: threads have to."""
+        for end in list(self.unfinished):
+            end.hand_over()
+
+
+class End:
+    """One end of a channel: a connection that any thread may shut."""
+
+    def __init__(
+        self, connection: socket.socket, timeout: timedelta, progress: Progress
+    ) -> None:
+        """Take `connection`, on which nothing may take longer than `timeout`."""
+        self.connection, self.timeout, self.progress = connection, timeout, progress
+        self._give_back = weakref.finalize(self, connection.close)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self.shut()
+        self._give_back()
+
+    def shut(self) -> None:
+        """End every wait on either side, from any thread."""
+        with suppress(OSError):  # the other side was faster
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def failed(self, error: OSError | None = None) -> LocalChannelError:
+        """What to raise after `error`, or after the end of the connection."""
+        if isinstance(error, BlockingIOError):
+            return LocalChannelError(f"no answer in {self.timeout.total_seconds():g} s")
+        return LocalChannelError("connection closed by peer")

@@ -1,0 +1,87 @@
+"""Shared memory: segments of memory that other processes on this host can fill.
+
+A segment is a file without a name (`memfd_create(2)`), which is gone when nobody maps it any more;
+its descriptor travels over the socket that connects two processes. It counts as memory of the
+processes that use it, not against the size of `/dev/shm`.
+"""
+
+import mmap
+import os
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment that this process has made."""
+
+    number: int
+    """Which one of this process."""
+    descriptor: int
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where tensors lie: in one segment, each at an offset."""
+
+    segment: Segment
+    offsets: tuple[int, ...]
+    """In bytes."""
+
+
+class SharedMemory:
+    """The segments that a process has made and still uses."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._numbers = count(1)
+        self._segments: dict[int, Segment] = {}
+        """By address; a segment is forgotten when no tensor lies in it any more."""
+        self.released = 0
+        """How many have been forgotten so far."""
+
+    def allocate(self, nbytes: int) -> torch.Tensor:
+        """Memory in a segment of its own, uint8 `[nbytes]`."""
+        descriptor = os.memfd_create("schedcc")
+        os.ftruncate(descriptor, max(nbytes, 1))
+        mapped, memory = map_segment(descriptor)
+        address, segment = memory.data_ptr(), Segment(next(self._numbers), descriptor)
+        self._segments[address] = segment
+        weakref.finalize(mapped, self._release, address, segment).atexit = False
+        return memory[:nbytes]
+
+    def extent(self, tensors: Sequence[torch.Tensor]) -> Extent | None:
+        """Where `tensors` lie; `None` unless that is one segment of this process."""
+        addresses = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+        if len(addresses) != 1:
+            return None
+        (address,) = addresses
+        segment = self._segments.get(address)
+        if segment is None:
+            return None
+        return Extent(segment, tuple(tensor.data_ptr() - address for tensor in tensors))
+
+    def numbers(self) -> set[int]:
+        """Those of the segments in use."""
+        return {segment.number for segment in list(self._segments.values())}
+
+    def _release(self, address: int, segment: Segment) -> None:
+        os.close(segment.descriptor)
+        if self._segments.get(address) is segment:  # or the address is in use again
+            del self._segments[address]
+        self.released += 1
+
+
+def map_segment(descriptor: int) -> tuple[mmap.mmap, torch.Tensor]:
+    """All of a segment: the mapping, and it as uint8 `[size]`, which keeps the mapping alive."""
+    mapped = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
+    return mapped, torch.frombuffer(mapped, dtype=torch.uint8)
+
+
+def supported() -> bool:
+    """Whether this system has what segments need: Linux has."""
+    return hasattr(os, "memfd_create")

@@ -1,0 +1,181 @@
+"""The sending end of a local channel.
+
+Small messages are copied by the thread that posts them or waits. From the first large one on,
+another thread copies, beside what the stage computes.
+"""
+
+import os
+import socket
+import struct
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+
+from runtime.transport.local.end import End, LocalChannelError, Progress
+from runtime.transport.local.memory import map_segment
+from runtime.transport.local.word import FILLED, LONGEST, Posted
+
+LARGE = 256 * 1024
+"""Bytes of a message that take longer to copy than to hand over to another thread."""
+
+IDLE_SECONDS = 10.0
+"""Without a message for so long, the thread ends; the next message starts another one."""
+
+CLOSE_SECONDS = 5.0
+"""A copy that is being made takes milliseconds."""
+
+THREAD = "schedcc copies"
+
+_DESCRIPTOR = struct.Struct("i")
+
+
+@dataclass(slots=True)
+class Sending:
+    """A send that has been posted."""
+
+    end: "SendingEnd"
+    views: Sequence[torch.Tensor]
+    done: bool = False
+
+    def wait(self) -> None:
+        """Wait until the message is in the receiver's memory.
+
+        Raises:
+            LocalChannelError: it cannot be brought there.
+        """
+        if not self.done:
+            self.end.finish(self)
+
+
+class SendingEnd(End):
+    """The end of a channel that messages go into."""
+
+    def __init__(
+        self, connection: socket.socket, timeout: timedelta, progress: Progress
+    ) -> None:
+        """Send over `connection`."""
+        super().__init__(connection, timeout, progress)
+        self._queue: deque[Sending] = deque()
+        self._mapped: dict[int, torch.Tensor] = {}
+        self._word = bytearray(LONGEST)
+        self._changed = threading.Condition()
+        self._by_thread = False
+        self._thread: threading.Thread | None = None
+        self._error: LocalChannelError | None = None
+
+    def begin(self, views: Sequence[torch.Tensor]) -> Sending:
+        """Post a send of uint8 tensors, which may not change before its wait."""
+        sending = Sending(self, views)
+        with self._changed:
+            self._queue.append(sending)
+        if self._by_thread or sum(view.numel() for view in views) >= LARGE:
+            self.hand_over()
+        else:
+            self.advance()
+        return sending
+
+    def finish(self, sending: Sending) -> None:
+        """Wait for a message that was posted before; see `Sending.wait`."""
+        while not (self._by_thread or sending.done or self._error):
+            self._attempt(wait=True)
+        with self._changed:
+            self._changed.wait_for(lambda: sending.done or self._error)
+        if self._error and not sending.done:
+            raise LocalChannelError(str(self._error)) from self._error
+
+    def advance(self) -> None:
+        """Copy what there is a receive for; what goes wrong is raised by the waits."""
+        if self._error is None:
+            self._attempt(wait=False)
+
+    def hand_over(self) -> None:
+        """Let another thread copy, from here on."""
+        self.progress.unfinished.discard(self)
+        with self._changed:
+            self._by_thread = True
+            self._changed.notify_all()
+            if self._thread is None and self._error is None:
+                self._thread = threading.Thread(target=self._copy, name=THREAD, daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """Give the connection back, when nothing is copied any more."""
+        self.shut()
+        with self._changed:
+            self._error = self._error or self.failed()
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join(CLOSE_SECONDS)
+        super().close()
+
+    def _copy(self) -> None:
+        """What the thread does."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._error, IDLE_SECONDS)
+                if self._error or not self._queue:
+                    self._thread = None
+                    return
+            self._attempt(wait=True)
+            with self._changed:
+                self._changed.notify_all()
+
+    def _attempt(self, *, wait: bool) -> None:
+        """Copy what there is a receive for, and keep what goes wrong."""
+        try:
+            if wait and self.progress.unfinished - {self} and not self._by_thread:
+                self.progress.until_readable(self.connection, self.timeout)
+            self._copy_posted(wait=wait)
+        except OSError as error:
+            self._error = self.failed(error)
+        except LocalChannelError as error:
+            self._error = error
+        if not self._by_thread:
+            if self._queue and self._error is None:
+                self.progress.unfinished.add(self)
+            else:
+                self.progress.unfinished.discard(self)
+
+    def _copy_posted(self, *, wait: bool) -> None:
+        while self._queue:
+            places = self._next_places(wait=wait)
+            if places is None:
+                return
+            sending = self._queue.popleft()
+            sizes = [view.numel() for view in sending.views]
+            if sizes != (expected := [place.numel() for place in places]):
+                raise LocalChannelError(f"{sizes} bytes sent, but the peer receives {expected}")
+            for place, view in zip(places, sending.views, strict=True):
+                place.copy_(view)
+            self.connection.send(FILLED)
+            sending.done = True
+            wait = False
+
+    def _next_places(self, *, wait: bool) -> list[torch.Tensor] | None:
+        """Where the next receive is to be filled; `None` if none is posted, unless to `wait`."""
+        flags = 0 if wait else socket.MSG_DONTWAIT
+        try:
+            length, attached, _, _ = self.connection.recvmsg_into(
+                [self._word], socket.CMSG_LEN(_DESCRIPTOR.size), flags
+            )
+        except BlockingIOError:
+            if wait:
+                raise
+            return None
+        if not length:
+            raise self.failed()
+        posted = Posted.unpacked(memoryview(self._word)[:length])
+        for number in posted.gone:
+            self._mapped.pop(number, None)
+        for _, _, data in attached:
+            (descriptor,) = _DESCRIPTOR.unpack(data)
+            _, self._mapped[posted.segment] = map_segment(descriptor)
+            os.close(descriptor)
+        return [
+            self._mapped[posted.segment][offset : offset + size] for offset, size in posted.places
+        ]

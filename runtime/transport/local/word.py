@@ -1,0 +1,45 @@
+"""What the two ends of a local channel say to each other, as bytes."""
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+FILLED = b"filled"
+"""From the sending end: the next message is there."""
+
+LONGEST = 64 * 1024
+"""Bytes that a word may have."""
+
+_HEAD = struct.Struct("<HHQ")  # tensors, segments that are gone, segment of the tensors
+_PLACE = struct.Struct("<QQ")  # offset, size
+_GONE = struct.Struct("<Q")
+
+
+@dataclass(frozen=True)
+class Posted:
+    """From the receiving end: where the next message is to come."""
+
+    segment: int
+    """The number of a segment; its descriptor comes along when it is named for the first time."""
+    places: Sequence[tuple[int, int]]
+    """Offset and size in bytes of each tensor."""
+    gone: Sequence[int] = ()
+    """Segments that will not be named any more."""
+
+    def packed(self) -> bytes:
+        """The bytes that say so."""
+        head = _HEAD.pack(len(self.places), len(self.gone), self.segment)
+        places = (_PLACE.pack(offset, size) for offset, size in self.places)
+        return b"".join((head, *places, *map(_GONE.pack, self.gone)))
+
+    @staticmethod
+    def unpacked(word: memoryview) -> "Posted":
+        """What the bytes say."""
+        count, _, segment = _HEAD.unpack_from(word)
+        end = _HEAD.size + count * _PLACE.size
+        places = list(_PLACE.iter_unpack(word[_HEAD.size : end]))
+        return Posted(segment, places, _first(_GONE.iter_unpack(word[end:])))
+
+
+def _first(rows: Iterable[tuple[int, ...]]) -> list[int]:
+    return [row[0] for row in rows]
