@@ -13,7 +13,6 @@ from torch.utils import _pytree as pytree
 from runtime.activation import Signature, tensors_of
 from schemas import Place
 
-
 ALIGNMENT = 64
 """Bytes: each tensor of an activation begins at a multiple, which suits every dtype."""
 
@@ -51,7 +50,7 @@ class Buffer:
             memory = self._at_least(sum(rooms))
             self._shaped = [
                 room[: tensor.nbytes]
-                for tensor, room in zip(signature.tensors, memory.split(rooms), strict=True)
+                for tensor, room in zip(signature.tensors, torch.split(memory, rooms), strict=True)
             ]
             self._shaped_for = signature
         return self._shaped

@@ -115,9 +115,7 @@ class Evaluator:
         """
         if transport is not None and channels is not None:
             raise ValueError(f"channels is {channels!r}, but the transport has channels already")
-        self._transport = transport or default_transport(
-            stages, replicas, mesh, channels
-        )
+        self._transport = transport or default_transport(stages, replicas, mesh, channels)
         require_grid(self._transport, stages, replicas)
         self.stages, self.stage_id = self._transport.stages, self._transport.stage_id
         self._guard = guard or Guard(self._transport, timeout=timeout)

@@ -30,8 +30,14 @@ def test_a_channel_of_its_own_has_to_be_connected_first():
 
 
 def test_unknown_channels_are_refused():
-    with pytest.raises(TransportError, match="channels is 'many', needed 'shared' or 'per-edge'"):
+    known = "channels is 'many', needed one of memory, shared, per-edge"
+    with pytest.raises(TransportError, match=known):
         ChannelGroups(PIPELINE, CPU, "many")  # type: ignore[arg-type]
+
+
+def test_a_gpu_has_no_channels_through_the_memory_of_the_host():
+    with pytest.raises(TransportError, match="channels is 'memory' and the device cuda:0"):
+        ChannelGroups(PIPELINE, GPU, "memory")
 
 
 def test_several_communicators_need_an_order_of_launches(monkeypatch):

@@ -18,9 +18,10 @@ def _quiet(monkeypatch):
     monkeypatch.setenv("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["blocking", "overlapped"])
+@pytest.fixture(scope="module", params=[(False, "memory"), (True, "shared"), (True, "memory")])
 def cluster(request):
-    with Cluster(Setup(stages=3, overlap=request.param)) as cluster:
+    overlap, channels = request.param
+    with Cluster(Setup(stages=3, overlap=overlap, channels=channels)) as cluster:
         first = cluster.evaluate(Fault("none", 0))
         check_evaluation(3, first)
         yield cluster, {stage: outcome.sockets for stage, outcome in first.items()}
@@ -39,11 +40,13 @@ def test_a_fault_is_one_story_on_all_stages_and_the_next_evaluation_is_right(kin
 
 
 @pytest.mark.parametrize("kind", LOST)
-@pytest.mark.parametrize("overlap", [False, True])
-def test_a_process_that_is_lost_is_named_by_all_others(kind, overlap):
+@pytest.mark.parametrize(
+    ("overlap", "channels"), [(False, "shared"), (True, "shared"), (True, "memory")]
+)
+def test_a_process_that_is_lost_is_named_by_all_others(kind, overlap, channels):
     chance = random.Random(f"{kind} {overlap}")
     stages = chance.choice([2, 4])
-    with Cluster(Setup(stages, overlap)) as processes:
+    with Cluster(Setup(stages, overlap, channels=channels)) as processes:
         check_evaluation(stages, processes.evaluate(Fault("none", 0)))
         fault = Fault.draw(chance, stages, (kind,))
         outcomes = processes.evaluate(fault)
@@ -51,8 +54,9 @@ def test_a_process_that_is_lost_is_named_by_all_others(kind, overlap):
         assert processes.seconds(outcomes) < SOON
 
 
-def test_a_stopped_process_is_named_after_the_timeout_and_may_come_back():
-    with Cluster(Setup(stages=3, timeout=1.5)) as processes:
+@pytest.mark.parametrize("channels", ["memory", "shared"])
+def test_a_stopped_process_is_named_after_the_timeout_and_may_come_back(channels):
+    with Cluster(Setup(stages=3, timeout=1.5, channels=channels)) as processes:
         first = processes.evaluate(Fault("none", 0))
         sockets = {stage: outcome.sockets for stage, outcome in first.items()}
         fault = Fault("stopped", 1, 2)

@@ -16,9 +16,14 @@ SIZES = ((2, 2, 2, 2), (3, 1, 4), (5,), (2, 2, 2, 2))
 
 
 def check_rounds(
-    stages: int, *, overlap: bool, exactly: bool, channels: Channels = "shared"
+    stages: int,
+    *,
+    overlap: bool,
+    exactly: bool,
+    channels: Channels | None = None,
+    hosts: str = "",
 ) -> None:
-    rounds = launch(stages, evaluate_rounds, Rounds(SIZES, overlap, channels))
+    rounds = launch(stages, evaluate_rounds, Rounds(SIZES, overlap, channels, hosts))
     for sizes, results in zip(SIZES, rounds, strict=True):
         logits, losses = one_process(mlp(), batches(sizes))
         rel = 1e-12 if exactly else 1e-5
@@ -35,11 +40,18 @@ def check_rounds(
 
 
 @pytest.mark.parametrize(
-    ("overlap", "channels"), [(False, "shared"), (True, "shared"), (True, "per-edge")]
+    ("overlap", "channels"),
+    [(False, None), (True, None), (False, "shared"), (True, "shared"), (True, "per-edge")],
 )
 def test_three_processes_give_what_one_gives(overlap, channels, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     check_rounds(3, overlap=overlap, exactly=True, channels=channels)
+
+
+@pytest.mark.parametrize("hosts", ["aab", "abb"])
+def test_stages_on_two_hosts_give_what_one_process_gives(hosts, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    check_rounds(3, overlap=True, exactly=True, hosts=hosts)
 
 
 def test_two_replicas_of_two_stages_give_what_one_process_gives(monkeypatch):
@@ -65,10 +77,11 @@ def test_two_replicas_of_two_stages_give_what_one_process_gives(monkeypatch):
         assert all(map(torch.equal, result.logits, logits))
 
 
-@pytest.mark.parametrize("channels", ["shared", "per-edge"])
+@pytest.mark.parametrize("channels", [None, "memory", "shared", "per-edge"])
 def test_messages_of_many_tensors_and_collectives_arrive(channels, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert launch(3, exchange, channels) == [(0, True, 1.0), (1, True, 1.0), (2, True, 1.0)]
+    memory = channels in (None, "memory")
+    assert launch(3, exchange, channels) == [(stage, True, 1.0, memory) for stage in range(3)]
 
 
 def test_a_process_that_raises_ends_the_run_with_its_error(monkeypatch):
@@ -102,4 +115,4 @@ def test_two_gpus_give_what_one_process_gives(overlap, channels):
 @needs_two_gpus
 @pytest.mark.parametrize("channels", ["shared", "per-edge"])
 def test_messages_arrive_between_gpus(channels):
-    assert launch(2, exchange, channels) == [(0, True, 1.0), (1, True, 1.0)]
+    assert launch(2, exchange, channels) == [(stage, True, 1.0, False) for stage in range(2)]

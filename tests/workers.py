@@ -12,6 +12,7 @@ from runtime import EvalResult, Evaluator, LayerSpec, TiedLayerSpec
 from runtime.grid import make_grid
 from runtime.process_group import process_group
 from runtime.transport import Channels, TorchTransport
+from runtime.transport.local import channels as local_channels
 from tests.models_for_tests import batches, mlp
 
 TIMEOUT = timedelta(seconds=60)
@@ -23,13 +24,17 @@ class Rounds:
 
     sizes: tuple[tuple[int, ...], ...]
     overlap: bool
-    channels: Channels = "shared"
+    channels: Channels | None = None
+    hosts: str = ""
+    """A letter for each stage, if they are to think that they are on several hosts."""
 
 
 def evaluate_rounds(rounds: Rounds) -> list[list[EvalResult]]:
     """Results of every stage, by round."""
     torch.set_num_threads(1)
     with process_group(TIMEOUT) as device:
+        if rounds.hosts:
+            local_channels.host_key = lambda: rounds.hosts[dist.get_rank()]
         transport = TorchTransport(device=device, channels=rounds.channels)
         evaluator = Evaluator(
             mlp(),
@@ -89,7 +94,12 @@ MESSAGE = [
 
 
 def exchange(channels: Channels) -> list[Any]:
-    """Move a message around the ring 0 -> 1 -> 2 -> 0, alone and in a group; then collectives."""
+    """Move a message around the ring 0 -> 1 -> 2 -> 0, alone and in a group; then collectives.
+
+    Returns:
+        Of every stage: its id, whether all was right, the loss of stage 1, and whether messages
+        come through shared memory.
+    """
     torch.set_num_threads(1)
     with process_group(TIMEOUT) as device:
         transport = TorchTransport(device=device, channels=channels)
@@ -116,7 +126,9 @@ def exchange(channels: Channels) -> list[Any]:
         )
         large = transport.gather_objects("x" * 3000 * here)  # some need a second round, some not
         same = same and large == ["x" * 3000 * stage for stage in range(count)]
-        return transport.gather_objects((here, same, float(loss)))
+        memory = transport.receive_memory(8)
+        shared = transport._local.memory.extent([memory]) is not None
+        return transport.gather_objects((here, same, float(loss), shared))
 
 
 def fail(how: str) -> None:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from runtime.transport.groups import RenewableGroup
 from runtime.transport.nccl import require_launch_order
+from runtime.transport.operations import Call, begin_together
 from runtime.transport.protocol import TransportError
 from schemas import Direction
 
@@ -23,6 +24,10 @@ stages are on one host, and one process group for all other channels."""
 
 Channel = tuple[Direction, int]
 """Direction and peer."""
+
+
+EXCHANGED_BYTES = 256
+"""What the ends of a channel tell each other in one exchange."""
 
 
 class Route(NamedTuple):
@@ -48,6 +53,7 @@ class ChannelGroups:
             raise TransportError(f"channels is 'memory' and the device {device}, needed a CPU")
         if channels == "per-edge" and device.type == "cuda":
             require_launch_order()
+        self._device = device
         self._pipeline, self._shared = pipeline, channels != "per-edge"
         self._routes: dict[Channel, Route] = {}
 
@@ -80,6 +86,23 @@ class ChannelGroups:
                 group = self._pipeline.edge(*self._ends(direction, peer))
                 self._routes[direction, peer] = Route(group, direction is Direction.SEND)
         return in_turn
+
+    def exchange(self, route: Route, said: bytes) -> bytes:
+        """Tell the other end of a channel something, and hear what it says, as one group.
+
+        Args:
+            route: Of the channel.
+            said: Up to `EXCHANGED_BYTES`; zeros at the end are lost.
+        """
+        mine = torch.frombuffer(bytearray(said.ljust(EXCHANGED_BYTES, b"\0")), dtype=torch.uint8)
+        heard = torch.empty(EXCHANGED_BYTES, dtype=torch.uint8, device=self._device)
+        both = [
+            Call(Direction.SEND, mine.to(self._device), route.peer),
+            Call(Direction.RECV, heard, route.peer),
+        ]
+        for work in begin_together(route.group, both, self._pipeline.batches_on):
+            work.wait()
+        return heard.cpu().numpy().tobytes().rstrip(b"\0")
 
     def clear(self) -> None:
         """Forget the groups of an epoch that is over."""

@@ -10,13 +10,11 @@ every process of the world, those of other pipelines too.
 
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 
-from runtime.transport.objects import gather_objects
 from runtime.transport.protocol import TransportError
 
 RESERVED_TAG = 2**31 - 1
@@ -108,11 +106,12 @@ class RenewableGroup:
         self._edges.append(edge)
         return edge
 
-    def gather_objects(self, value: Any) -> list[Any]:
-        """Every rank's picklable `value`; the ranks are processes of the same run."""
-        if self.size == 1:
-            return [value]
-        return gather_objects(value, self._all_gather)
+    def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """Every rank's tensor on the CPU, all of one size, by rank."""
+        mine = tensor.to(self._device)
+        gathered = [torch.empty_like(mine) for _ in range(self.size)]
+        self.group.allgather([gathered], [mine]).wait()
+        return [tensor.cpu() for tensor in gathered]
 
     def abandon(self) -> None:
         """End every wait in the groups, from any thread; nothing can be sent over them any more."""
@@ -124,12 +123,6 @@ class RenewableGroup:
                 _close_pairs(group)
             else:
                 group.abort()
-
-    def _all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        mine = tensor.to(self._device)
-        gathered = [torch.empty_like(mine) for _ in range(self.size)]
-        self.group.allgather([gathered], [mine]).wait()
-        return [tensor.cpu() for tensor in gathered]
 
     def _new(self, name: str, rank: int, size: int) -> dist.ProcessGroup:
         if self.size == 1 or self._kind not in KINDS:

@@ -12,7 +12,6 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -24,39 +23,12 @@ from runtime.failure.board import MeetingPlace
 from runtime.transport.channel_groups import ChannelGroups, Channels, Route
 from runtime.transport.groups import UNGUARDED_TIMEOUT, RenewableGroup
 from runtime.transport.local.channels import LocalChannels
-from runtime.transport.local.receiving import Receiving, ReceivingEnd
-from runtime.transport.local.sending import Sending, SendingEnd
-from runtime.transport.local.star import Star
 from runtime.transport.meeting import meeting_place, own_store
 from runtime.transport.nccl import require_eager
-from runtime.transport.objects import gather_objects
-from runtime.transport.operations import Call, begin, begin_together
+from runtime.transport.objects import Round, gather_objects
+from runtime.transport.posted import Posted, begin_posted, together
 from runtime.transport.protocol import ConnectionLostError, Pending, TransportError, as_bytes
 from schemas import Direction
-
-
-EXCHANGED_BYTES = 256
-"""What the ends of a channel tell each other when it is opened."""
-
-
-@dataclass(slots=True)
-class _Posted:
-    direction: Direction
-    peer: int
-    route: Route | SendingEnd | ReceivingEnd
-    views: list[torch.Tensor]
-    """Kept alive until the wait."""
-    works: list[dist.Work | Sending | Receiving]
-    """Empty while the transfer is held back in a group."""
-
-    def calls(self) -> list[Call]:
-        """The transfers of its tensors in a process group."""
-        assert isinstance(self.route, Route)
-        return [Call(self.direction, view, self.route.peer) for view in self.views]
-
-    def __str__(self) -> str:
-        way = "send to" if self.direction is Direction.SEND else "receive from"
-        return f"{way} stage {self.peer}"
 
 
 class TorchTransport:
@@ -102,12 +74,11 @@ class TorchTransport:
             self._replicas = RenewableGroup(replicas, store, self._device)
         channels = channels or ("memory" if self._device.type == "cpu" else "shared")
         self._channels = ChannelGroups(self._pipeline, self._device, channels)
-        self._local = LocalChannels() if channels == "memory" else None
-        self._ends = self._local.ends if self._local else {}
+        self._local = LocalChannels(active=channels == "memory")
         self._timeout = UNGUARDED_TIMEOUT
         self._meeting_place = meeting_place(group, replicas, store)
         self._epoch = 0
-        self._held: list[_Posted] | None = None
+        self._held: list[Posted] | None = None
 
     @property
     def stage_id(self) -> int:
@@ -151,20 +122,14 @@ class TorchTransport:
         """Post what was held back, as one batch in each process group; see `Transport`."""
         assert self._held is not None, "no group was started"
         held, self._held = self._held, None
-        by_group: dict[int, list[_Posted]] = {}
-        for posted in held:
-            if isinstance(posted.route, Route):
-                by_group.setdefault(id(posted.route.group), []).append(posted)
-            else:
-                self._begin(posted)
-        for members in by_group.values():
-            self._begin_together(members)
+        for members in together(held):
+            self._begin(members)
 
     def wait(self, pending: Pending) -> None:
         """Wait for a posted transfer: the host on a CPU, the current stream on NCCL."""
-        assert isinstance(pending, _Posted)
-        if isinstance(pending.route, Route):
-            self._leave_local_channels()
+        assert isinstance(pending, Posted)
+        if pending.in_group:
+            self._local.leave()
         try:
             for work in pending.works:
                 work.wait()
@@ -173,8 +138,7 @@ class TorchTransport:
 
     def receive_memory(self, nbytes: int) -> torch.Tensor:
         """Shared memory, if a local channel comes here."""
-        if any(direction is Direction.RECV for direction, _ in self._ends):
-            assert self._local is not None
+        if any(direction is Direction.RECV for direction, _ in self._local.ends):
             return self._local.memory.allocate(nbytes)
         return torch.empty(nbytes, dtype=torch.uint8, device=self._device)
 
@@ -182,33 +146,34 @@ class TorchTransport:
         """Hand `tensor` of stage `source` to all stages."""
         if self.stages == 1:
             return
-        star = self._star
+        star = self._local.star
         try:
             if star is not None and source == star.hub:
                 star.broadcast(as_bytes(tensor))
             else:
-                self._leave_local_channels()
+                self._local.leave()
                 self._pipeline.group.broadcast(tensor, source).wait()
         except RuntimeError as error:
             raise self._failed(f"broadcast from stage {source}", error) from error
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Every stage's `value`."""
-        if self._star is None:
-            return self._gather(self._pipeline, value, "agreement of all stages")
-        try:
-            return gather_objects(value, self._star.all_gather)
-        except RuntimeError as error:
-            raise self._failed("agreement of all stages", error) from error
+        star, what = self._local.star, "agreement of all stages"
+        if star is not None:
+            return self._gather(value, star.all_gather, self._stages, what)
+        self._local.leave()
+        return self._gather(value, self._pipeline.all_gather, self._stages, what)
 
     def gather_from_replicas(self, value: Any) -> list[Any]:
         """The `value` of this stage in every replica."""
         if self._replicas is None:
             return [value]
-        return self._gather(self._replicas, value, "agreement of all replicas")
+        self._local.leave()
+        all_gather, size = self._replicas.all_gather, self._replicas.size
+        return self._gather(value, all_gather, size, "agreement of all replicas")
 
     def connect(self, receives_from: Iterable[int], sends_to: Iterable[int]) -> None:
-        """Exchange a number over each channel and wait for the device; see `Transport`.
+        """Exchange something over each channel and wait for the device; see `Transport`.
 
         The first use of a peer sets its connection up and blocks the host meanwhile. Each exchange
         is one symmetric group, and all stages go through the channels in the same order, so no
@@ -216,15 +181,18 @@ class TorchTransport:
         """
         wanted = [(Direction.RECV, peer) for peer in receives_from]
         wanted += [(Direction.SEND, peer) for peer in sends_to]
-        local = self._local
+        exchange = self._channels.exchange
         try:
             for direction, peer in self._channels.open(wanted):
-                exchange = partial(self._exchange, self._channels.route(direction, peer))
-                exchange(b"")
-                if local is not None:
-                    local.open(direction, peer, self._timeout, exchange)
-            if local is not None and local.star is None:
-                local.open_star(self.stage_id, self.stages, self._timeout, self._exchange_with)
+                with_peer = partial(exchange, self._channels.route(direction, peer))
+                self._local.open(direction, peer, self._timeout, with_peer)
+            if self._local.active and self._local.star is None:
+                self._local.open_star(
+                    self._stage_id,
+                    self._stages,
+                    self._timeout,
+                    lambda peer, said: exchange(Route(self._pipeline.group, peer), said),
+                )
         except RuntimeError as error:
             raise self._failed("connection of neighbours", error) from error
         if self._device.type == "cuda":
@@ -249,8 +217,7 @@ class TorchTransport:
         """Make the groups; all ranks have to come. See `Transport`."""
         self._held, self._timeout = None, timedelta(seconds=timeout)
         self._channels.clear()
-        if self._local is not None:
-            self._local.clear()
+        self._local.clear()
         for group in (self._pipeline, self._replicas):
             if group is not None:
                 group.open(self._epoch, self._timeout)
@@ -258,76 +225,33 @@ class TorchTransport:
     def abandon(self) -> None:
         """End the groups and local channels, and every wait in them."""
         self._epoch += 1
-        if self._local is not None:
-            self._local.abandon()
+        self._local.abandon()
         for group in (self._pipeline, self._replicas):
             if group is not None:
                 group.abandon()
 
-    def _post(self, direction: Direction, tensors: Sequence[torch.Tensor], peer: int) -> _Posted:
+    def _post(self, direction: Direction, tensors: Sequence[torch.Tensor], peer: int) -> Posted:
         views = [as_bytes(tensor) for tensor in tensors if tensor.numel()]
-        route = self._ends.get((direction, peer)) or self._channels.route(direction, peer)
-        posted = _Posted(direction, peer, route, views, [])
+        way = self._local.ends.get((direction, peer)) or self._channels.route(direction, peer)
+        posted = Posted(direction, peer, way, views)
         if self._held is not None:
             self._held.append(posted)
         else:
-            self._begin(posted)
+            self._begin([posted])
         return posted
 
-    def _begin(self, posted: _Posted) -> None:
+    def _begin(self, members: Sequence[Posted]) -> None:
         try:
-            if not isinstance(posted.route, Route):
-                posted.works.append(posted.route.begin(posted.views))
-            elif len(posted.views) == 1:
-                posted.works.append(begin(posted.route.group, posted.calls()[0]))
-            else:
-                self._begin_together([posted])
-        except ConnectionLostError:
-            raise
-        except RuntimeError as error:
-            raise self._failed(posted, error, posted.peer) from error
-
-    def _begin_together(self, members: Sequence[_Posted]) -> None:
-        """Begin transfers of one process group as one entry of its queue."""
-        calls = [call for posted in members for call in posted.calls()]
-        assert isinstance(route := members[0].route, Route)
-        try:
-            works = iter(begin_together(route.group, calls, self._pipeline.batches_on))
+            begin_posted(members, self._pipeline.batches_on)
         except RuntimeError as error:
             peer = members[0].peer if len(members) == 1 else None
             raise self._failed(" and ".join(map(str, members)), error, peer) from error
-        for posted in members:
-            posted.works.extend(work for _, work in zip(posted.views, works, strict=False))
 
-    @property
-    def _star(self) -> Star | None:
-        return self._local.star if self._local is not None else None
-
-    def _leave_local_channels(self) -> None:
-        """Before a wait in a process group, in which nobody looks after their sends."""
-        if self._local is not None:
-            self._local.progress.hand_over()
-
-    def _exchange_with(self, peer: int, said: bytes) -> bytes:
-        return self._exchange(Route(self._pipeline.group, peer), said)
-
-    def _exchange(self, route: Route, said: bytes) -> bytes:
-        """Tell the other end of a channel something, and hear what it says."""
-        device = self._device
-        out = torch.frombuffer(bytearray(said.ljust(EXCHANGED_BYTES, b"\0")), dtype=torch.uint8)
-        heard = torch.empty(EXCHANGED_BYTES, dtype=torch.uint8, device=device)
-        both = [
-            Call(Direction.SEND, out.to(device), route.peer),
-            Call(Direction.RECV, heard, route.peer),
-        ]
-        for work in begin_together(route.group, both, self._pipeline.batches_on):
-            work.wait()
-        return heard.cpu().numpy().tobytes().rstrip(b"\0")
-
-    def _gather(self, members: RenewableGroup, value: Any, what: str) -> list[Any]:
-        self._leave_local_channels()
+    def _gather(self, value: Any, all_gather: Round, size: int, what: str) -> list[Any]:
+        if size == 1:
+            return [value]
         try:
-            return members.gather_objects(value)
+            return gather_objects(value, all_gather)
         except RuntimeError as error:
             raise self._failed(what, error) from error
 

@@ -9,9 +9,11 @@ import random
 import sys
 import time
 from collections import defaultdict
+from typing import get_args
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
+from runtime.transport import Channels
 from tests.chaos.cluster import Cluster, Setup
 from tests.chaos.expectations import check, check_evaluation, check_recovery
 from tests.chaos.faults import LOST, RECOVERABLE, STALLED, Fault
@@ -28,7 +30,8 @@ def chaos(count: int, seed: int) -> dict[str, list[float]]:
     seconds: defaultdict[str, list[float]] = defaultdict(list)
     done = 0
     while done < count:
-        setup = Setup(chance.choice([2, 3, 4]), chance.random() < 0.5, TIMEOUT)
+        channels = chance.choice(get_args(Channels))
+        setup = Setup(chance.choice([2, 3, 4]), chance.random() < 0.5, TIMEOUT, channels=channels)
         with Cluster(setup) as cluster:
             first = cluster.evaluate(Fault("none", 0))
             check_evaluation(setup.stages, first)

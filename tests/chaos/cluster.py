@@ -1,5 +1,6 @@
-"""A pipeline of real processes over gloo that evaluates under faults, again and again."""
+"""A pipeline of real processes on CPUs that evaluates under faults, again and again."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ import torch.distributed as dist
 
 from runtime import Evaluator, RemoteError
 from runtime.failure.report import Failure
+from runtime.transport import Channels
 from tests.chaos.faults import MICRO_BATCHES, Fault, Saboteur, Trap, layers
 
 PATIENCE = 30.0
@@ -30,6 +32,7 @@ class Setup:
     timeout: float = 60.0
     store_on_rank_0: bool = False
     """As with a plain `init_process_group`; else on the parent, as torchrun does it."""
+    channels: Channels = "memory"
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Outcome:
     ended: float
     """Seconds, on the clock that all processes share."""
     sockets: int
+    segments: int
+    """Of shared memory, its own and those of others."""
     threads: int
 
 
@@ -116,12 +121,6 @@ class Cluster:
 
 def _work(rank: int, setup: Setup, port: int, end: Connection, struck: Any) -> None:
     torch.set_num_threads(1)
-    import faulthandler
-
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    import faulthandler
-
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     host = setup.store_on_rank_0 and rank == 0
     store = dist.TCPStore("127.0.0.1", port, is_master=host, wait_for_workers=False)
@@ -136,6 +135,7 @@ def _work(rank: int, setup: Setup, port: int, end: Connection, struck: Any) -> N
         partition=[2 * stage for stage in range(setup.stages + 1)],
         overlap=setup.overlap,
         timeout=setup.timeout,
+        channels=setup.channels,
         check_finite=True,
         listeners=(trap,),
     )
@@ -162,18 +162,21 @@ def _evaluate(evaluator: Evaluator, trap: Trap) -> Outcome:
         notes=tuple(getattr(error, "__notes__", ())),
         failure=error.failure if isinstance(error, RemoteError) else None,
         ended=ended,
-        sockets=_sockets(),
+        sockets=_open("socket:"),
+        segments=_open("/memfd:"),
         threads=threading.active_count(),
     )
     del error
     return outcome
 
 
-def _sockets() -> int:
+def _open(kind: str) -> int:
+    """How many descriptors of a kind this process holds."""
+    gc.collect()
     links = []
     for number in os.listdir("/proc/self/fd"):
         try:
             links.append(os.readlink(f"/proc/self/fd/{number}"))
         except OSError:  # the listing's own descriptor
             continue
-    return sum(link.startswith("socket:") for link in links)
+    return sum(link.startswith(kind) for link in links)

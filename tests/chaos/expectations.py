@@ -1,11 +1,13 @@
 """What must come of a fault on every stage."""
 
 import pytest
-import torch
 
 from tests.chaos.cluster import Cluster, Outcome
 from tests.chaos.faults import AGREED, DATA, LOST, STALLED, Fault, layers
 from tests.models_for_tests import one_process
+
+SEGMENTS = 24
+"""More than any process needs at a time; each failure would leave several behind."""
 
 RAISED_AT = {
     "layer raises": "ForwardPass(micro_batch={m}, ",
@@ -95,4 +97,5 @@ def check_recovery(cluster: Cluster, sockets: dict[int, int]) -> None:
     outcomes = cluster.evaluate(Fault("none", 0))
     check_evaluation(cluster.setup.stages, outcomes)
     assert {stage: outcome.sockets for stage, outcome in outcomes.items()} == sockets
+    assert max(outcome.segments for outcome in outcomes.values()) <= SEGMENTS
     assert max(outcome.threads for outcome in outcomes.values()) <= 3  # with both patrols

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
 from runtime.transport.local.end import End, Progress
@@ -23,8 +24,9 @@ _YES, _NO = b"yes", b"no"
 class LocalChannels:
     """Opens and keeps the ends of one stage; there are none to stages on other hosts."""
 
-    def __init__(self) -> None:
-        """Begin without any."""
+    def __init__(self, *, active: bool) -> None:
+        """Begin without any; unless `active`, there will be none."""
+        self.active = active
         self.memory = SharedMemory()
         self.progress = Progress()
         self.ends: dict[tuple[Direction, int], ReceivingEnd | SendingEnd] = {}
@@ -32,23 +34,20 @@ class LocalChannels:
         self.star: Star | None = None
         """For what all stages agree on, if all of them are on this host."""
         self._all: list[End] = []
-        self._key = host_key()
+        self._key = host_key() if active else ""
         self._shut = False
 
-    def open(
-        self, direction: Direction, peer: int, timeout: timedelta, exchange: Exchange
-    ) -> None:
+    def open(self, direction: Direction, peer: int, timeout: timedelta, exchange: Exchange) -> None:
         """Make this end of a channel, if the stage at the other end is on this host.
 
         Args:
             direction: Of the transfers, seen from this stage.
             peer: The stage at the other end, which has to open its end at the same time.
             timeout: How long a wait may take.
-            exchange: With that stage.
+            exchange: With that stage; called at least once.
         """
         sends = direction is Direction.SEND
-        make = self._sending_end if sends else self._receiving_end
-        end = make(timeout, exchange)
+        end = (self._sending_end if sends else self._receiving_end)(timeout, exchange)
         if end is not None:
             self.ends[direction, peer] = end
 
@@ -64,30 +63,26 @@ class LocalChannels:
             exchange: With the stage that is named.
         """
         hub = size - 1
-        complete = True
-        ends: dict[int, tuple[ReceivingEnd, SendingEnd]] = {}
-        for peer in range(hub) if rank == hub else (hub,):
-
-            def with_peer(said: bytes, peer: int = peer) -> bytes:
-                return exchange(peer, said)
-
-            if rank == hub:
-                receives = self._receiving_end(timeout, with_peer)
-                sends = self._sending_end(timeout, with_peer)
-            else:
-                sends = self._sending_end(timeout, with_peer)
-                receives = self._receiving_end(timeout, with_peer)
-            if sends is None or receives is None:
-                complete = False
-            else:
-                ends[peer] = receives, sends
-        if rank == hub:
-            for peer in range(hub):
-                exchange(peer, _YES if complete else _NO)
-        else:
-            complete = exchange(hub, b"") == _YES
+        peers = range(hub) if rank == hub else range(hub, size)
+        receiving: dict[int, ReceivingEnd] = {}
+        sending: dict[int, SendingEnd] = {}
+        for peer in peers:
+            for sends in (rank != hub, rank == hub):  # first the channel to the hub
+                with_peer = partial(exchange, peer)
+                if sends and (out := self._sending_end(timeout, with_peer)) is not None:
+                    sending[peer] = out
+                elif not sends and (into := self._receiving_end(timeout, with_peer)) is not None:
+                    receiving[peer] = into
+        complete = len(sending) == len(receiving) == len(peers)
+        for peer in peers:
+            heard = exchange(peer, _YES if complete else _NO)
+            complete = complete and (rank == hub or heard == _YES)
         if complete:
-            self.star = Star(rank, size, ends)
+            self.star = Star(rank, size, receiving, sending)
+
+    def leave(self) -> None:
+        """Before a wait elsewhere, in which this thread does not look after small sends."""
+        self.progress.hand_over()
 
     def abandon(self) -> None:
         """End every wait, from any thread."""

@@ -7,10 +7,13 @@ copy.
 
 import select
 import socket
+import struct
 import weakref
 from contextlib import suppress
 from datetime import timedelta
 from typing import Protocol
+
+_TIME = struct.Struct("@ll")  # seconds, microseconds
 
 
 class LocalChannelError(RuntimeError):
@@ -67,10 +70,11 @@ class Progress:
 class End:
     """One end of a channel: a connection that any thread may shut."""
 
-    def __init__(
-        self, connection: socket.socket, timeout: timedelta, progress: Progress
-    ) -> None:
+    def __init__(self, connection: socket.socket, timeout: timedelta, progress: Progress) -> None:
         """Take `connection`, on which nothing may take longer than `timeout`."""
+        connection.setblocking(True)
+        seconds = _TIME.pack(int(timeout.total_seconds()), timeout.microseconds)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
         self.connection, self.timeout, self.progress = connection, timeout, progress
         self._give_back = weakref.finalize(self, connection.close)
 

@@ -1,8 +1,9 @@
-"""Shared memory: segments of memory that other processes on this host can fill.
+"""Shared memory: segments of memory that other processes on this host can write into.
 
-A segment is a file without a name (`memfd_create(2)`), which is gone when nobody maps it any more;
-its descriptor travels over the socket that connects two processes. It counts as memory of the
-processes that use it, not against the size of `/dev/shm`.
+A segment is a file without a name (`memfd_create(2)`), which is gone when nobody holds it any more;
+its descriptor travels over the socket that connects two processes. The process that has made it
+maps it; the other one writes to the file, so that the memory is that of one process only. It does
+not count against the size of `/dev/shm`.
 """
 
 import mmap
@@ -48,7 +49,8 @@ class SharedMemory:
         """Memory in a segment of its own, uint8 `[nbytes]`."""
         descriptor = os.memfd_create("schedcc")
         os.ftruncate(descriptor, max(nbytes, 1))
-        mapped, memory = map_segment(descriptor)
+        mapped = mmap.mmap(descriptor, max(nbytes, 1))
+        memory = torch.frombuffer(mapped, dtype=torch.uint8)
         address, segment = memory.data_ptr(), Segment(next(self._numbers), descriptor)
         self._segments[address] = segment
         weakref.finalize(mapped, self._release, address, segment).atexit = False
@@ -76,10 +78,16 @@ class SharedMemory:
         self.released += 1
 
 
-def map_segment(descriptor: int) -> tuple[mmap.mmap, torch.Tensor]:
-    """All of a segment: the mapping, and it as uint8 `[size]`, which keeps the mapping alive."""
-    mapped = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
-    return mapped, torch.frombuffer(mapped, dtype=torch.uint8)
+def write(descriptor: int, offset: int, payload: torch.Tensor) -> None:
+    """Write a uint8 tensor into a segment.
+
+    Raises:
+        OSError: the segment cannot be written.
+    """
+    rest = memoryview(payload.numpy())  # type: ignore[arg-type]
+    while rest:
+        written = os.pwrite(descriptor, rest, offset)
+        rest, offset = rest[written:], offset + written
 
 
 def supported() -> bool:

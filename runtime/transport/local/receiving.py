@@ -11,7 +11,6 @@ from runtime.transport.local.end import End, LocalChannelError, Progress
 from runtime.transport.local.memory import Extent, SharedMemory
 from runtime.transport.local.word import FILLED, LONGEST, Posted
 
-
 DETOUR_BYTES = 64 * 1024
 """The least memory for a detour: small messages of many sizes can share it."""
 
@@ -115,4 +114,4 @@ class ReceivingEnd(End):
 def _parts(memory: torch.Tensor, views: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
     """The beginning of `memory`, in parts as large as `views`."""
     sizes = [view.numel() for view in views]
-    return memory[: sum(sizes)].split(sizes)
+    return torch.split(memory[: sum(sizes)], sizes)

@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import threading
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from datetime import timedelta
 import torch
 
 from runtime.transport.local.end import End, LocalChannelError, Progress
-from runtime.transport.local.memory import map_segment
+from runtime.transport.local.memory import write
 from runtime.transport.local.word import FILLED, LONGEST, Posted
 
 LARGE = 256 * 1024
@@ -54,13 +55,13 @@ class Sending:
 class SendingEnd(End):
     """The end of a channel that messages go into."""
 
-    def __init__(
-        self, connection: socket.socket, timeout: timedelta, progress: Progress
-    ) -> None:
+    def __init__(self, connection: socket.socket, timeout: timedelta, progress: Progress) -> None:
         """Send over `connection`."""
         super().__init__(connection, timeout, progress)
         self._queue: deque[Sending] = deque()
-        self._mapped: dict[int, torch.Tensor] = {}
+        self._segments: dict[int, int] = {}
+        """Descriptors, by number; they are closed with this end."""
+        self._forget_segments = weakref.finalize(self, _close_all, self._segments)
         self._word = bytearray(LONGEST)
         self._changed = threading.Condition()
         self._by_thread = False
@@ -112,6 +113,7 @@ class SendingEnd(End):
         if thread is not None:
             thread.join(CLOSE_SECONDS)
         super().close()
+        self._forget_segments()
 
     def _copy(self) -> None:
         """What the thread does."""
@@ -143,22 +145,22 @@ class SendingEnd(End):
 
     def _copy_posted(self, *, wait: bool) -> None:
         while self._queue:
-            places = self._next_places(wait=wait)
-            if places is None:
+            posted = self._next_posted(wait=wait)
+            if posted is None:
                 return
             sending = self._queue.popleft()
             sizes = [view.numel() for view in sending.views]
-            if sizes != (expected := [place.numel() for place in places]):
+            if sizes != (expected := [size for _, size in posted.places]):
                 raise LocalChannelError(f"{sizes} bytes sent, but the peer receives {expected}")
-            for place, view in zip(places, sending.views, strict=True):
-                place.copy_(view)
+            for (offset, _), view in zip(posted.places, sending.views, strict=True):
+                write(self._segments[posted.segment], offset, view)
             self.connection.send(FILLED)
             sending.done = True
             wait = False
 
-    def _next_places(self, *, wait: bool) -> list[torch.Tensor] | None:
+    def _next_posted(self, *, wait: bool) -> Posted | None:
         """Where the next receive is to be filled; `None` if none is posted, unless to `wait`."""
-        flags = 0 if wait else socket.MSG_DONTWAIT
+        flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
         try:
             length, attached, _, _ = self.connection.recvmsg_into(
                 [self._word], socket.CMSG_LEN(_DESCRIPTOR.size), flags
@@ -171,11 +173,12 @@ class SendingEnd(End):
             raise self.failed()
         posted = Posted.unpacked(memoryview(self._word)[:length])
         for number in posted.gone:
-            self._mapped.pop(number, None)
+            os.close(self._segments.pop(number))
         for _, _, data in attached:
-            (descriptor,) = _DESCRIPTOR.unpack(data)
-            _, self._mapped[posted.segment] = map_segment(descriptor)
-            os.close(descriptor)
-        return [
-            self._mapped[posted.segment][offset : offset + size] for offset, size in posted.places
-        ]
+            (self._segments[posted.segment],) = _DESCRIPTOR.unpack(data)
+        return posted
+
+
+def _close_all(segments: dict[int, int]) -> None:
+    while segments:
+        os.close(segments.popitem()[1])

@@ -8,7 +8,6 @@ import os
 import socket
 import struct
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from secrets import token_hex
 
@@ -19,7 +18,6 @@ ACCEPT_SECONDS = 5.0
 """The other end has connected already."""
 
 _CREDENTIALS = struct.Struct("3i")  # process, user, group
-_TIME = struct.Struct("@ll")
 
 
 def host_key() -> str:
@@ -76,13 +74,6 @@ def dial(name: str) -> socket.socket | None:
     return None
 
 
-def set_timeout(connection: socket.socket, timeout: timedelta) -> None:
-    """Let receives raise `BlockingIOError` after so long."""
-    seconds = _TIME.pack(int(timeout.total_seconds()), timeout.microseconds)
-    connection.setblocking(True)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
-
-
 def _new() -> socket.socket:
     return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # keeps messages apart
 
@@ -90,4 +81,4 @@ def _new() -> socket.socket:
 def _is_this_user(connection: socket.socket) -> bool:
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, user, _ = _CREDENTIALS.unpack(credentials)
-    return user == os.getuid()
+    return bool(user == os.getuid())

@@ -16,27 +16,31 @@ class Star:
     """The ends between one stage and the hub, the last stage; or between the hub and all others."""
 
     def __init__(
-        self, rank: int, size: int, ends: Mapping[int, tuple[ReceivingEnd, SendingEnd]]
+        self,
+        rank: int,
+        size: int,
+        receiving: Mapping[int, ReceivingEnd],
+        sending: Mapping[int, SendingEnd],
     ) -> None:
-        """Take the ends of `rank`, by peer: what comes from it, and what goes to it."""
+        """Take the ends of `rank`, by peer."""
         self.hub = size - 1
-        self._rank, self._size, self._ends = rank, size, ends
+        self._rank, self._size = rank, size
+        self._receiving, self._sending = receiving, sending
 
     def all_gather(self, mine: torch.Tensor) -> list[torch.Tensor]:
-        """Every rank's tensor, all of one size, by rank.
+        """Every rank's tensor, uint8 in one dimension and all of one size, by rank.
 
         Raises:
             LocalChannelError: a stage is gone.
         """
         everyone = torch.empty((self._size, mine.numel()), dtype=torch.uint8)
-        everyone[self._rank] = mine
         if self._rank == self.hub:
-            arriving = [end.begin([everyone[peer]]) for peer, (end, _) in self._ends.items()]
+            everyone[self.hub] = mine
+            arriving = [end.begin([everyone[peer]]) for peer, end in self._receiving.items()]
             for receiving in arriving:
                 receiving.wait()
         else:
-            _, to_hub = self._ends[self.hub]
-            to_hub.begin([mine]).wait()
+            self._sending[self.hub].begin([mine]).wait()
         self.broadcast(everyone.view(-1))
         return list(everyone.unbind())
 
@@ -47,9 +51,8 @@ class Star:
             LocalChannelError: a stage is gone.
         """
         if self._rank == self.hub:
-            leaving = [end.begin([tensor]) for _, end in self._ends.values()]
+            leaving = [end.begin([tensor]) for end in self._sending.values()]
             for sending in leaving:
                 sending.wait()
         else:
-            from_hub, _ = self._ends[self.hub]
-            from_hub.begin([tensor]).wait()
+            self._receiving[self.hub].begin([tensor]).wait()

@@ -1,0 +1,67 @@
+"""Transfers that have been posted, over a process group or a local channel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+
+from runtime.transport.channel_groups import Route
+from runtime.transport.local.receiving import Receiving, ReceivingEnd
+from runtime.transport.local.sending import Sending, SendingEnd
+from runtime.transport.operations import Call, begin_together
+from schemas import Direction
+
+
+@dataclass(slots=True)
+class Posted:
+    """One message on its way to or from a peer."""
+
+    direction: Direction
+    peer: int
+    way: Route | SendingEnd | ReceivingEnd
+    views: list[torch.Tensor]
+    """Kept alive until the wait."""
+    works: list[dist.Work | Sending | Receiving] = field(default_factory=list)
+    """What is to be waited for; empty while the transfer is held back in a group."""
+
+    @property
+    def in_group(self) -> bool:
+        """Whether it goes through a process group."""
+        return isinstance(self.way, Route)
+
+    def __str__(self) -> str:
+        way = "send to" if self.direction is Direction.SEND else "receive from"
+        return f"{way} stage {self.peer}"
+
+
+def together(held: Sequence[Posted]) -> list[list[Posted]]:
+    """Those that have to begin as one operation: all of one process group."""
+    by_group: dict[int, list[Posted]] = {}
+    for posted in held:
+        key = id(posted.way.group) if isinstance(posted.way, Route) else id(posted)
+        by_group.setdefault(key, []).append(posted)
+    return list(by_group.values())
+
+
+def begin_posted(members: Sequence[Posted], batch_on: torch.device | None) -> None:
+    """Begin a transfer alone, or several of one process group as one entry of its queue.
+
+    Args:
+        members: The transfers, `together`.
+        batch_on: As of `begin_together`.
+
+    Raises:
+        RuntimeError: what the process group or the channel raises.
+    """
+    calls = []
+    for posted in members:
+        if isinstance(posted.way, Route):
+            calls += [Call(posted.direction, view, posted.way.peer) for view in posted.views]
+            group = posted.way.group
+        else:
+            posted.works.append(posted.way.begin(posted.views))
+    if calls:
+        works = iter(begin_together(group, calls, batch_on))
+        for posted in members:
+            posted.works.extend(work for _, work in zip(posted.views, works, strict=False))
