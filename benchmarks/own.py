@@ -5,7 +5,7 @@ from typing import Literal
 
 from benchmarks.workload import Evaluated, Workload, loss_fn
 from runtime import Evaluator
-from runtime.transport import Transport
+from runtime.transport import Channels, Transport
 
 
 class Own:
@@ -16,6 +16,7 @@ class Own:
         workload: Workload,
         overlap: bool | Literal["auto"],
         transport: Transport | None = None,
+        channels: Channels | None = None,
     ) -> None:
         """Take this process's stage."""
         self._data = workload.data
@@ -27,6 +28,7 @@ class Own:
             micro_batches=len(workload.data),
             overlap=overlap,
             transport=transport,
+            channels=channels,
         )
 
     def over(self, workload: Workload) -> "Own":

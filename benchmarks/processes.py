@@ -1,4 +1,4 @@
-"""All contenders in the same processes over gloo, in turn: a busy machine is fair to them."""
+"""All contenders in the same processes, in turn: a busy machine is fair to them."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import torch.distributed as dist
 from benchmarks.loops import BlockingLoop, PrefetchingLoop
 from benchmarks.own import Own
 from benchmarks.peers import GPipe, ScheduleRuntime
-from benchmarks.results import ONE_PROCESS, OWN_AUTO, OWN_BLOCKING, OWN_OVERLAPPED
+from benchmarks.results import ONE_PROCESS, OWN_AUTO, OWN_BLOCKING, OWN_GLOO, OWN_OVERLAPPED
 from benchmarks.settings import Setting
 from benchmarks.workload import Evaluated, Workload
 from runtime.process_group import process_group
@@ -47,6 +47,7 @@ def measure(job: Job) -> dict[str, list[float]]:
             OWN_BLOCKING: Own(workload, overlap=False),
             OWN_OVERLAPPED: Own(workload, overlap=True),
             OWN_AUTO: Own(workload, overlap="auto"),
+            OWN_GLOO: Own(workload, overlap=True, channels="shared"),
         }
         _verify(workload, contenders)
         seconds: dict[str, list[float]] = {name: [] for name in contenders}

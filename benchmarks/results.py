@@ -15,6 +15,7 @@ ONE_PROCESS = "one process"
 OWN_BLOCKING = "schedcc, blocking"
 OWN_OVERLAPPED = "schedcc, overlapped"
 OWN_AUTO = "schedcc, auto"
+OWN_GLOO = "schedcc, over gloo"
 LOOPS = ("loop, blocking", "loop, prefetching")
 PEERS = ("torch GPipe.eval", "torch schedule runtime")
 

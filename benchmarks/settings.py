@@ -15,7 +15,7 @@ class Setting(Frozen):
 
     name: str
     kind: Literal["compute", "devices", "links"]
-    """Stages that compute; stages that sleep, over gloo; those, and links that take time."""
+    """Stages that compute; stages that sleep, in processes; those, and links that take time."""
     stages: Count
     micro_batches: Count
     rows: Count

@@ -1,4 +1,4 @@
-"""The runtime: executes compiled plans on torch, over NCCL or gloo.
+"""The runtime: executes compiled plans on torch, over NCCL, shared memory or gloo.
 
 The public names are imported when they are first used, so that `pipeval --help`, or an installation
 without torch, does not have to import torch.

@@ -89,8 +89,7 @@ class Evaluator:
             micro_batches: M, unless a call says otherwise.
             overlap: Whether transfers cross the forwards, see `schedcc.passes`; the results are
                 the same. `"auto"`: whichever a short measurement finds to be faster.
-            channels: Without a `transport`: whether all channels share one process group, which
-                is the default, or each has its own; see `TorchTransport`.
+            channels: Without a `transport`: what activations travel through, see `TorchTransport`.
             weight_fn: `label -> weight` of a micro-batch in the average; default: its samples.
             transport: Connection to the other stages; default: torch.distributed's default group
                 if it is initialised, else none, for a single stage.

@@ -49,7 +49,7 @@ def transport_over(
         mesh: With a dimension `"pp"`, and `"dp"` if there are replicas. Further dimensions (tensor
             parallelism, say) are the business of the stages' own modules.
         device: Where activations live; see `TorchTransport`.
-        channels: Whether all channels share a process group; see `TorchTransport`.
+        channels: What activations travel through; see `TorchTransport`.
 
     Raises:
         AgreementError: the mesh has no dimension `"pp"`.

@@ -49,9 +49,9 @@ class TorchTransport:
             device: Where activations live; default: the GPU of an NCCL group, else the CPU.
             replicas: The ranks of this stage in all data-parallel replicas; `None` if this
                 pipeline is the only one.
-            channels: Whether all channels share `group`, or each has a process group of its own, or
-                shared memory is used between processes of one host; default: that on a CPU, and
-                `"shared"` on a GPU.
+            channels: What activations travel through: `"memory"` that is shared by the stages of
+                a host and one process group for other channels (the default on a CPU), one process
+                group for all that is `"shared"` (the default on a GPU), or one `"per-edge"`.
 
         Raises:
             TransportError: there is no process group, or NCCL was not initialised as it has to be.
