@@ -154,6 +154,26 @@ def test_a_wait_takes_no_longer_than_the_timeout(size):
         pair.receiving.begin([pair.place(size)]).wait()
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_process_does_not_keep_a_connection_open():
+    pair = Pair()
+    release, hold = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(hold)
+        os.read(release, 1)  # until the parent closes its end
+        os._exit(0)
+    try:
+        sent = pair.sending.begin(message(1))
+        pair.receiving.connection.close()  # as the end of its process would
+        with pytest.raises(LocalChannelError, match="connection closed by peer"):
+            sent.wait()
+    finally:
+        os.close(hold)
+        os.close(release)
+        os.waitpid(child, 0)
+
+
 def test_what_is_not_used_any_more_is_given_back_on_both_sides():
     pair = Pair()
     counts = []

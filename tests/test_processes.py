@@ -48,7 +48,7 @@ def test_three_processes_give_what_one_gives(overlap, channels, monkeypatch):
     check_rounds(3, overlap=overlap, exactly=True, channels=channels)
 
 
-@pytest.mark.parametrize("hosts", ["aab", "abb"])
+@pytest.mark.parametrize("hosts", ["aab", "abb", "-aa"])
 def test_stages_on_two_hosts_give_what_one_process_gives(hosts, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     check_rounds(3, overlap=True, exactly=True, hosts=hosts)

@@ -26,16 +26,20 @@ class Rounds:
     overlap: bool
     channels: Channels | None = None
     hosts: str = ""
-    """A letter for each stage, if they are to think that they are on several hosts."""
+    """A letter for each stage, if they are to think that they are on several hosts; `-`: the stage
+    has been told to share no memory."""
 
 
 def evaluate_rounds(rounds: Rounds) -> list[list[EvalResult]]:
     """Results of every stage, by round."""
     torch.set_num_threads(1)
     with process_group(TIMEOUT) as device:
+        channels = rounds.channels
         if rounds.hosts:
-            local_channels.host_key = lambda: rounds.hosts[dist.get_rank()]
-        transport = TorchTransport(device=device, channels=rounds.channels)
+            host = rounds.hosts[dist.get_rank()]
+            local_channels.host_key = lambda: host
+            channels = "shared" if host == "-" else None
+        transport = TorchTransport(device=device, channels=channels)
         evaluator = Evaluator(
             mlp(),
             loss_fn=nn.functional.mse_loss,

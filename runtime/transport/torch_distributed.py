@@ -186,7 +186,7 @@ class TorchTransport:
             for direction, peer in self._channels.open(wanted):
                 with_peer = partial(exchange, self._channels.route(direction, peer))
                 self._local.open(direction, peer, self._timeout, with_peer)
-            if self._local.active and self._local.star is None:
+            if self._device.type == "cpu" and self._local.star is None:
                 self._local.open_star(
                     self._stage_id,
                     self._stages,

@@ -26,7 +26,6 @@ class LocalChannels:
 
     def __init__(self, *, active: bool) -> None:
         """Begin without any; unless `active`, there will be none."""
-        self.active = active
         self.memory = SharedMemory()
         self.progress = Progress()
         self.ends: dict[tuple[Direction, int], ReceivingEnd | SendingEnd] = {}
@@ -34,7 +33,7 @@ class LocalChannels:
         self.star: Star | None = None
         """For what all stages agree on, if all of them are on this host."""
         self._all: list[End] = []
-        self._key = host_key() if active else ""
+        self._key = host_key() if active else ""  # the other end is told so
         self._shut = False
 
     def open(self, direction: Direction, peer: int, timeout: timedelta, exchange: Exchange) -> None:

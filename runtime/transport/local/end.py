@@ -5,6 +5,7 @@ after the sends of the others: otherwise two stages could wait for what each of 
 copy.
 """
 
+import os
 import select
 import socket
 import struct
@@ -14,6 +15,17 @@ from datetime import timedelta
 from typing import Protocol
 
 _TIME = struct.Struct("@ll")  # seconds, microseconds
+
+_OPEN: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    """A forked process (a worker that loads data, say) would keep connections of a dead one."""
+    for connection in list(_OPEN):
+        connection.close()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
 
 
 class LocalChannelError(RuntimeError):
@@ -77,6 +89,7 @@ class End:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
         self.connection, self.timeout, self.progress = connection, timeout, progress
         self._give_back = weakref.finalize(self, connection.close)
+        _OPEN.add(connection)
 
     def close(self) -> None:
         """Give the connection back."""

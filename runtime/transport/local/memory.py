@@ -91,5 +91,9 @@ def write(descriptor: int, offset: int, payload: torch.Tensor) -> None:
 
 
 def supported() -> bool:
-    """Whether this system has what segments need: Linux has."""
-    return hasattr(os, "memfd_create")
+    """Whether this system has segments, and this process may make them: Linux has."""
+    try:
+        os.close(os.memfd_create("schedcc"))
+    except (AttributeError, OSError):
+        return False
+    return True

@@ -4,6 +4,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import accumulate
 
 import torch
 
@@ -13,6 +14,9 @@ from runtime.transport.local.word import FILLED, LONGEST, Posted
 
 DETOUR_BYTES = 64 * 1024
 """The least memory for a detour: small messages of many sizes can share it."""
+
+MOST_SPARE_BYTES = 4 * 2**20
+"""The most memory that is kept from one detour to the next."""
 
 
 @dataclass(slots=True)
@@ -58,12 +62,12 @@ class ReceivingEnd(End):
         Raises:
             LocalChannelError: the other end is gone.
         """
-        detour = None
+        detour, sizes = None, [view.numel() for view in views]
         extent = self._memory.extent(views)
         if extent is None and views:
-            detour, extent = self._detour(views)
+            detour, extent = self._detour(sizes)
         try:
-            self._post(extent, [view.numel() for view in views])
+            self._post(extent, sizes)
         except OSError as error:
             raise self.failed(error) from error
         self._posted += 1
@@ -81,17 +85,21 @@ class ReceivingEnd(End):
         except OSError as error:
             raise self.failed(error) from error
         if (detour := receiving.detour) is not None:
-            for view, part in zip(receiving.views, _parts(detour, receiving.views), strict=True):
-                view.copy_(part)
-            self._spare = detour
+            offset = 0
+            for view in receiving.views:
+                view.copy_(detour[offset : offset + view.numel()])
+                offset += view.numel()
+            self._spare = detour if detour.numel() <= MOST_SPARE_BYTES else None
 
-    def _detour(self, views: Sequence[torch.Tensor]) -> tuple[torch.Tensor, Extent | None]:
-        """Shared memory with room for `views`, kept from one detour to the next."""
-        nbytes = sum(view.numel() for view in views)
+    def _detour(self, sizes: Sequence[int]) -> tuple[torch.Tensor, Extent]:
+        """Shared memory with room for tensors of `sizes` bytes, kept for the next detour."""
+        *offsets, nbytes = accumulate(sizes, initial=0)
         detour, self._spare = self._spare, None
         if detour is None or detour.numel() < nbytes:
             detour = self._memory.allocate(max(nbytes, DETOUR_BYTES))
-        return detour, self._memory.extent(_parts(detour, views))
+        whole = self._memory.extent([detour])
+        assert whole is not None
+        return detour, Extent(whole.segment, tuple(offsets))
 
     def _post(self, extent: Extent | None, sizes: Sequence[int]) -> None:
         """Say where the next message is to come, and which segments have gone since the last."""
@@ -109,9 +117,3 @@ class ReceivingEnd(End):
         else:
             socket.send_fds(self.connection, [word], [extent.segment.descriptor])
             self._told.add(number)
-
-
-def _parts(memory: torch.Tensor, views: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-    """The beginning of `memory`, in parts as large as `views`."""
-    sizes = [view.numel() for view in views]
-    return torch.split(memory[: sum(sizes)], sizes)

@@ -24,7 +24,7 @@ def host_key() -> str:
     """The same for processes that can connect to each other here; empty: none can."""
     if not supported():
         return ""
-    with suppress(OSError):
+    with suppress(OSError), Offer():
         running = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{running} {Path('/proc/self/ns/net').stat().st_ino} {os.getuid()}"
     return ""
