@@ -30,7 +30,7 @@ from runtime.process_group import process_group
 from runtime.progress import MicroBatchProgress
 from runtime.reference import LogitsDigests, reference
 from runtime.text import Windows, check_sizes, default_text, read_text, tokenize
-from runtime.transport import TorchTransport
+from runtime.transport import Channels, TorchTransport
 from schedcc.errors import require_count
 from schemas import LanguageModelEvaluation, StageSummary, Verification
 
@@ -51,6 +51,7 @@ class Job:
     separator_id: int | None
     dtype: Literal["float32", "bfloat16", "float16"]
     overlap: bool
+    channels: Channels | None
     threads: int
     verify: bool
     timeout: float
@@ -116,7 +117,7 @@ def run_rank(job: Job) -> LanguageModelEvaluation | None:
 
 
 def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageModelEvaluation | None:
-    transport = TorchTransport(device=device)
+    transport = TorchTransport(device=device, channels=job.channels)
     guard = Guard(transport, timeout=job.timeout)
     with guard.run() as run:
         run.phase("the loading of the model", waits_for="", patient=True)

@@ -196,7 +196,7 @@ def _transfer_edges(
     table: PlanTable, queues: _Queues, transport: TransportModel
 ) -> Iterator[Edges]:
     """The k-th send of a channel meets its k-th receive."""
-    send, receive, number = matched(table)
+    send, receive, number = table.matched
     yield Edges(queues.issue[send], ends(receive), "data")
     yield from _ahead_of(send, receive, queues)
     if transport.buffered_sends == 0:
@@ -213,40 +213,6 @@ def _ahead_of(other: Ints, waiter: Ints, queues: _Queues) -> Iterator[Edges]:
     """One end of a transfer also waits for what is ahead of the other end in its queue."""
     held_up = queues.ahead[other] >= 0
     yield Edges(queues.ahead[other[held_up]], ends(waiter[held_up]), "queue")
-
-
-def matched(table: PlanTable) -> tuple[Ints, Ints, Ints]:
-    """Sends, their receives, and their number in the channel, ordered by channel and number."""
-    transfers = table.inner_transfers
-    sends = IS_SEND[table.rows.op[transfers]]
-    send, receive = transfers[sends], transfers[~sends]
-    by_channel = [
-        _by_channel(table.stage[send], table.rows.peer[send], table),
-        _by_channel(table.rows.peer[receive], table.stage[receive], table),
-    ]
-    (send_order, send_key, number), (receive_order, receive_key, _) = by_channel
-    send, receive = send[send_order], receive[receive_order]
-    if np.array_equal(send_key, receive_key):
-        return send, receive, number
-    _, left, right = np.intersect1d(send_key, receive_key, assume_unique=True, return_indices=True)
-    return send[left], receive[right], number[left]
-
-
-def _by_channel(source: Ints, destination: Ints, table: PlanTable) -> tuple[Ints, Ints, Ints]:
-    """Transfers by channel: their order, a key of channel and number, and the number."""
-    numbers = table.stage_numbers
-    ids = numbers[source] * numbers.count + numbers[destination]
-    order = np.argsort(ids, kind="stable")
-    number = _numbered(ids[order])
-    return order, ids[order] * (len(table.rows) + 1) + number, number
-
-
-def _numbered(groups: Ints) -> Ints:
-    """The position of each element within its run of equal ones."""
-    position = np.arange(len(groups))
-    opens = np.ones(len(groups), dtype=bool)
-    opens[1:] = groups[1:] != groups[:-1]
-    return position - np.maximum.accumulate(np.where(opens, position, 0))
 
 
 def _collective_edges(table: PlanTable) -> Iterator[Edges]:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from schedcc.channels import collectives
-from schedcc.dependencies import matched
 from schedcc.table import (
     IS_BUFFER,
     IS_FORWARD,
@@ -200,7 +199,7 @@ def channels_hold(table: PlanTable) -> bool:
 
     Of channels that lead to stages outside of the table, only one end is here: they are left out.
     """
-    send, receive, _ = matched(table)
+    send, receive, _ = table.matched
     micro_batch = table.rows.micro_batch
     return 2 * len(send) == len(table.inner_transfers) and bool(
         (micro_batch[send] == micro_batch[receive]).all()

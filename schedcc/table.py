@@ -196,6 +196,36 @@ class PlanTable:
         return transfers[present[numbers[self.rows.peer[transfers]]]]
 
     @cached_property
+    def matched(self) -> tuple[Ints, Ints, Ints]:
+        """Sends, their receives, and their number in the channel, ordered by channel and number.
+
+        The k-th send of a channel goes with its k-th receive; what has no counterpart is left out.
+        """
+        transfers = self.inner_transfers
+        sends = IS_SEND[self.rows.op[transfers]]
+        send, receive = transfers[sends], transfers[~sends]
+        by_channel = [
+            self._by_channel(self.stage[send], self.rows.peer[send]),
+            self._by_channel(self.rows.peer[receive], self.stage[receive]),
+        ]
+        (send_order, send_key, number), (receive_order, receive_key, _) = by_channel
+        send, receive = send[send_order], receive[receive_order]
+        if np.array_equal(send_key, receive_key):
+            return send, receive, number
+        _, left, right = np.intersect1d(
+            send_key, receive_key, assume_unique=True, return_indices=True
+        )
+        return send[left], receive[right], number[left]
+
+    def _by_channel(self, source: Ints, destination: Ints) -> tuple[Ints, Ints, Ints]:
+        """Transfers by channel: their order, a key of channel and number, and the number."""
+        numbers = self.stage_numbers
+        ids = numbers[source] * numbers.count + numbers[destination]
+        order = np.argsort(ids, kind="stable")
+        number = _numbered(ids[order])
+        return order, ids[order] * (len(self.rows) + 1) + number, number
+
+    @cached_property
     def stage_numbers(self) -> "StageNumbers":
         """Small numbers for the stages and peers of the table."""
         peers = self.rows.peer[IS_PAIRED[self.rows.op]]
@@ -245,3 +275,11 @@ def _column(values: Iterable[int]) -> Ints:
 def fitting(number: int) -> int:
     """`number`, or the nearest that leaves room to calculate: no plan has that many of anything."""
     return max(-(2**62), min(number, 2**62))
+
+
+def _numbered(groups: Ints) -> Ints:
+    """The position of each element within its run of equal ones."""
+    position = np.arange(len(groups))
+    opens = np.ones(len(groups), dtype=bool)
+    opens[1:] = groups[1:] != groups[:-1]
+    return position - np.maximum.accumulate(np.where(opens, position, 0))

@@ -16,6 +16,7 @@ from schedcc.checks import PIPELINE_CHECKS, PROGRAM_CHECKS
 from schedcc.checks.deadlock import check_deadlock
 from schedcc.checks.latency import check_latency
 from schedcc.checks.structure import check_stages, check_structure
+from schedcc.dependencies import dependencies
 from schedcc.graph import describe, networkx_graph, plan_dependencies
 from schedcc.levels import levels
 from schedcc.screens import PIPELINE_SCREENS, PROGRAM_SCREENS
@@ -92,7 +93,7 @@ def _by_arrays(plan: PipelinePlan, transport: TransportModel) -> Iterator[Findin
         yield from _check_pipeline(plan)
     if passed and proven(table, transport):
         return
-    graph = plan_dependencies(plan, transport)
+    graph = dependencies(table, transport) if passed else plan_dependencies(plan, transport)
     stuck = levels(graph, unit_cost(graph).astype(np.float64)).stuck
     if stuck.any():
         waits = networkx_graph(graph, stuck)

@@ -6,7 +6,12 @@ import random
 import pytest
 
 from tests.chaos.cluster import Cluster, Setup
-from tests.chaos.expectations import check, check_evaluation, check_recovery
+from tests.chaos.expectations import (
+    check,
+    check_evaluation,
+    check_recovery,
+    loss_of_one_process,
+)
 from tests.chaos.faults import LOST, RECOVERABLE, Fault
 
 SOON = 10.0
@@ -52,6 +57,30 @@ def test_a_process_that_is_lost_is_named_by_all_others(kind, overlap, channels):
         outcomes = processes.evaluate(fault)
         check(fault, stages, outcomes)
         assert processes.seconds(outcomes) < SOON
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "text"),
+    [
+        ("layer raises", "RemoteError", "stage 1 of replica 1 failed at "),
+        ("killed", "LostPeerError", "stage 1 of replica 1 ended without a word"),
+        ("stopped", "StalledError", "stage 1 of replica 1 gave no sign of life"),
+        ("short iterator", "AgreementError", "the data of stage 1 of replica 1 ended after 2"),
+    ],
+)
+def test_a_failure_in_one_replica_is_told_in_all(kind, error, text):
+    setup = Setup(stages=2, replicas=2, overlap=True, timeout=1.5)
+    with Cluster(setup) as processes:
+        for outcome in processes.evaluate(Fault("none", 0)).values():
+            assert outcome.loss == pytest.approx(loss_of_one_process(2), rel=1e-6)
+        outcomes = processes.evaluate(Fault(kind, 3, 2))
+        assert processes.seconds(outcomes) < SOON
+        for rank in range(3):
+            assert outcomes[rank].error == error, outcomes[rank]
+            assert text in outcomes[rank].text
+        if kind in RECOVERABLE:
+            for outcome in processes.evaluate(Fault("none", 0)).values():
+                assert outcome.loss == pytest.approx(loss_of_one_process(2), rel=1e-6)
 
 
 @pytest.mark.parametrize("channels", ["memory", "shared"])

@@ -77,7 +77,7 @@ def test_stages_started_by_pipeval_or_by_torchrun_give_the_loss_of_one_process(
     assert "already holds a recording (rank_00000.jsonl)" in errors
 
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
-    blocking = [*arguments(model, text), "--stages", 2, "--no-overlap"]
+    blocking = [*arguments(model, text), "--stages", 2, "--no-overlap", "--channels", "shared"]
     spread = evaluate(*torchrun, "-m", "runtime", *blocking)
     assert spread.loss == alone.loss
     assert spread.stages == 2

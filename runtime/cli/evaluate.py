@@ -42,6 +42,13 @@ def evaluate(
     overlap: Annotated[
         bool, typer.Option(help="Let transfers cross the forwards; the results are the same.")
     ] = True,
+    channels: Annotated[
+        Literal["memory", "shared", "per-edge"] | None,
+        typer.Option(
+            help="What activations travel through; default: memory that the CPUs of a host share, "
+            "one process group for all GPUs."
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads of each process; default: its share of the cores.")
     ] = None,
@@ -86,6 +93,7 @@ def evaluate(
         separator_id=separator_id,
         dtype=dtype,
         overlap=overlap,
+        channels=channels,
         threads=max(1, (os.cpu_count() or 1) // max(1, stages)) if threads is None else threads,
         verify=verify,
         timeout=timeout,

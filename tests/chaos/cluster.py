@@ -33,6 +33,12 @@ class Setup:
     store_on_rank_0: bool = False
     """As with a plain `init_process_group`; else on the parent, as torchrun does it."""
     channels: Channels = "memory"
+    replicas: int = 1
+
+    @property
+    def processes(self) -> int:
+        """Stages of all replicas; those of replica 0 come first."""
+        return self.stages * self.replicas
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Cluster:
             port = self._store.port
         self._ends: list[Connection] = []
         self.processes = []
-        for rank in range(setup.stages):
+        for rank in range(setup.processes):
             ours, theirs = context.Pipe()
             process = context.Process(
                 target=_work, args=(rank, setup, port, theirs, self._struck), daemon=True
@@ -95,13 +101,13 @@ class Cluster:
         self._store = None
 
     def evaluate(self, fault: Fault) -> dict[int, Outcome]:
-        """Evaluate under a fault: what each process that answers saw, by stage."""
+        """Evaluate under a fault: what each process that answers saw, by rank."""
         self._struck.value = 0.0
         for end, process in zip(self._ends, self.processes, strict=True):
             if process.is_alive():
                 end.send(fault)
         silent = {fault.stage} if fault.kind in ("killed", "exits", "stopped", "hangs") else set()
-        return {s: self._answer(s) for s in range(self.setup.stages) if s not in silent}
+        return {r: self._answer(r) for r in range(self.setup.processes) if r not in silent}
 
     def resume(self, stage: int) -> Outcome:
         """Let a stopped process go on, and hear what it saw."""
@@ -124,9 +130,9 @@ def _work(rank: int, setup: Setup, port: int, end: Connection, struck: Any) -> N
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     host = setup.store_on_rank_0 and rank == 0
     store = dist.TCPStore("127.0.0.1", port, is_master=host, wait_for_workers=False)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=setup.stages)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=setup.processes)
     trap, model = Trap(rank, struck), layers(setup.stages)
-    saboteur = model[2 * rank + 1]
+    saboteur = model[2 * (rank % setup.stages) + 1]
     assert isinstance(saboteur, Saboteur)
     saboteur.trap = trap
     evaluator = Evaluator(
@@ -136,6 +142,7 @@ def _work(rank: int, setup: Setup, port: int, end: Connection, struck: Any) -> N
         overlap=setup.overlap,
         timeout=setup.timeout,
         channels=setup.channels,
+        replicas=setup.replicas,
         check_finite=True,
         listeners=(trap,),
     )

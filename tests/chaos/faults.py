@@ -60,6 +60,7 @@ class Fault:
 
     kind: Kind
     stage: int
+    """The rank, where there are replicas."""
     micro_batch: int = 0
 
     @classmethod
