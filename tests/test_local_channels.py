@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.transport.local import channels as channels_module
+from runtime.transport.local import sending as sending_module
 from runtime.transport.local.channels import LocalChannels
 from runtime.transport.local.end import LocalChannelError, Progress
 from runtime.transport.local.memory import SharedMemory, supported
@@ -124,6 +125,18 @@ def test_a_message_of_another_size_is_refused_where_it_is_sent():
     sent = pair.sending.begin(message(4))
     with pytest.raises(LocalChannelError, match=r"\[4\] bytes sent, but the peer receives \[3\]"):
         sent.wait()
+
+
+@pytest.mark.parametrize("size", [10, LARGE])
+def test_what_goes_wrong_in_writing_is_told(size, monkeypatch):
+    def write(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sending_module, "write", write)
+    pair = Pair()
+    pair.receiving.begin([pair.place(size)])
+    with pytest.raises(LocalChannelError, match=r"OSError: .*No space left on device"):
+        pair.sending.begin(message(size)).wait()
 
 
 def test_a_message_of_too_many_tensors_is_refused_where_it_is_received():

@@ -30,6 +30,19 @@ UNGUARDED_TIMEOUT = timedelta(minutes=30)
 """How long a wait may take in a group that no guard has opened; the default of gloo."""
 
 
+LONGEST_TIMEOUT = timedelta(days=24)
+"""More milliseconds do not fit where some of them end up."""
+
+
+def bounded(seconds: float) -> timedelta:
+    """A timeout that every backend can hold.
+
+    >>> bounded(90), bounded(float("inf"))
+    (datetime.timedelta(seconds=90), datetime.timedelta(days=24))
+    """
+    return timedelta(seconds=min(seconds, LONGEST_TIMEOUT.total_seconds()))
+
+
 class RenewableGroup:
     """A process group over the ranks of another one, and groups over pairs of them."""
 

@@ -12,7 +12,6 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -21,7 +20,7 @@ import torch.distributed as dist
 
 from runtime.failure.board import MeetingPlace
 from runtime.transport.channel_groups import ChannelGroups, Channels, Route
-from runtime.transport.groups import UNGUARDED_TIMEOUT, RenewableGroup
+from runtime.transport.groups import UNGUARDED_TIMEOUT, RenewableGroup, bounded
 from runtime.transport.local.channels import LocalChannels
 from runtime.transport.meeting import meeting_place, own_store
 from runtime.transport.nccl import require_eager
@@ -215,7 +214,7 @@ class TorchTransport:
 
     def open(self, timeout: float) -> None:
         """Make the groups; all ranks have to come. See `Transport`."""
-        self._held, self._timeout = None, timedelta(seconds=timeout)
+        self._held, self._timeout = None, bounded(timeout)
         self._channels.clear()
         self._local.clear()
         for group in (self._pipeline, self._replicas):

@@ -101,8 +101,12 @@ class End:
         with suppress(OSError):  # the other side was faster
             self.connection.shutdown(socket.SHUT_RDWR)
 
-    def failed(self, error: OSError | None = None) -> LocalChannelError:
+    def failed(self, error: Exception | None = None) -> LocalChannelError:
         """What to raise after `error`, or after the end of the connection."""
+        if isinstance(error, LocalChannelError):
+            return error
         if isinstance(error, BlockingIOError):
             return LocalChannelError(f"no answer in {self.timeout.total_seconds():g} s")
-        return LocalChannelError("connection closed by peer")
+        if error is None or isinstance(error, ConnectionError):
+            return LocalChannelError("connection closed by peer")
+        return LocalChannelError(f"{type(error).__name__}: {error}")

@@ -133,10 +133,8 @@ class SendingEnd(End):
             if wait and self.progress.unfinished - {self} and not self._by_thread:
                 self.progress.until_readable(self.connection, self.timeout)
             self._copy_posted(wait=wait)
-        except OSError as error:
+        except Exception as error:  # perhaps on the thread, where nobody else would hear of it
             self._error = self.failed(error)
-        except LocalChannelError as error:
-            self._error = error
         if not self._by_thread:
             if self._queue and self._error is None:
                 self.progress.unfinished.add(self)
