@@ -4,7 +4,7 @@ Stages that disagree would hang, or worse, exchange the wrong messages. So they 
 and a disagreement is the same error on every stage of every data-parallel replica.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 
 from runtime.activation import Signature
@@ -35,6 +35,8 @@ class Announcement:
     """Of each micro-batch, from the stages that read micro-batches and compare them."""
     check_finite: bool = False
     """Whether the stages compare notes after the run as well."""
+    rehearsals: int = 0
+    """New signatures among the inputs, which every stage of a replica finds out for itself."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,27 @@ class Agreement:
     """Whether no replica has any more data."""
     everywhere: int
     """Micro-batches of this run in all replicas."""
+    rehearsals: int
+    """The most new signatures that a replica has to rehearse."""
 
 
-def agree(transport: Transport, mine: Announcement) -> Agreement:
+def agree(
+    transport: Transport, mine: Announcement, new: Callable[[Sequence[Signature]], Sized]
+) -> Agreement:
     """Compare the announcements of all stages of all replicas.
+
+    Args:
+        transport: Connection to them.
+        mine: What this stage brings.
+        new: Those of the given signatures that are not known yet.
 
     Raises:
         AgreementError: the stages ask for or have different things.
         DifferentDataError: those of this replica read different micro-batches.
     """
     pipeline: list[Announcement] = transport.gather_objects(mine)
-    brief = [replace(announcement, inputs=(), digests=()) for announcement in pipeline]
+    rehearsals = len(new(pipeline[0].inputs))
+    brief = [replace(a, inputs=(), digests=(), rehearsals=rehearsals) for a in pipeline]
     replicas: list[list[Announcement]] = transport.gather_from_replicas(brief)
     everyone = {
         _name(stage_id, replica, len(replicas)): announcement
@@ -85,6 +97,7 @@ def agree(transport: Transport, mine: Announcement) -> Agreement:
         inputs=pipeline[0].inputs,
         final=all(announcements[0].ended for announcements in replicas),
         everywhere=sum(counts),
+        rehearsals=max(announcements[0].rehearsals for announcements in replicas),
     )
 
 

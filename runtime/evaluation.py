@@ -197,7 +197,7 @@ class StageEvaluations:
             digests=digests,
             check_finite=self._conduct.check_finite,
         )
-        return drawn, agree(self._transport, mine)
+        return drawn, agree(self._transport, mine, self._shapes.new)
 
     def _run(
         self,
@@ -219,7 +219,12 @@ class StageEvaluations:
             labels=self._last and request.needs_labels,
         )
         run.phase("the rehearsal of new shapes")
-        self._shapes.learn(agreement.inputs, source.copy_of_input, self._stage.module)
+        self._shapes.learn(
+            agreement.inputs,
+            source.copy_of_input,
+            self._stage.module,
+            rehearsals=agreement.rehearsals,
+        )
         results.expect(agreement.micro_batches)
         shapes = self._shapes.shapes(agreement.inputs)
 

@@ -10,7 +10,7 @@ run would; random numbers are put back, so that the run draws those it would hav
 warm-up as well.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,11 +38,21 @@ class ShapeCache:
         self._transport = transport
         self._known: dict[Signature, Rehearsed] = {}
 
+    def new(self, announced: Sequence[Signature]) -> dict[Signature, int]:
+        """The signatures that are not known yet, each with its first micro-batch."""
+        found: dict[Signature, int] = {}
+        for micro_batch, signature in _distinct(announced):
+            if signature not in self._known:
+                found.setdefault(signature, micro_batch)
+        return found
+
     def learn(
         self,
         announced: Sequence[Signature],
         load: Callable[[int], Any],
         run: Callable[[Any], Any],
+        *,
+        rehearsals: int,
     ) -> None:
         """Rehearse the signatures among `announced` that are new; every stage takes part.
 
@@ -50,16 +60,19 @@ class ShapeCache:
             announced: The signature of each micro-batch's input, the same on every stage.
             load: Gives the first stage the input of a micro-batch.
             run: The layers of this stage.
+            rehearsals: How many there are to be, at least: layers that communicate with those of
+                other replicas (FSDP) have to run as often as they.
 
         Raises:
             Exception: what the layers raise. Nobody has learnt anything then.
         """
-        learnt: dict[Signature, Rehearsed] = {}
-        for micro_batch, signature in enumerate(announced):
-            if signature not in self._known and signature not in learnt:
-                learnt[signature] = self._rehearse(micro_batch, load, run)
-        if learnt:
-            self._transport.gather_objects(None)  # all stages have come so far
+        if not rehearsals:
+            return
+        new = self.new(announced)
+        learnt = {s: self._rehearse(micro_batch, load, run) for s, micro_batch in new.items()}
+        for _ in range(rehearsals - len(learnt) if announced else 0):
+            self._rehearse(0, load, run)
+        self._transport.gather_objects(None)  # all stages have come so far
         self._known |= learnt
         around = [s for known in learnt.values() for s in (known.received, known.sent) if s]
         for signature in around:
@@ -67,7 +80,8 @@ class ShapeCache:
 
     def shapes(self, announced: Sequence[Signature]) -> "RunShapes":
         """The shapes of a run over the announced micro-batches."""
-        return RunShapes([self._known[signature] for signature in announced])
+        known = {id(signature): self._known[signature] for _, signature in _distinct(announced)}
+        return RunShapes([known[id(signature)] for signature in announced])
 
     def _rehearse(
         self, micro_batch: int, load: Callable[[int], Any], run: Callable[[Any], Any]
@@ -97,6 +111,14 @@ class ShapeCache:
         send_object(self._transport, signature, peer)
         if with_tensors:
             self._transport.wait(self._transport.post_send(signature.memory_of(value), peer))
+
+
+def _distinct(announced: Sequence[Signature]) -> Iterable[tuple[int, Signature]]:
+    """The first micro-batch of each object: mostly there are few, and they take long to hash."""
+    found: dict[int, tuple[int, Signature]] = {}
+    for micro_batch, signature in enumerate(announced):
+        found.setdefault(id(signature), (micro_batch, signature))
+    return found.values()
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from runtime import EvalResult, Evaluator, LayerSpec, TiedLayerSpec
 from runtime.grid import make_grid
 from runtime.process_group import process_group
 from runtime.transport import Channels, TorchTransport
 from runtime.transport.local import channels as local_channels
-from tests.models_for_tests import batches, mlp
+from tests.models_for_tests import Data, batches, mlp
 
 TIMEOUT = timedelta(seconds=60)
 
@@ -162,3 +163,67 @@ def evaluate_metrics(data: list[tuple[torch.Tensor, torch.Tensor]]) -> list[dict
             transport=transport,
         )
         return transport.gather_objects(evaluator.evaluate(iter(data)).metrics)
+
+
+class Block(nn.Module):
+    """Two linear layers and what goes past them: what tensor parallelism is made for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = x + self.down(torch.relu(self.up(x)))
+        return result
+
+
+def blocks() -> list[nn.Module]:
+    """The same in every process."""
+    torch.manual_seed(3)
+    return [Block() for _ in range(4)]
+
+
+def evaluate_tensor_parallel(data: Data) -> list[float]:
+    """Two stages of layers that are split over two ranks each: the loss on every rank."""
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        RowwiseParallel,
+        parallelize_module,
+    )
+
+    torch.set_num_threads(1)
+    with process_group(TIMEOUT):
+        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("pp", "tp"))
+        layers = blocks()
+        for layer in layers:
+            plan = {"up": ColwiseParallel(), "down": RowwiseParallel()}
+            parallelize_module(layer, mesh["tp"], plan)
+        evaluator = Evaluator(
+            layers, loss_fn=nn.functional.mse_loss, mesh=mesh, partition="uniform"
+        )
+        return _losses(evaluator, data)
+
+
+def evaluate_sharded(shards: list[Data]) -> list[float]:
+    """Replicas of two stages whose weights are sharded over them: the loss on every rank."""
+    from torch.distributed.fsdp import fully_shard
+
+    torch.set_num_threads(1)
+    with process_group(TIMEOUT):
+        mesh = make_grid(2, len(shards))
+        layers = blocks()
+        stage_id = mesh.get_local_rank("pp")
+        for layer in layers[2 * stage_id : 2 * stage_id + 2]:
+            fully_shard(layer, mesh=mesh["dp"], reshard_after_forward=True)
+        evaluator = Evaluator(
+            layers, loss_fn=nn.functional.mse_loss, mesh=mesh, partition="uniform", timeout=20.0
+        )
+        return _losses(evaluator, shards[mesh.get_local_rank("dp")])
+
+
+def _losses(evaluator: Evaluator, data: Data) -> list[float]:
+    """That of each rank, in the second of two evaluations."""
+    evaluator.evaluate(data)
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, evaluator.evaluate(data).loss)
+    return everyone
