@@ -25,7 +25,8 @@ def _forget_in_child() -> None:
         connection.close()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
 
 
 class LocalChannelError(RuntimeError):
