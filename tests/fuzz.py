@@ -183,21 +183,26 @@ def edited(seed: Seed, random: Random, others: list[Seed]) -> bytes:
             return content
 
 
+_OUT = io.StringIO()
+"""What a command prints; always the same one, because typer keeps every stream that it has seen."""
+
+
 def check_file(file: Path) -> Run:
     """What `schedcc check` does with a file: the command's function, in this process.
 
     Raises:
         Exception: whatever the command does not turn into an exit status.
     """
-    out = io.StringIO()
+    _OUT.seek(0)
+    _OUT.truncate()
     signal.alarm(SECONDS)
     try:
-        with contextlib.redirect_stdout(out):
+        with contextlib.redirect_stdout(_OUT):
             check_command(file)
     except typer.Exit as ended:
-        return Run(ended.exit_code, out.getvalue(), "")
+        return Run(ended.exit_code, _OUT.getvalue(), "")
     except ValueError as error:  # which the command line prints, with exit status 2
-        return Run(2, out.getvalue(), f"{error}\n")
+        return Run(2, _OUT.getvalue(), f"{error}\n")
     finally:
         signal.alarm(0)
     raise AssertionError("no exit status")
