@@ -58,7 +58,8 @@ class Patrol:
     def end(self, duty: Duty, seconds: float | None = None) -> bool:
         """Lay `duty` down; whether no visit to it is under way any more, within `seconds`."""
         with self._changed:
-            self._duty = None
+            if self._duty is duty:
+                self._duty = None
             return self._changed.wait_for(lambda: self._visiting is not duty, seconds)
 
     def _walk(self) -> None:
