@@ -48,8 +48,12 @@ class SharedMemory:
     def allocate(self, nbytes: int) -> torch.Tensor:
         """Memory in a segment of its own, uint8 `[nbytes]`."""
         descriptor = os.memfd_create("schedcc")
-        os.ftruncate(descriptor, max(nbytes, 1))
-        mapped = mmap.mmap(descriptor, max(nbytes, 1))
+        try:
+            os.ftruncate(descriptor, max(nbytes, 1))
+            mapped = mmap.mmap(descriptor, max(nbytes, 1))
+        except OSError:
+            os.close(descriptor)
+            raise
         memory = torch.frombuffer(mapped, dtype=torch.uint8)
         address, segment = memory.data_ptr(), Segment(next(self._numbers), descriptor)
         self._segments[address] = segment
