@@ -16,6 +16,7 @@ from benchmarks.results import (
     ONE_PROCESS,
     OWN_AUTO,
     OWN_BLOCKING,
+    OWN_GLOO,
     OWN_OVERLAPPED,
     PEERS,
     Measured,
@@ -57,7 +58,14 @@ def test_a_quick_run_measures_all_contenders_and_writes_a_report(tmp_path):
     found = Report.model_validate_json(file.read_text())
     tiny, links = found.settings
     own = {OWN_BLOCKING, OWN_OVERLAPPED}
-    assert {t.contender for t in tiny.timings} == {ONE_PROCESS, *LOOPS, *PEERS, *own, OWN_AUTO}
+    assert {t.contender for t in tiny.timings} == {
+        ONE_PROCESS,
+        *LOOPS,
+        *PEERS,
+        *own,
+        OWN_AUTO,
+        OWN_GLOO,
+    }
     assert {t.contender for t in links.timings} == {ONE_PROCESS, *own}
     assert set(links.predicted) == own
     assert {memory.engine for memory in found.memory} == {OWN_OVERLAPPED, PEERS[0]}

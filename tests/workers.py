@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from runtime import EvalResult, Evaluator, LayerSpec, TiedLayerSpec
 from runtime.grid import make_grid
@@ -183,46 +183,53 @@ def blocks() -> list[nn.Module]:
     return [Block() for _ in range(4)]
 
 
-def evaluate_tensor_parallel(data: Data) -> list[float]:
-    """Two stages of layers that are split over two ranks each: the loss on every rank."""
+def evaluate_parallel_modules(work: tuple[Data, list[Data]]) -> tuple[list[float], list[float]]:
+    """Two stages in four processes, whose layers are parallel in themselves.
+
+    Args:
+        work: Data for layers of which each of two ranks has a part; and for two replicas over which
+            the weights are sharded, the data of each.
+
+    Returns:
+        The loss on every rank, in both.
+    """
+    torch.set_num_threads(1)
+    data, shards = work
+    with process_group(TIMEOUT):
+        return _tensor_parallel(data), _sharded(shards)
+
+
+def _tensor_parallel(data: Data) -> list[float]:
     from torch.distributed.tensor.parallel import (
         ColwiseParallel,
         RowwiseParallel,
         parallelize_module,
     )
 
-    torch.set_num_threads(1)
-    with process_group(TIMEOUT):
-        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("pp", "tp"))
-        layers = blocks()
-        for layer in layers:
-            plan = {"up": ColwiseParallel(), "down": RowwiseParallel()}
-            parallelize_module(layer, mesh["tp"], plan)
-        evaluator = Evaluator(
-            layers, loss_fn=nn.functional.mse_loss, mesh=mesh, partition="uniform"
-        )
-        return _losses(evaluator, data)
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("pp", "tp"))
+    layers = blocks()
+    for layer in layers:
+        plan = {"up": ColwiseParallel(), "down": RowwiseParallel()}
+        parallelize_module(layer, mesh["tp"], plan)
+    return _losses(layers, mesh, data)
 
 
-def evaluate_sharded(shards: list[Data]) -> list[float]:
-    """Replicas of two stages whose weights are sharded over them: the loss on every rank."""
+def _sharded(shards: list[Data]) -> list[float]:
     from torch.distributed.fsdp import fully_shard
 
-    torch.set_num_threads(1)
-    with process_group(TIMEOUT):
-        mesh = make_grid(2, len(shards))
-        layers = blocks()
-        stage_id = mesh.get_local_rank("pp")
-        for layer in layers[2 * stage_id : 2 * stage_id + 2]:
-            fully_shard(layer, mesh=mesh["dp"], reshard_after_forward=True)
-        evaluator = Evaluator(
-            layers, loss_fn=nn.functional.mse_loss, mesh=mesh, partition="uniform", timeout=20.0
-        )
-        return _losses(evaluator, shards[mesh.get_local_rank("dp")])
+    mesh = make_grid(2, len(shards))
+    layers = blocks()
+    stage_id = mesh.get_local_rank("pp")
+    for layer in layers[2 * stage_id : 2 * stage_id + 2]:
+        fully_shard(layer, mesh=mesh["dp"], reshard_after_forward=True)
+    return _losses(layers, mesh, shards[mesh.get_local_rank("dp")])
 
 
-def _losses(evaluator: Evaluator, data: Data) -> list[float]:
+def _losses(layers: list[nn.Module], mesh: DeviceMesh, data: Data) -> list[float]:
     """That of each rank, in the second of two evaluations."""
+    evaluator = Evaluator(
+        layers, loss_fn=nn.functional.mse_loss, mesh=mesh, partition="uniform", timeout=20.0
+    )
     evaluator.evaluate(data)
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, evaluator.evaluate(data).loss)
