@@ -41,14 +41,14 @@ def check_rounds(
 
 @pytest.mark.parametrize(
     ("overlap", "channels"),
-    [(False, None), (True, None), (False, "shared"), (True, "shared"), (True, "per-edge")],
+    [(False, None), (True, None), (True, "shared"), (True, "per-edge")],
 )
 def test_three_processes_give_what_one_gives(overlap, channels, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     check_rounds(3, overlap=overlap, exactly=True, channels=channels)
 
 
-@pytest.mark.parametrize("hosts", ["aab", "abb", "-aa"])
+@pytest.mark.parametrize("hosts", ["aab", "-aa"])
 def test_stages_on_two_hosts_give_what_one_process_gives(hosts, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     check_rounds(3, overlap=True, exactly=True, hosts=hosts)
@@ -77,10 +77,10 @@ def test_two_replicas_of_two_stages_give_what_one_process_gives(monkeypatch):
         assert all(map(torch.equal, result.logits, logits))
 
 
-@pytest.mark.parametrize("channels", [None, "memory", "shared", "per-edge"])
+@pytest.mark.parametrize("channels", [None, "shared", "per-edge"])
 def test_messages_of_many_tensors_and_collectives_arrive(channels, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    memory = channels in (None, "memory")
+    memory = channels is None
     assert launch(3, exchange, channels) == [(stage, True, 1.0, memory) for stage in range(3)]
 
 
