@@ -233,8 +233,10 @@ class StageEvaluations:
             dropped = Results(self._transport.device)
             interpreter.run(Work(self._apply, copies, shapes, dropped, (run,)))
 
-        finite = FiniteCheck(agreement.micro_batches, self._transport.device)
-        forward = self._forward(request, results, finite if self._conduct.check_finite else None)
+        finite = None
+        if self._conduct.check_finite:
+            finite = FiniteCheck(agreement.micro_batches, self._transport.device)
+        forward = self._forward(request, results, finite)
         run.phase("the comparison of plans")
         try:
             trial = Trial(agreement.inputs, attempt)
@@ -246,7 +248,7 @@ class StageEvaluations:
                 interpreter.run(work)
         finally:
             self._buffers.clear()
-        if self._conduct.check_finite:
+        if finite is not None:
             run.drain()
             run.phase("the comparison of losses")
             everyone = self._transport.gather_objects(finite.notes())

@@ -7,11 +7,8 @@ from runtime.agreement import require_same
 from runtime.buffers import BufferPool
 from runtime.form import FormChoice, Overlap, Trial
 from runtime.interpreter import Interpreter
-from runtime.transport.protocol import Transport
+from runtime.transport.protocol import Channel, Transport
 from schemas import Direction, MoveLogits, StagePlan, TransferInstruction
-
-Channel = tuple[Direction, int]
-"""To or from a peer."""
 
 
 @dataclass(frozen=True)

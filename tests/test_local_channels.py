@@ -22,7 +22,7 @@ from runtime.transport.local.end import LocalChannelError, Progress
 from runtime.transport.local.memory import SharedMemory, supported
 from runtime.transport.local.receiving import ReceivingEnd
 from runtime.transport.local.sending import LARGE, SendingEnd
-from runtime.transport.local.word import Posted
+from runtime.transport.local.word import Posting
 from schemas import Direction
 
 pytestmark = pytest.mark.skipif(not supported(), reason="needs memfd_create(2)")
@@ -240,8 +240,8 @@ def test_sends_go_on_while_a_stage_waits_elsewhere():
 
 
 def test_words_are_what_they_were():
-    posted = Posted(7, [(0, 5), (64, 2**33)], [1, 2])
-    assert Posted.unpacked(memoryview(posted.packed())) == posted
+    posted = Posting(7, [(0, 5), (64, 2**33)], [1, 2])
+    assert Posting.unpacked(memoryview(posted.packed())) == posted
 
 
 class Wire:

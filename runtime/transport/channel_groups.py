@@ -15,16 +15,12 @@ import torch.distributed as dist
 from runtime.transport.groups import RenewableGroup
 from runtime.transport.nccl import require_launch_order
 from runtime.transport.operations import Call, begin_together
-from runtime.transport.protocol import TransportError
+from runtime.transport.protocol import Channel, TransportError
 from schemas import Direction
 
 Channels = Literal["memory", "shared", "per-edge"]
 """One process group for all channels of a pipeline, or one for each; or shared memory where two
 stages are on one host, and one process group for all other channels."""
-
-Channel = tuple[Direction, int]
-"""Direction and peer."""
-
 
 EXCHANGED_BYTES = 256
 """What the ends of a channel tell each other in one exchange."""

@@ -11,6 +11,10 @@ from typing import Any, Protocol
 import torch
 
 from runtime.failure.board import MeetingPlace
+from schemas import Direction
+
+Channel = tuple[Direction, int]
+"""A channel as one of its stages sees it: whether it sends or receives there, and the peer."""
 
 
 class TransportError(RuntimeError):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -18,8 +18,7 @@ from tests.models_for_tests import Data, batches
 MICRO_BATCHES = 5
 HIDDEN = 6
 
-Kind = Literal[
-    "none",
+Recoverable = Literal[
     "slow layer",
     "layer raises",
     "rehearsal raises",
@@ -29,24 +28,14 @@ Kind = Literal[
     "short iterator",
     "shuffled loader",
     "nan",
-    "killed",
-    "exits",
-    "stopped",
-    "hangs",
 ]
-RECOVERABLE: tuple[Kind, ...] = (
-    "slow layer",
-    "layer raises",
-    "rehearsal raises",
-    "loss raises",
-    "iterator raises",
-    "listener raises",
-    "short iterator",
-    "shuffled loader",
-    "nan",
-)
-LOST: tuple[Kind, ...] = ("killed", "exits")
-STALLED: tuple[Kind, ...] = ("stopped", "hangs")
+Lost = Literal["killed", "exits"]
+Stalled = Literal["stopped", "hangs"]
+Kind = Literal["none"] | Recoverable | Lost | Stalled
+
+RECOVERABLE: tuple[Recoverable, ...] = get_args(Recoverable)
+LOST: tuple[Lost, ...] = get_args(Lost)
+STALLED: tuple[Stalled, ...] = get_args(Stalled)
 AGREED: tuple[Kind, ...] = ("short iterator", "shuffled loader", "nan")
 
 

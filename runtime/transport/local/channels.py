@@ -11,6 +11,7 @@ from runtime.transport.local.receiving import ReceivingEnd
 from runtime.transport.local.sending import SendingEnd
 from runtime.transport.local.sockets import Offer, dial, host_key
 from runtime.transport.local.star import Star
+from runtime.transport.protocol import Channel
 from schemas import Direction
 
 Exchange = Callable[[bytes], bytes]
@@ -28,8 +29,8 @@ class LocalChannels:
         """Begin without any; unless `active`, there will be none."""
         self.memory = SharedMemory()
         self.progress = Progress()
-        self.ends: dict[tuple[Direction, int], ReceivingEnd | SendingEnd] = {}
-        """For activations, by direction and peer."""
+        self.ends: dict[Channel, ReceivingEnd | SendingEnd] = {}
+        """For activations."""
         self.star: Star | None = None
         """For what all stages agree on, if all of them are on this host."""
         self._all: list[End] = []

@@ -10,7 +10,7 @@ import torch
 
 from runtime.transport.local.end import End, LocalChannelError, Progress
 from runtime.transport.local.memory import Extent, SharedMemory
-from runtime.transport.local.word import FILLED, LONGEST, Posted
+from runtime.transport.local.word import FILLED, LONGEST, Posting
 
 DETOUR_BYTES = 64 * 1024
 """The least memory for a detour: small messages of many sizes can share it."""
@@ -109,7 +109,7 @@ class ReceivingEnd(End):
             gone = self._told - self._memory.numbers()
             self._told -= gone
         number, offsets = (0, ()) if extent is None else (extent.segment.number, extent.offsets)
-        word = Posted(number, list(zip(offsets, sizes, strict=True)), list(gone)).packed()
+        word = Posting(number, list(zip(offsets, sizes, strict=True)), list(gone)).packed()
         if len(word) > LONGEST:
             raise LocalChannelError(f"a message of {len(sizes)} tensors is too long for a channel")
         if extent is None or number in self._told:

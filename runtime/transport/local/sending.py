@@ -18,7 +18,7 @@ import torch
 
 from runtime.transport.local.end import End, LocalChannelError, Progress
 from runtime.transport.local.memory import write
-from runtime.transport.local.word import FILLED, LONGEST, Posted
+from runtime.transport.local.word import FILLED, LONGEST, Posting
 
 LARGE = 256 * 1024
 """Bytes of a message that take longer to copy than to hand over to another thread."""
@@ -156,7 +156,7 @@ class SendingEnd(End):
             sending.done = True
             wait = False
 
-    def _next_posted(self, *, wait: bool) -> Posted | None:
+    def _next_posted(self, *, wait: bool) -> Posting | None:
         """Where the next receive is to be filled; `None` if none is posted, unless to `wait`."""
         flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
         try:
@@ -169,7 +169,7 @@ class SendingEnd(End):
             return None
         if not length:
             raise self.failed()
-        posted = Posted.unpacked(memoryview(self._word)[:length])
+        posted = Posting.unpacked(memoryview(self._word)[:length])
         for number in posted.gone:
             os.close(self._segments.pop(number))
         for _, _, data in attached:

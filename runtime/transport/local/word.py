@@ -16,7 +16,7 @@ _GONE = struct.Struct("<Q")
 
 
 @dataclass(frozen=True)
-class Posted:
+class Posting:
     """From the receiving end: where the next message is to come."""
 
     segment: int
@@ -33,12 +33,12 @@ class Posted:
         return b"".join((head, *places, *map(_GONE.pack, self.gone)))
 
     @staticmethod
-    def unpacked(word: memoryview) -> "Posted":
+    def unpacked(word: memoryview) -> "Posting":
         """What the bytes say."""
         count, _, segment = _HEAD.unpack_from(word)
         end = _HEAD.size + count * _PLACE.size
         places = list(_PLACE.iter_unpack(word[_HEAD.size : end]))
-        return Posted(segment, places, _first(_GONE.iter_unpack(word[end:])))
+        return Posting(segment, places, _first(_GONE.iter_unpack(word[end:])))
 
 
 def _first(rows: Iterable[tuple[int, ...]]) -> list[int]:
