@@ -134,7 +134,7 @@ class Guard:
             transport.gather_objects(None)
             transport.gather_from_replicas(None)
         except BaseException as error:
-            if isinstance(error, AgreedError) and transport.replicas == 1:
+            if isinstance(error, AgreedError) and error.agreed and transport.replicas == 1:
                 raise  # the other replicas have to be told
             watchdog.stop()
             failure = _settle(error, place, pointer, courier, incident)
