@@ -134,7 +134,7 @@ class MemoryPool:
 
     def take(self, nbytes: int) -> torch.Tensor:
         """Memory that nobody refers to, uint8 of `nbytes` or more."""
-        for address, memory in list(self._memory.items()):
+        for address, memory in reversed(list(self._memory.items())):
             if references(memory.untyped_storage()) > 1:
                 continue
             del self._memory[address]

@@ -22,6 +22,10 @@ _MASKS = (torch.bool, torch.uint8)
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operator that is executed."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to skip it, torch would import its compiler: seconds, and megabytes
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.noticed = False
