@@ -34,7 +34,7 @@ MOST = 64
 """Micro-batches that are fetched at once, at most."""
 
 MOST_BYTES = 4 * 2**20
-"""Bytes of them, after which no further one is fetched."""
+"""Bytes of their inputs and labels, after which no further one is fetched."""
 
 MOST_SECONDS = 0.1
 """Time after which what is there has to do."""
@@ -161,7 +161,7 @@ class Prefetcher:
         return next(self._items, _END)
 
     def _take(self, item: Any) -> int:
-        """Copy what is needed of an item; its size in bytes."""
+        """Copy what is needed of an item; the size of all of it, in bytes."""
         reading = self._reading
         pair = (_keyword_pair if reading.keyword_inputs else _pair)(self.count, item)
         wanted = ((Place.INPUT, reading.inputs), (Place.LABEL, reading.labels))
@@ -179,7 +179,8 @@ class Prefetcher:
         )
         self._waiting.append(Fetched(note, places, self._load(halves)))
         self.count += 1
-        leaves = pytree.tree_leaves(halves)
+        # What is not needed counts too: the caller's loader made it.
+        leaves = pytree.tree_leaves(pair)
         return sum(leaf.nbytes for leaf in leaves if isinstance(leaf, (torch.Tensor, np.ndarray)))
 
 

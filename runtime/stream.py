@@ -25,6 +25,9 @@ from schemas import Place
 FETCHING = "the drawing of micro-batches"
 """What a stage is at, for reports of failures."""
 
+WINDOWS = 2
+"""Windows that are on their way to the next stage, at most."""
+
 UNDER_WAY = 16
 """Micro-batches ahead of a new window of which notes are kept: a stage is still at some of them."""
 
@@ -92,7 +95,7 @@ class Stream:
         self._exact, self._ended = exact, ended
         self._notes: dict[int, Note] = {}
         self._to_hand_on: deque[Window] = deque()
-        self._pending: list[Pending] = []
+        self._pending: deque[list[Pending]] = deque()
         self._sent = 0
         self.count = 0
         """Micro-batches that are known to exist."""
@@ -160,9 +163,7 @@ class Stream:
         Raises:
             DataError: this stage has more data than the first one.
         """
-        for pending in self._pending:
-            self._transport.wait(pending)
-        self._pending.clear()
+        self._wait_for_all_but(0)
         prefetcher = self._prefetcher
         if self._last and not self._first and prefetcher is not None and self.count < self._limit:
             if not (prefetcher.waiting or prefetcher.ended):
@@ -214,4 +215,13 @@ class Stream:
     def _hand_on(self) -> None:
         while self._to_hand_on and self._sent >= self._to_hand_on[0].first:
             window = self._to_hand_on.popleft()
-            self._pending += post_object(self._transport, window, self._transport.stage_id + 1)
+            self._pending.append(
+                post_object(self._transport, window, self._transport.stage_id + 1)
+            )
+            # The next stage needs no more of what is sent here to take the older ones in.
+            self._wait_for_all_but(WINDOWS)
+
+    def _wait_for_all_but(self, windows: int) -> None:
+        while len(self._pending) > windows:
+            for pending in self._pending.popleft():
+                self._transport.wait(pending)
