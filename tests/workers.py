@@ -10,10 +10,12 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from runtime import EvalResult, Evaluator, LayerSpec, TiedLayerSpec
+from runtime.failure.guard import Guard
 from runtime.grid import make_grid
 from runtime.process_group import process_group
 from runtime.transport import Channels, TorchTransport
 from runtime.transport.local import channels as local_channels
+from tests.exact_cases import CASES, Found, over_stages
 from tests.models_for_tests import Data, batches, mlp
 
 TIMEOUT = timedelta(seconds=60)
@@ -82,6 +84,27 @@ def evaluate_shards(sizes: tuple[tuple[int, ...], ...]) -> list[tuple[EvalResult
         everyone: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, (_on_cpu(result), evaluator.module.state_dict()))
         return everyone
+
+
+def evaluate_exact_cases(overlap: bool) -> list[dict[str, list[Found]]]:
+    """What every stage finds of all cases, through shared memory and over gloo."""
+    torch.set_num_threads(1)
+    ways: tuple[Channels, ...] = ("memory", "shared")
+    everything = []
+    with process_group(TIMEOUT) as device:
+        for channels in ways:
+            transport = TorchTransport(device=device, channels=channels)
+            guard = Guard(transport, timeout=20.0)
+            with guard.run():
+                found = {
+                    f"{name} over {channels}": over_stages(
+                        case, transport=transport, guard=guard, overlap=overlap
+                    )
+                    for name, case in CASES.items()
+                }
+                everyone = transport.gather_objects(found)
+            everything.append({name: [stage[name] for stage in everyone] for name in found})
+    return everything
 
 
 def _on_cpu(result: EvalResult) -> EvalResult:
