@@ -97,6 +97,7 @@ class Stream:
         self._to_hand_on: deque[Window] = deque()
         self._pending: deque[list[Pending]] = deque()
         self._sent = 0
+        self._data_ended = False
         self.count = 0
         """Micro-batches that are known to exist."""
         self.complete = False
@@ -165,7 +166,7 @@ class Stream:
         """
         self._wait_for_all_but(0)
         prefetcher = self._prefetcher
-        if self._last and not self._first and prefetcher is not None and self.count < self._limit:
+        if self._last and not self._first and prefetcher is not None and self._data_ended:
             if not (prefetcher.waiting or prefetcher.ended):
                 self._fetch(prefetcher)
             if prefetcher.waiting:
@@ -208,6 +209,7 @@ class Stream:
         while (oldest := next(iter(self._notes), window.first)) < window.first - UNDER_WAY:
             del self._notes[oldest]
         self.count = window.stop
+        self._data_ended = window.ended
         self.complete = window.ended or self.count >= self._limit
         if self.complete and self.count < self._limit:
             self._ended(self.count)
