@@ -246,9 +246,8 @@ class StageEvaluations:
         transfers = Transfers(
             self._transport,
             self._buffers,
-            stream.kind,
+            stream,
             dynamic_shapes=self._conduct.dynamic_shapes,
-            sent=stream.sent,
         )
         results, finite = evaluation.results, None
         if final:  # a run that is not may find fewer micro-batches, and tells no losses

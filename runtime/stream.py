@@ -25,9 +25,6 @@ from schemas import Place
 FETCHING = "the drawing of micro-batches"
 """What a stage is at, for reports of failures."""
 
-WINDOWS = 2
-"""Windows that are on their way to the next stage, at most."""
-
 UNDER_WAY = 16
 """Micro-batches ahead of a new window of which notes are kept: a stage is still at some of them."""
 
@@ -95,7 +92,7 @@ class Stream:
         self._exact, self._ended = exact, ended
         self._notes: dict[int, Note] = {}
         self._to_hand_on: deque[Window] = deque()
-        self._pending: deque[list[Pending]] = deque()
+        self._handed_on: deque[tuple[Window, list[Pending]]] = deque()
         self._sent = 0
         self._data_ended = False
         self.count = 0
@@ -158,13 +155,19 @@ class Stream:
         self._sent = micro_batch + 1
         self._hand_on()
 
+    def arrived(self, micro_batch: int) -> None:
+        """The activation of a micro-batch has arrived, and so has what went ahead of it."""
+        while self._handed_on and self._handed_on[0][0].first <= micro_batch:
+            for pending in self._handed_on.popleft()[1]:
+                self._transport.wait(pending)
+
     def finish(self) -> None:
         """After the run: what was handed on has arrived, and no data is left over.
 
         Raises:
             DataError: this stage has more data than the first one.
         """
-        self._wait_for_all_but(0)
+        self.arrived(self.count)
         prefetcher = self._prefetcher
         if self._last and not self._first and prefetcher is not None and self._data_ended:
             if not (prefetcher.waiting or prefetcher.ended):
@@ -217,13 +220,5 @@ class Stream:
     def _hand_on(self) -> None:
         while self._to_hand_on and self._sent >= self._to_hand_on[0].first:
             window = self._to_hand_on.popleft()
-            self._pending.append(
-                post_object(self._transport, window, self._transport.stage_id + 1)
-            )
-            # The next stage needs no more of what is sent here to take the older ones in.
-            self._wait_for_all_but(WINDOWS)
-
-    def _wait_for_all_but(self, windows: int) -> None:
-        while len(self._pending) > windows:
-            for pending in self._pending.popleft():
-                self._transport.wait(pending)
+            pending = post_object(self._transport, window, self._transport.stage_id + 1)
+            self._handed_on.append((window, pending))

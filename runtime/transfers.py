@@ -14,10 +14,10 @@ Then each activation brings its header. Nobody runs a layer in order to learn a 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -39,6 +39,19 @@ WATCHED = 8
 
 LATEST = 8
 """Micro-batches whose signatures can be asked for: more than there are in flight."""
+
+
+class Stream(Protocol):
+    """What is known of the micro-batches of a run."""
+
+    def kind(self, micro_batch: int) -> str:
+        """What its inputs look like on the first stage."""
+
+    def sent(self, micro_batch: int) -> None:
+        """Its activation has been posted."""
+
+    def arrived(self, micro_batch: int) -> None:
+        """Its activation has arrived."""
 
 
 class Header(NamedTuple):
@@ -84,22 +97,20 @@ class Transfers:
         self,
         transport: Transport,
         buffers: BufferPool,
-        kind: Callable[[int], str],
+        stream: Stream,
         *,
         dynamic_shapes: bool = False,
-        sent: Callable[[int], None] = lambda _: None,
     ) -> None:
         """Begin without any signature known.
 
         Args:
             transport: Connection to the other stages.
             buffers: Where received activations live.
-            kind: `micro_batch -> kind`, the same on all stages.
+            stream: Knows of each micro-batch what all stages know.
             dynamic_shapes: Whether every activation brings its header.
-            sent: Told of each micro-batch whose sending has begun.
         """
         self._transport, self._buffers = transport, buffers
-        self._kind, self._dynamic, self._sent = kind, dynamic_shapes, sent
+        self._stream, self._dynamic = stream, dynamic_shapes
         self._known: dict[tuple[Direction, int], OrderedDict[str, Signature]] = {}
         """What is settled, by channel and kind."""
         self._latest: dict[Direction, OrderedDict[int, Signature]] = {
@@ -130,12 +141,14 @@ class Transfers:
                 self._move(p)
         for transfer in transfers:
             if transfer.direction is Direction.SEND:
-                self._sent(transfer.micro_batch)
+                self._stream.sent(transfer.micro_batch)
 
     def finish(self, transfer: Transfer) -> Any:
         """Wait for a transfer; the activation, where it was received."""
         for pending in transfer.pending:
             self._transport.wait(pending)
+        if transfer.direction is Direction.SEND:
+            self._stream.arrived(transfer.micro_batch)
         return transfer.value
 
     def forward(self, micro_batch: int, module: nn.Module, inputs: Any) -> Any:
@@ -144,7 +157,7 @@ class Transfers:
         Each operator takes longer while it is watched, and kinds that come once need a header in
         any case. So the first few kinds are watched at once, and others when they come again.
         """
-        kind = self._kind(micro_batch)
+        kind = self._stream.kind(micro_batch)
         if self._dynamic or self._settled(Direction.SEND, kind):
             return module(inputs)
         met = kind in self._met
@@ -178,7 +191,7 @@ class Transfers:
     def _prepared(self, transfer: Transfer) -> _Prepared:
         direction, micro_batch, peer = transfer.direction, transfer.micro_batch, transfer.peer
         known = self._known.setdefault((direction, peer), OrderedDict())
-        kind = self._kind(micro_batch)
+        kind = self._stream.kind(micro_batch)
         expected = known.get(kind)
         if direction is Direction.RECV:
             device = self._transport.device
@@ -227,7 +240,7 @@ class Transfers:
         header: Header = unpacked(prepared.header[0], self._transport, transfer.peer)
         if header.settled:
             known = self._known[transfer.direction, transfer.peer]
-            _remember(known, self._kind(transfer.micro_batch), header.signature)
+            _remember(known, self._stream.kind(transfer.micro_batch), header.signature)
         return header.signature
 
     def _move(self, prepared: _Prepared) -> None:

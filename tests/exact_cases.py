@@ -4,7 +4,6 @@ A case is evaluated over stages and by a plain loop in one process, and the two 
 the last bit: the losses of all micro-batches, their average, and what the layers have become.
 """
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,11 +55,11 @@ def one_process(case: ExactCase) -> Found:
     return Found(tuple(losses), metric and metric.compute(), kept(case, enumerate(layers)))
 
 
-def over_stages(case: ExactCase, **options: Any) -> Found:
+def over_stages(case: ExactCase, layers: list[nn.Module], **options: Any) -> Found:
     """The same with an evaluator, on one of its stages."""
     metrics = {"state": case.metric()} if case.metric else None
     evaluator = Evaluator(
-        drawn(case),
+        layers,
         loss_fn=case.loss_fn,
         metrics=metrics,
         partition="uniform",
@@ -72,13 +71,9 @@ def over_stages(case: ExactCase, **options: Any) -> Found:
     return Found(result.losses, result.metrics.get("state"), kept(case, own))
 
 
-_ONE_AT_A_TIME = threading.Lock()
-"""Threads share one generator."""
-
-
 def drawn(case: ExactCase) -> list[nn.Module]:
-    """The layers of a case, the same everywhere."""
-    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
+    """The layers of a case, the same everywhere; not for threads, which share one generator."""
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return case.layers()
 

@@ -125,7 +125,7 @@ def run_recorded(plan: PipelinePlan, directory: Path, *, fails: int | None = Non
         recorder = Recorder(directory, end)
         stage_plan, buffers = plan.stage(here), BufferPool(end.receive_memory)
         stream = stream_of(data, end)
-        transfers = Transfers(end, buffers, stream.kind, sent=stream.sent)
+        transfers = Transfers(end, buffers, stream)
 
         def forward(micro_batch: int, inputs: torch.Tensor, _: object) -> torch.Tensor:
             if here == fails and micro_batch == 1:

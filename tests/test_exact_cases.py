@@ -5,7 +5,7 @@ import torch
 
 from runtime.launch import launch
 from runtime.transport import InMemoryTransport, run_stages
-from tests.exact_cases import CASES, ExactCase, Found, one_process, over_stages
+from tests.exact_cases import CASES, ExactCase, Found, drawn, one_process, over_stages
 from tests.workers import evaluate_exact_cases
 
 
@@ -21,10 +21,13 @@ def check(case: ExactCase, found: list[Found]) -> None:
 @pytest.mark.parametrize("stages", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", CASES)
 def test_over_stages_in_memory_it_is_what_one_process_gives(name, stages, overlap):
-    def stage(end: InMemoryTransport) -> Found:
-        return over_stages(CASES[name], transport=end, overlap=overlap)
+    case = CASES[name]
+    layers = [drawn(case) for _ in range(stages)]
 
-    check(CASES[name], run_stages(stages, stage, timeout=60))
+    def stage(end: InMemoryTransport) -> Found:
+        return over_stages(case, layers[end.stage_id], transport=end, overlap=overlap)
+
+    check(case, run_stages(stages, stage, timeout=60))
 
 
 @pytest.mark.parametrize(("stages", "overlap"), [(2, True), (3, False), (3, True)])

@@ -62,7 +62,7 @@ def run_stage(
     is_last: bool,
 ) -> None:
     buffers, stream = BufferPool(end.receive_memory), stream_of(data, end)
-    transfers = Transfers(end, buffers, stream.kind, sent=stream.sent)
+    transfers = Transfers(end, buffers, stream)
     measure = Measure(nn.functional.mse_loss, {})
     last = LastStage(module, results, lambda _, label: len(label), measure=measure)
     Interpreter(plan, end, buffers).run(

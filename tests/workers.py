@@ -15,7 +15,7 @@ from runtime.grid import make_grid
 from runtime.process_group import process_group
 from runtime.transport import Channels, TorchTransport
 from runtime.transport.local import channels as local_channels
-from tests.exact_cases import CASES, Found, over_stages
+from tests.exact_cases import CASES, Found, drawn, over_stages
 from tests.models_for_tests import Data, batches, mlp
 
 TIMEOUT = timedelta(seconds=60)
@@ -98,7 +98,7 @@ def evaluate_exact_cases(overlap: bool) -> list[dict[str, list[Found]]]:
             with guard.run():
                 found = {
                     f"{name} over {channels}": over_stages(
-                        case, transport=transport, guard=guard, overlap=overlap
+                        case, drawn(case), transport=transport, guard=guard, overlap=overlap
                     )
                     for name, case in CASES.items()
                 }
