@@ -96,13 +96,13 @@ def lazy_encoder(directory: Path, dtype: torch.dtype = torch.float32) -> LazyMod
     if not path.is_file():
         raise ModelError(f"{path} is no configuration of a model: there is no such file")
     model_type = read_object(path).get("model_type")
-    if model_type not in ENCODERS:
+    if not isinstance(model_type, str) or model_type not in ENCODERS:
         raise ModelError(
             f"{directory} is of the model family {model_type!r}; the supported families of "
             f"encoders are {', '.join(sorted(ENCODERS))}"
         )
     require_all_is_read(directory)
-    _require_mean_pooling(directory)
+    require_mean_pooling(directory)
     model = without_memory(directory, str(directory), AutoModel, dtype)
     layers = split_encoder(model)
     family, num_blocks = ENCODERS[model_type], len(layers) - 2
@@ -114,10 +114,13 @@ def lazy_encoder(directory: Path, dtype: torch.dtype = torch.float32) -> LazyMod
     return LazyModel(str(directory), source, model, layers)
 
 
-def _require_mean_pooling(directory: Path) -> None:
+def require_mean_pooling(directory: Path) -> None:
     """Refuse what sentence-transformers would do after the blocks, if `PoolingLayer` does not.
 
     A directory of bare weights says nothing of it, and is taken to be meant.
+
+    Raises:
+        ModelError: naming the step.
     """
     path = directory / "modules.json"
     if not path.is_file():

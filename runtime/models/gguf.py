@@ -16,7 +16,7 @@ from runtime.models.errors import ModelError, one_line
 
 _MAGIC = b"GGUF"
 # Raised whenever the same file has to be converted anew, because the conversion has changed.
-_CONVERSION = 1
+_CONVERSION = 2
 
 
 def converted(path: Path) -> Path:

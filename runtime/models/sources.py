@@ -93,3 +93,40 @@ def is_tied(directory: Path) -> bool:
     with quiet_transformers():
         config = AutoConfig.from_pretrained(directory, **LOCAL)
     return bool(config.tie_word_embeddings)
+
+
+def require_model(name: str, source: Source, directory: Path) -> None:
+    """Refuse weights that are not those that a configuration asks for, as an evaluation does.
+
+    Of weights by layers, the configuration of another family says nothing that can be asked.
+
+    Args:
+        name: What messages call the model.
+        source: The weights.
+        directory: Holds the configuration.
+
+    Raises:
+        ModelError, CheckpointError: naming a tensor that is missing, or that belongs to no layer.
+    """
+    import torch
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    from runtime.models.encoder import require_mean_pooling, split_encoder
+    from runtime.models.fit import require_fit
+    from runtime.models.lazy import without_memory
+    from runtime.models.split import split_causal_lm
+
+    config = read_config(directory)
+    model_type = config.get("model_type")
+    if not isinstance(source, HuggingFaceCheckpoint) and model_type not in {*FAMILIES, *ENCODERS}:
+        return
+    family_of_config(directory, config)
+    require_all_is_read(directory)
+    if model_type in ENCODERS:
+        require_mean_pooling(directory)
+        layers = split_encoder(without_memory(directory, name, AutoModel, torch.float32))
+    else:
+        layers = split_causal_lm(
+            without_memory(directory, name, AutoModelForCausalLM, torch.float32)
+        )
+    require_fit(name, source, layers)
