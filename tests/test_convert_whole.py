@@ -197,6 +197,24 @@ def test_a_directory_takes_the_place_of_another(
         assert names(tmp_path) == ["place"]
 
 
+def test_what_a_killed_conversion_left_is_removed_by_the_next_and_nothing_that_is_in_use(
+    tmp_path: Path,
+):
+    left = tmp_path / ".place.0123abcd.unfinished"
+    (left / "save").mkdir(parents=True)
+    others: list[list[str]] = []
+
+    def convert_meanwhile(new: Path) -> None:
+        others.append(names(tmp_path))
+        replace.at_once(tmp_path / "place", lambda other: (other / "b").write_text("b"))
+        (new / "a").write_text("a")
+
+    replace.at_once(tmp_path / "place", convert_meanwhile)
+    assert left.name not in others[0]
+    assert content(tmp_path / "place") == {"a": b"a"}
+    assert names(tmp_path) == ["place"]
+
+
 def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="file/to cannot be written"):

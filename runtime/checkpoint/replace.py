@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from uuid import uuid4
 
@@ -30,15 +33,40 @@ def at_once(destination: Path, write: Callable[[Path], None]) -> None:
     unfinished = place.with_name(f".{place.name}.{uuid4().hex[:8]}.unfinished")
     try:
         unfinished.mkdir(parents=True)
-        write(unfinished)
-        for path in (unfinished, *unfinished.rglob("*")):
-            synchronise(path)
-        _exchange(unfinished, place) if place.is_dir() else unfinished.rename(place)
-        synchronise(place.parent)
+        with _in_use(unfinished):
+            _remove_what_is_left(place)
+            write(unfinished)
+            for path in (unfinished, *unfinished.rglob("*")):
+                synchronise(path)
+            _exchange(unfinished, place) if place.is_dir() else unfinished.rename(place)
+            synchronise(place.parent)
     except OSError as error:
         raise CheckpointError(f"{destination} cannot be written: {one_line(error)}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)  # what was there before, if all went well
+
+
+@contextmanager
+def _in_use(directory: Path) -> Iterator[bool]:
+    """Lock a directory for as long as this process lives; tells whether nobody else has."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except OSError:
+            free = False
+        yield free
+    finally:
+        os.close(descriptor)
+
+
+def _remove_what_is_left(place: Path) -> None:
+    """Remove what processes have begun for the same place, and were killed in."""
+    for left in place.parent.glob(f".{escape(place.name)}.*.unfinished"):
+        with suppress(FileNotFoundError), _in_use(left) as free:
+            if free:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _exchange(new: Path, old: Path) -> None:

@@ -49,7 +49,8 @@ def require_own_code(
     Raises:
         ModelError: naming both classes.
     """
-    named = (getattr(config, "auto_map", None) or {}).get(loader.__name__)
+    code = getattr(config, "auto_map", None)
+    named = code.get(loader.__name__) if isinstance(code, dict) else None
     if isinstance(named, str) and named.rpartition(".")[2] != type(model).__name__:
         raise ModelError(
             f"{name} needs code of its own ({named}, in auto_map of config.json), and code of "

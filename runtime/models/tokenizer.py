@@ -37,8 +37,7 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerFast:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    _require_files(files.directory)
-    _refuse_code(files)
+    check_tokenizer(files)
     loader: Any = AutoTokenizer
     exact: Any = PreTrainedTokenizerFast
     tokenizer: PreTrainedTokenizerFast
@@ -65,6 +64,16 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerFast:
             file=sys.stderr,
         )
     return tokenizer
+
+
+def check_tokenizer(files: ModelFiles) -> None:
+    """Refuse a model without a tokenizer that can be read, before anything heavy is imported.
+
+    Raises:
+        ModelError: there is none, or it is code, or another package is needed to read it.
+    """
+    _refuse_code(files)
+    _require_files(files.directory)
 
 
 def _require_files(directory: Path) -> None:
