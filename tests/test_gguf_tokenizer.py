@@ -4,6 +4,7 @@ from pathlib import Path
 
 import gguf
 import pytest
+from transformers import AutoTokenizer
 
 from runtime.models import ModelError, load_tokenizer, locate_model
 from runtime.models.gguf import converted
@@ -65,6 +66,16 @@ def test_a_space_comes_before_a_text_unless_the_file_says_otherwise(
     path = sentencepiece(tmp_path, **keys)
     assert ids(path, "a a") == expected
     assert load_tokenizer(locate_model(str(path))).decode(ids(path, "a a")) == "a a"
+
+
+def test_where_transformers_reads_all_that_a_file_says_the_ids_are_its_ids(tmp_path: Path):
+    text = "a  a\n<s>漢 <unk>ab12</s> a"
+    for path in (
+        sentencepiece(tmp_path),
+        write_gguf(tmp_path / "m.gguf", tiny_model("llama"), word_rule="llama-bpe"),
+    ):
+        theirs = AutoTokenizer.from_pretrained(tmp_path, gguf_file="m.gguf")
+        assert ids(path, text) == theirs(text, add_special_tokens=False)["input_ids"]
 
 
 def test_a_byte_level_file_that_asks_for_a_space_before_a_text_is_refused(tmp_path: Path):

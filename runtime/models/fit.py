@@ -39,7 +39,9 @@ def require_fit(model: str, source: Source, layers: list[nn.Module]) -> None:
     source.require_layers(len(layers))
     problem = f"the weights of {model} do not fit its configuration"
     lacking: list[str] = []
-    adding = list(source.unexpected()) if isinstance(source, HuggingFaceCheckpoint) else []
+    searched: list[str] = []
+    whole = source if isinstance(source, HuggingFaceCheckpoint) else None
+    adding = [] if whole is None else list(whole.unexpected())
     for index, layer in enumerate(layers):
         stored, state = source.tensors(index), layer.state_dict()
         for name in sorted(stored.keys() & state.keys()):
@@ -54,14 +56,22 @@ def require_fit(model: str, source: Source, layers: list[nn.Module]) -> None:
                     f"{problem}: {stored[name].stored_as} is {dtype_name(dtype)}, and "
                     f"{dtype_name(wanted)} is needed; quantised weights are not supported"
                 )
-        lacking += [f"{name} of layer {index}" for name in sorted(state.keys() - stored.keys())]
+        for name in sorted(state.keys() - stored.keys()):
+            lacking.append(f"{name} of layer {index}")
+            searched.append("" if whole is None else whole.name_in_files(index, name))
         adding += [stored[name].stored_as for name in sorted(stored.keys() - state.keys())]
     if lacking or adding:
-        raise ModelError(f"{problem}: {_difference(lacking, adding)}")
+        raise ModelError(f"{problem}: {_difference(lacking, searched, adding)}")
 
 
-def _difference(lacking: list[str], adding: list[str]) -> str:
-    """What differs, for people who know the names in their own file."""
+def _difference(lacking: list[str], searched: list[str], adding: list[str]) -> str:
+    """What differs, for people who know the names in their own files.
+
+    Args:
+        lacking: Tensors that are needed and not there.
+        searched: Their names in files of the format, or nothing.
+        adding: Names in the files that are not needed.
+    """
     for name in adding:
         wrapper = _WRAPPER.search(name)
         if wrapper is not None and lacking:
@@ -76,7 +86,8 @@ def _difference(lacking: list[str], adding: list[str]) -> str:
             return f"{name} is of quantised weights, of which only GGUF is supported"
     sentences = []
     if lacking:
-        sentences.append(f"the checkpoint lacks {_count(lacking)}, {lacking[0]} among them")
+        named = f" ({searched[0]} in its files)" if searched[0] else ""
+        sentences.append(f"the checkpoint lacks {_count(lacking)}, {lacking[0]} among them{named}")
     if adding:
         subject = "it also" if lacking else "the checkpoint"
         sentences.append(f"{subject} adds {_count(adding)}, {adding[0]} among them")

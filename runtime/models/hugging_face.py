@@ -67,6 +67,11 @@ class HuggingFaceCheckpoint:
         """Names of tensors in the directory that are computed today, or not used by evaluation."""
         return self._by_layer[2]
 
+    def name_in_files(self, layer: int, name: str) -> str:
+        """What the files call a tensor of a layer, if they do not use an old name."""
+        part, _, rest = name.partition(".")
+        return f"{self._family.parts(layer, self._num_blocks)[part]}.{rest}"
+
     def verify(self, layer: int) -> None:
         """Read all tensors of a layer: the format has no checksums."""
         for tensor in self.tensors(layer).values():
