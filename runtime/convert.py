@@ -1,123 +1,134 @@
 """Checkpoints from one format into another, a layer at a time.
 
 What lies beside a model's weights (its configuration and tokenizer) comes along, so that a
-converted model can be evaluated, and be converted back.
+converted model can be evaluated, and be converted back. All of it takes its place in one step.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Set
 from pathlib import Path
 from typing import Literal
-from uuid import uuid4
 
 import torch
 
 from runtime.checkpoint import CheckpointError, Source, save_states, state_of_source
 from runtime.checkpoint.deepspeed import LATEST, layer_file
+from runtime.checkpoint.replace import at_once
 from runtime.checkpoint.tensors import digest
-from runtime.checkpoint.write import MANIFEST, write_tensors
+from runtime.checkpoint.write import MANIFEST, is_of_a_save, write_tensors
+from runtime.models.beside import MODEL_FILES, files_beside
 from runtime.models.families import Family
-from runtime.models.hugging_face import WEIGHT_FILES
-from runtime.models.sources import family_of_config, is_tied, open_source, read_config
+from runtime.models.hugging_face import HuggingFaceCheckpoint
+from runtime.models.sources import (
+    family_of_config,
+    is_tied,
+    open_source,
+    read_config,
+    require_model,
+)
 from runtime.transport import InMemoryNetwork
 
 Format = Literal["layers", "deepspeed", "hf"]
 TAG = "converted"
-_BESIDE = (".json", ".txt", ".model", ".jinja")
 
 
 def convert(name: str, destination: Path, to: Format, config: Path | None = None) -> str:
-    """Convert a checkpoint; what is there is whole, or not there at all.
+    """Convert a checkpoint; what is there is whole, or there is what was there before.
+
+    Everything is written into a directory beside the destination, which then takes its name. Before
+    that the checkpoint has to hold what its configuration asks for, as before an evaluation, and
+    to have its checksums, where the format keeps some.
 
     Args:
         name: As of `runtime.models.sources.open_source`.
         destination: A directory that does not exist or is empty; or, for `layers`, a checkpoint
-            that is to be replaced.
+            that is to be replaced, with the configuration and the tokenizer beside it.
         to: The format.
-        config: For `hf`: a directory with the model's `config.json`, if the source has none.
+        config: A directory with the model's `config.json`, if the source has none.
 
     Returns:
-        What was written, for people.
+        What was written, for people, and what was left out.
 
     Raises:
-        CheckpointError, ModelError: the source cannot be read, the destination not be written to,
-            or the one cannot be expressed as the other.
+        CheckpointError, ModelError: the source cannot be read or is no whole model, the destination
+            cannot be written to, or the one cannot be expressed as the other.
     """
     source = open_source(name)
-    replaces = to == "layers" and (destination / MANIFEST).is_file()
-    if (
-        destination.exists()
-        and not replaces
-        and (not destination.is_dir() or any(destination.iterdir()))
-    ):
-        raise CheckpointError(f"{destination} is there already, needed an empty or new directory")
-    beside = _beside(config or source.path)
-    if to == "layers":
-        destination.mkdir(parents=True, exist_ok=True)
-        _copy(beside, destination)
-        states = {index: state_of_source(source, index) for index in range(source.layers)}
-        save_states(states, destination, InMemoryNetwork(1).endpoint(0))
-    elif to == "deepspeed":
-        _at_once(destination, lambda place: _write_deepspeed(source, place, beside))
-    else:
-        directory = config or source.path
-        if not (directory / "config.json").is_file():
-            raise CheckpointError(
-                f"{directory} has no config.json, which a Hugging Face directory needs: "
-                "name the model's directory with --config"
-            )
-        _at_once(destination, lambda place: _write_hugging_face(source, directory, place, beside))
+    directory = config or source.path
+    beside = {file: file.relative_to(directory) for file in files_beside(directory)}
+    _require_place(destination, to, MODEL_FILES.union(path.parts[0] for path in beside.values()))
+    if (directory / "config.json").is_file():
+        require_model(name, source, directory)
+    elif config is not None or to == "hf":
+        hint = "" if config else ": name the model's directory with --config"
+        raise CheckpointError(
+            f"{directory} has no config.json, which a Hugging Face directory needs{hint}"
+        )
+    for index in range(source.layers):
+        source.verify(index)
+
+    def write(place: Path) -> None:
+        if to == "layers":
+            _write_layers(source, place)
+        elif to == "deepspeed":
+            _write_deepspeed(source, place)
+        else:
+            _write_hugging_face(source, directory, place)
+        for file, path in beside.items():
+            (place / path).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, place / path)
+
+    at_once(destination, write)
+    return _summary(source)
+
+
+def _summary(source: Source) -> str:
     count = sum(len(source.tensors(index)) for index in range(source.layers))
-    return f"{source.layers} layers, {count} tensors"
+    summary = f"{source.layers} layers, {count} tensors"
+    left_out = source.left_out() if isinstance(source, HuggingFaceCheckpoint) else []
+    if left_out:
+        summary += (
+            f"; left out, since no evaluation uses them: {len(left_out)} "
+            f"tensor{'s' * (len(left_out) > 1)}, {left_out[0]} among them"
+        )
+    return summary
 
 
-def _beside(directory: Path) -> list[Path]:
-    """The small files of a model's directory that are not its weights."""
-    if not directory.is_dir():
-        return []
-    weights = {f"{name}.index.json" for name in WEIGHT_FILES} | {"manifest.json"}
-    return [
-        path
-        for path in sorted(directory.iterdir())
-        if path.is_file() and path.suffix in _BESIDE and path.name not in weights
-    ]
+def _require_place(destination: Path, to: Format, replaced: Set[str]) -> None:
+    """Refuse to write where something is, if it is not a checkpoint and files named `replaced`."""
+    if not destination.exists():
+        return
+    entries = sorted(destination.iterdir()) if destination.is_dir() else [destination]
+    if not entries and destination.is_dir():
+        return
+    if to != "layers" or not (destination / MANIFEST).is_file():
+        raise CheckpointError(f"{destination} is there already, needed an empty or new directory")
+    for entry in entries:
+        if entry.name not in replaced and not is_of_a_save(entry.name):
+            raise CheckpointError(
+                f"{destination} is there already and holds {entry.name}, which is no part of a "
+                "checkpoint by layers and would be removed: move it away, or name a new directory"
+            )
 
 
-def _copy(files: list[Path], destination: Path) -> None:
-    for file in files:
-        if file.parent.resolve() != destination.resolve():
-            shutil.copyfile(file, destination / file.name)
+def _write_layers(source: Source, place: Path) -> None:
+    states = {index: state_of_source(source, index) for index in range(source.layers)}
+    save_states(states, place, InMemoryNetwork(1).endpoint(0))
 
 
-def _at_once(destination: Path, write: Callable[[Path], None]) -> None:
-    """Make a directory with what `write` puts into it, or nothing."""
-    unfinished = destination.with_name(f".{destination.name}.{uuid4().hex[:8]}.unfinished")
-    try:
-        unfinished.mkdir(parents=True)
-        write(unfinished)
-        if destination.is_dir():
-            destination.rmdir()
-        unfinished.rename(destination)
-    except OSError as error:
-        raise CheckpointError(f"{destination} cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _write_deepspeed(source: Source, place: Path, beside: list[Path]) -> None:
+def _write_deepspeed(source: Source, place: Path) -> None:
     """Write the layers of one tag: what `PipelineModule.load_state_dir` of DeepSpeed reads."""
     (place / TAG).mkdir()
     for index in range(source.layers):
         state = {name: stored.read().clone() for name, stored in source.tensors(index).items()}
         torch.save(state, place / TAG / layer_file(index))
     (place / LATEST).write_text(TAG, encoding="utf-8")
-    _copy(beside, place)
 
 
-def _write_hugging_face(source: Source, config: Path, place: Path, beside: list[Path]) -> None:
+def _write_hugging_face(source: Source, config: Path, place: Path) -> None:
     """Write a shard for each layer that has tensors, and their index."""
     settings = read_config(config)
     family = family_of_config(config, settings)
@@ -139,7 +150,6 @@ def _write_hugging_face(source: Source, config: Path, place: Path, beside: list[
             total += sum(tensor.nbytes for tensor in state.values())
     index_file = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (place / "model.safetensors.index.json").write_text(json.dumps(index_file, indent=2))
-    _copy(beside, place)
 
 
 def _is_embedding(source: Source, head: torch.Tensor) -> bool:

@@ -4,9 +4,11 @@ from itertools import pairwise
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from runtime.checkpoint import Source
 from runtime.checkpoint.tensors import dtype_name
+from runtime.models.hugging_face import HuggingFaceCheckpoint
 from runtime.models.sources import open_source
 from runtime.partition import balanced
 from schedcc.errors import require_count
@@ -42,8 +44,15 @@ def inspection(
         bytes=sum(layer.bytes for layer in layers),
         layers=layers,
         verified=verify,
+        unplaced=_unplaced(source),
         stages=proposal,
     )
+
+
+def _unplaced(source: Source) -> tuple[str, ...]:
+    if not isinstance(source, HuggingFaceCheckpoint):
+        return ()
+    return tuple(sorted([*source.unexpected(), *source.left_out()]))
 
 
 def print_inspection(found: CheckpointInspection) -> None:
@@ -51,13 +60,23 @@ def print_inspection(found: CheckpointInspection) -> None:
     console = Console()
     verified = ", all tensors read and as they were saved" if found.verified else ""
     console.print(
-        f"{found.path}: {found.kind}, {len(found.layers)} layers, {found.parameters:,} parameters, "
-        f"{_size(found.bytes)}{verified}",
+        f"{_printable(found.path)}: {found.kind}, {len(found.layers)} layers, "
+        f"{found.parameters:,} parameters, {_size(found.bytes)}{verified}",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
     single = len(found.layers) == 1
     console.print(_tensor_table(found.layers[0]) if single else _layer_table(found))
+    if found.unplaced:
+        names = [_printable(name) for name in found.unplaced[:5]]
+        names += ["..."] * (len(found.unplaced) > 5)
+        console.print(
+            f"tensors that belong to no layer ({len(found.unplaced)}): {', '.join(names)}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     if found.stages:
         console.print(_stage_table(found))
 
@@ -101,7 +120,7 @@ def _layer_table(found: CheckpointInspection) -> Table:
     for layer in found.layers:
         table.add_row(
             str(layer.index),
-            layer.module or "-",
+            Text(_printable(layer.module) or "-"),
             str(len(layer.tensors)),
             f"{layer.parameters:,}",
             _size(layer.bytes),
@@ -114,7 +133,12 @@ def _tensor_table(layer: LayerSummary) -> Table:
     table = Table("tensor", "dtype", "shape")
     table.add_column("size", justify="right")
     for tensor in layer.tensors:
-        table.add_row(tensor.name, tensor.dtype, str(list(tensor.shape)), _size(tensor.bytes))
+        table.add_row(
+            Text(_printable(tensor.name)),
+            tensor.dtype,
+            Text(str(list(tensor.shape))),
+            _size(tensor.bytes),
+        )
     return table
 
 
@@ -128,6 +152,11 @@ def _stage_table(found: CheckpointInspection) -> Table:
         layers = f"{stage.first_layer}-{last}" if stage.layers > 1 else str(last)
         table.add_row(str(stage.stage_id), layers, _size(stage.bytes), f"{share:.1%}")
     return table
+
+
+def _printable(text: str) -> str:
+    """A name from outside, with what would steer the terminal shown as it is written in Python."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _size(count: int) -> str:

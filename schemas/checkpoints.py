@@ -119,5 +119,7 @@ class CheckpointInspection(Frozen):
     layers: tuple[LayerSummary, ...]
     verified: bool
     """Whether all tensors were read, and have the checksums that the format keeps."""
+    unplaced: tuple[str, ...] = ()
+    """Names of tensors that belong to no layer, also of those that evaluation does not use."""
     stages: tuple[ProposedStage, ...] = ()
     """The partition whose largest stage is smallest in bytes."""

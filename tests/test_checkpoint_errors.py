@@ -88,6 +88,22 @@ def test_missing_and_unexpected_tensors_are_named(directory: Path):
     )
 
 
+class Compiled(nn.Module):
+    """A layer whose tensors have the names that `torch.compile` gives them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._orig_mod = nn.Linear(6, 6)
+
+
+def test_names_that_a_wrapper_changed_are_shown_with_those_that_are_needed(tmp_path: Path):
+    save(tmp_path, replaced(1, Compiled))
+    assert re.search(
+        r"tensor bias is missing .* Linear needs it; there is _orig_mod\.bias instead \(1 more\)",
+        refusal(tmp_path),
+    )
+
+
 def test_without_strict_they_are_reported_and_the_rest_is_loaded(directory: Path):
     layers = replaced(1, lambda: nn.Linear(6, 6, bias=False))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,12 @@ def write_gguf(
     word_rule: str | None = "smollm",
     extra_metadata: dict[str, Any] | None = None,
     extra_tensors: dict[str, np.ndarray] | None = None,
+    write_tokenizer: Callable[[gguf.GGUFWriter], None] | None = None,
 ) -> Path:
-    """Write a Llama or Qwen model as llama.cpp's converter does."""
+    """Write a Llama or Qwen model as llama.cpp's converter does.
+
+    The tokenizer is the tiny one, byte-level and with `word_rule`, if none else is written.
+    """
     config = model.config
     writer = gguf.GGUFWriter(path, config.model_type)
     writer.add_context_length(config.max_position_embeddings)
@@ -124,16 +129,10 @@ def write_gguf(
     for key, value in (extra_metadata or {}).items():
         add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
         add.get(type(value), writer.add_string)(key, value)
-    tokenizer = tiny_tokenizer()
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    writer.add_tokenizer_model("gpt2")
-    if word_rule is not None:
-        writer.add_tokenizer_pre(word_rule)
-    writer.add_token_list(tokens)
-    writer.add_token_merges(["a b", "Ġ Ġ", "1 2"])
-    writer.add_token_types([3, 3] + [1] * (len(tokens) - 2))
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
+    if write_tokenizer is not None:
+        write_tokenizer(writer)
+    else:
+        _write_tiny_tokenizer(writer, word_rule)
     tensors = {
         _gguf_name(name): _llama_cpp_rows(name, value.detach().numpy(), config)
         for name, value in model.named_parameters()
@@ -146,6 +145,31 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _write_tiny_tokenizer(writer: gguf.GGUFWriter, word_rule: str | None) -> None:
+    tokenizer = tiny_tokenizer()
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    writer.add_tokenizer_model("gpt2")
+    if word_rule is not None:
+        writer.add_tokenizer_pre(word_rule)
+    writer.add_token_list(tokens)
+    writer.add_token_merges(["a b", "Ġ Ġ", "1 2"])
+    writer.add_token_types([3, 3] + [1] * (len(tokens) - 2))
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+
+
+def write_sentencepiece(writer: gguf.GGUFWriter) -> None:
+    """Bytes, a space and `a`, and the three special tokens of Llama."""
+    special = ["<unk>", "<s>", "</s>"]
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([*special, *bytes_, "▁", "a"])
+    writer.add_token_scores([0.0] * 259 + [-1.0, -2.0])
+    writer.add_token_types([2, 3, 3, *[6] * 256, 1, 1])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
 
 
 def _gguf_name(parameter: str) -> str:

@@ -24,6 +24,7 @@ from runtime.checkpoint.source import StoredTensor
 
 LATEST = "latest"
 _FILE = re.compile(r"layer_(\d+)(?:-\w+_\d+)*-model_states\.pt")
+_EXPERT = re.compile(r"(layer_\d+_)?expert_\d+_.*model_states\.pt")
 
 
 class DeepSpeedCheckpoint:
@@ -110,6 +111,10 @@ def _tag_directory(path: Path) -> Path:
 def _layer_files(directory: Path) -> dict[int, Path]:
     found: defaultdict[int, list[Path]] = defaultdict(list)
     for file in sorted(directory.iterdir()):
+        if _EXPERT.match(file.name):
+            raise CheckpointError(
+                f"{file} holds an expert of a layer: mixtures of experts are not supported"
+            )
         match = _FILE.fullmatch(file.name)
         if match:
             found[int(match[1])].append(file)

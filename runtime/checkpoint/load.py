@@ -114,7 +114,7 @@ def _verify_layer(source: Source, index: int, layer: nn.Module, *, strict: bool)
         where = next((f" in {tensor.file}" for tensor in stored.values()), f" in {source.path}")
         raise CheckpointError(
             f"layer {index}{where}: tensor {missing[0]} is missing{_more(missing)}, "
-            f"and the model's {type(layer).__name__} needs it"
+            f"and the model's {type(layer).__name__} needs it{_instead(unexpected)}"
         )
     if strict and unexpected:
         raise CheckpointError(
@@ -141,6 +141,11 @@ def _state(layer: nn.Module) -> dict[str, torch.Tensor]:
     return {
         name: value for name, value in layer.state_dict().items() if isinstance(value, torch.Tensor)
     }
+
+
+def _instead(names: list[str]) -> str:
+    """What there is, for names that a wrapper has changed: `_orig_mod.weight`, `module.weight`."""
+    return f"; there is {names[0]} instead{_more(names)}" if names else ""
 
 
 def _more(names: list[str]) -> str:

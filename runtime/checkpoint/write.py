@@ -75,6 +75,11 @@ def commit(directory: Path, manifest: CheckpointManifest) -> None:
             shutil.rmtree(entry, ignore_errors=True)
 
 
+def is_of_a_save(name: str) -> bool:
+    """Whether an entry of a directory is one that saves make."""
+    return name in (MANIFEST, _UNFINISHED) or _SAVE.fullmatch(name) is not None
+
+
 def synchronise(path: Path) -> None:
     """Wait until a file, or the entries of a directory, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -22,12 +22,13 @@ def convert_command(
     ] = "layers",
     config: Annotated[
         Path | None,
-        typer.Option(
-            help="For hf: a directory with the config.json of the model, if SRC has none."
-        ),
+        typer.Option(help="A directory with the config.json of the model, if SRC has none."),
     ] = None,
 ) -> None:
-    """Convert a checkpoint, layer by layer: memory for one layer is enough."""
+    """Convert a checkpoint, layer by layer: memory for one layer is enough.
+
+    DST is whole at the end, or as it was before.
+    """
     from runtime.convert import convert
 
     summary = convert(source, destination, to, config)

@@ -14,7 +14,7 @@ from runtime.models.locate import (
     locate_model,
 )
 from runtime.models.split import BlockLayer, EmbeddingLayer, HeadLayer, split_causal_lm
-from runtime.models.tokenizer import load_tokenizer
+from runtime.models.tokenizer import check_tokenizer, load_tokenizer
 
 __all__ = [
     "FAMILIES",
@@ -27,6 +27,7 @@ __all__ = [
     "ModelFiles",
     "check_sequence_length",
     "check_token_ids",
+    "check_tokenizer",
     "layer_costs",
     "lazy_causal_lm",
     "lazy_encoder",

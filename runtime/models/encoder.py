@@ -20,10 +20,12 @@ from torch import nn
 from torch.nn import functional
 
 from runtime.checkpoint import CheckpointError
+from runtime.models.directory import read_object, require_all_is_read
 from runtime.models.errors import ModelError, one_line
 from runtime.models.families import ENCODERS, SequenceLimits
+from runtime.models.fit import require_fit
 from runtime.models.hugging_face import HuggingFaceCheckpoint
-from runtime.models.lazy import LazyModel, require_fit, without_memory
+from runtime.models.lazy import LazyModel, without_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -91,16 +93,16 @@ def lazy_encoder(directory: Path, dtype: torch.dtype = torch.float32) -> LazyMod
     from transformers import AutoModel
 
     path = directory / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        model_type = config["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} is no configuration of a model: {one_line(error)}") from error
-    if model_type not in ENCODERS:
+    if not path.is_file():
+        raise ModelError(f"{path} is no configuration of a model: there is no such file")
+    model_type = read_object(path).get("model_type")
+    if not isinstance(model_type, str) or model_type not in ENCODERS:
         raise ModelError(
             f"{directory} is of the model family {model_type!r}; the supported families of "
             f"encoders are {', '.join(sorted(ENCODERS))}"
         )
+    require_all_is_read(directory)
+    require_mean_pooling(directory)
     model = without_memory(directory, str(directory), AutoModel, dtype)
     layers = split_encoder(model)
     family, num_blocks = ENCODERS[model_type], len(layers) - 2
@@ -110,6 +112,37 @@ def lazy_encoder(directory: Path, dtype: torch.dtype = torch.float32) -> LazyMod
     except CheckpointError as error:
         raise ModelError(f"{directory} cannot be loaded: {one_line(error)}") from error
     return LazyModel(str(directory), source, model, layers)
+
+
+def require_mean_pooling(directory: Path) -> None:
+    """Refuse what sentence-transformers would do after the blocks, if `PoolingLayer` does not.
+
+    A directory of bare weights says nothing of it, and is taken to be meant.
+
+    Raises:
+        ModelError: naming the step.
+    """
+    path = directory / "modules.json"
+    if not path.is_file():
+        return
+    try:
+        modules = json.loads(path.read_text(encoding="utf-8"))
+        steps = [(entry["type"].rpartition(".")[2], entry["path"]) for entry in modules]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path} is damaged: {one_line(error)}") from error
+    kinds = [kind for kind, _ in steps]
+    if kinds != ["Transformer", "Pooling", "Normalize"]:
+        raise ModelError(
+            f"{path} names the steps {', '.join(kinds)}, and only Transformer, Pooling, Normalize "
+            "are supported"
+        )
+    pooling = read_object(directory / steps[1][1] / "config.json")
+    modes = [key for key, value in pooling.items() if key.startswith("pooling_mode_") and value]
+    if modes != ["pooling_mode_mean_tokens"]:
+        raise ModelError(
+            f"{directory / steps[1][1]} sets {', '.join(modes) or 'no mode of pooling'}, and only "
+            "the mean of the tokens (pooling_mode_mean_tokens) is supported"
+        )
 
 
 def split_encoder(model: PreTrainedModel) -> list[nn.Module]:

@@ -9,4 +9,6 @@ class ModelError(ValueError):
 
 def one_line(error: Exception) -> str:
     """Return the message of an error of another library, which may have several lines."""
+    if isinstance(error, KeyError):  # its message is the key alone
+        return f"there is no entry {' '.join(str(error).split())}"
     return " ".join(str(error).split())

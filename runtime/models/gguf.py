@@ -16,7 +16,7 @@ from runtime.models.errors import ModelError, one_line
 
 _MAGIC = b"GGUF"
 # Raised whenever the same file has to be converted anew, because the conversion has changed.
-_CONVERSION = 1
+_CONVERSION = 2
 
 
 def converted(path: Path) -> Path:
@@ -54,6 +54,7 @@ def converted(path: Path) -> Path:
 
 def _convert(path: Path, directory: Path) -> None:
     """Make `directory` at one go, so that it is whole if it is there; the cache is locked."""
+    from runtime.checkpoint.write import synchronise
     from runtime.models.gguf_conversion import convert
 
     print(f"converting {path} to safetensors, once, into {directory} ...", file=sys.stderr)
@@ -62,6 +63,8 @@ def _convert(path: Path, directory: Path) -> None:
     try:
         unfinished.mkdir()
         convert(path, unfinished)
+        for written in (*unfinished.rglob("*"), unfinished):
+            synchronise(written)
         unfinished.rename(directory)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -32,13 +32,31 @@ _SAME = {
     "vocab_size": "vocab_size",
 }
 _HEAD_WIDTHS = ("attention.key_length", "attention.value_length", "rope.dimension_count")
-_OFF = (0, False, "none", "")
+OFF: tuple[Any, ...] = (0, False, "none", "", [])
+"""Values that say that a file does without what the key is about."""
 
 
 def value_of(reader: gguf.GGUFReader, key: str) -> Any:
     """Return the value of a key of the metadata; None: the file does not have it."""
     field = reader.get_field(key)
     return None if field is None else field.contents()
+
+
+def check_whole(path: Path, reader: gguf.GGUFReader) -> None:
+    """Refuse a part of a model, and what is none.
+
+    Raises:
+        ModelError: saying what it is.
+    """
+    parts, kind = value_of(reader, "split.count"), value_of(reader, "general.type")
+    if parts is not None and parts > 1:
+        raise ModelError(
+            f"{path} is part {value_of(reader, 'split.no') + 1} of {parts} of a model that was "
+            "split into several files: merge them into one (llama-gguf-split --merge), and give "
+            "that"
+        )
+    if kind not in (None, "model"):
+        raise ModelError(f"{path} holds no model, but a GGUF file of the type {kind!r}")
 
 
 def check_architecture(path: Path, reader: gguf.GGUFReader) -> None:
@@ -82,7 +100,7 @@ def check_metadata(path: Path, reader: gguf.GGUFReader, config: PreTrainedConfig
                 f"{path} sets {prefix}{key} to {meant!r}, and would be converted to {value!r}"
             )
     for key, value in stated.items():
-        if key not in understood and value not in _OFF:
+        if key not in understood and value not in OFF:
             raise ModelError(
                 f"{path} sets {prefix}{key} to {value!r}, which is not supported and may change "
                 "the results"
@@ -97,7 +115,7 @@ def check_tensors(path: Path, reader: gguf.GGUFReader, config: PreTrainedConfig)
     """
     loader: Any = AutoModelForCausalLM
     with torch.device("meta"):
-        parameters = dict(loader.from_config(config).named_parameters())
+        parameters = dict(loader.from_config(config, trust_remote_code=False).named_parameters())
     kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
     kind = kinds[value_of(reader, "general.architecture")]
     names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)

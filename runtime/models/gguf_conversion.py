@@ -13,10 +13,15 @@ from gguf import GGUFReader
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from runtime.models.errors import ModelError, one_line
-from runtime.models.gguf_check import check_architecture, check_metadata, check_tensors
+from runtime.models.gguf_check import (
+    check_architecture,
+    check_metadata,
+    check_tensors,
+    check_whole,
+)
 from runtime.models.gguf_tokenizer import load_gguf_tokenizer
 from runtime.models.loading import require_fit
-from runtime.models.quiet import quiet_transformers
+from runtime.models.quiet import LOCAL, quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -40,7 +45,7 @@ def _read(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         # Alone in a directory, since transformers prefers a tokenizer that lies beside the file.
         with TemporaryDirectory() as alone:
             (Path(alone) / "model.gguf").symlink_to(path.resolve())
-            return _load(path, {"gguf_file": "model.gguf", "local_files_only": True}, alone)
+            return _load(path, {"gguf_file": "model.gguf", **LOCAL}, alone)
     except ModelError:
         raise
     except Exception as error:
@@ -54,6 +59,7 @@ def _load(
     path: Path, source: dict[str, Any], directory: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     reader = GGUFReader(path)
+    check_whole(path, reader)
     check_architecture(path, reader)
     config = AutoConfig.from_pretrained(directory, **source)
     check_metadata(path, reader, config)

@@ -5,7 +5,6 @@ Only headers are read to answer that, so a process can load its own layers and n
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -16,10 +15,8 @@ from runtime.checkpoint import CheckpointError, StoredTensor, torch_files
 from runtime.checkpoint import safetensors_files as safetensors
 from runtime.checkpoint.errors import require_layers
 from runtime.checkpoint.tensors import Spec
+from runtime.models.directory import WEIGHT_FILES, weight_entry, weight_map
 from runtime.models.families import Family
-
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""One file, or an index of several (`.index.json`); the first that is there is taken."""
 
 _IGNORED = re.compile(
     r"(^|\.)(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias|position_ids)$"
@@ -66,6 +63,15 @@ class HuggingFaceCheckpoint:
         """Names of tensors in the directory that belong to no layer."""
         return self._by_layer[1]
 
+    def left_out(self) -> list[str]:
+        """Names of tensors in the directory that are computed today, or not used by evaluation."""
+        return self._by_layer[2]
+
+    def name_in_files(self, layer: int, name: str) -> str:
+        """What the files call a tensor of a layer, if they do not use an old name."""
+        part, _, rest = name.partition(".")
+        return f"{self._family.parts(layer, self._num_blocks)[part]}.{rest}"
+
     def verify(self, layer: int) -> None:
         """Read all tensors of a layer: the format has no checksums."""
         for tensor in self.tensors(layer).values():
@@ -78,35 +84,32 @@ class HuggingFaceCheckpoint:
     @cached_property
     def _stored(self) -> dict[str, tuple[Path, Spec]]:
         """File and spec of every tensor in the directory."""
-        stored = {}
-        for path in weight_files(self.path):
-            is_safetensors = path.suffix == ".safetensors"
-            read = safetensors.read_specs if is_safetensors else torch_files.read_specs
-            stored.update({name: (path, spec) for name, spec in read(path).items()})
-        return stored
+        return read_weights(self.path)[0]
 
     @cached_property
-    def _by_layer(self) -> tuple[dict[int, dict[str, StoredTensor]], list[str]]:
+    def _by_layer(self) -> tuple[dict[int, dict[str, StoredTensor]], list[str], list[str]]:
         parts = {
             path: (layer, part)
             for layer in range(self.layers)
             for part, path in self._family.parts(layer, self._num_blocks).items()
         }
         layers: defaultdict[int, dict[str, StoredTensor]] = defaultdict(dict)
-        unexpected = []
+        unexpected, left_out = [], []
         for stored_as, (file, spec) in self._stored.items():
             place = self._place(stored_as, parts)
             if place is not None:
                 layer, name = place
                 layers[layer][name] = StoredTensor(layer, name, spec, file, stored_as)
-            elif not self._is_ignored(stored_as):
+            elif self._is_ignored(stored_as):
+                left_out.append(stored_as)
+            else:
                 unexpected.append(stored_as)
         head, first = layers[self.layers - 1], layers[0].get("tokens.weight")
         if self._tied and "projection.weight" not in head and first is not None:
             head["projection.weight"] = StoredTensor(
                 self.layers - 1, "projection.weight", first.spec, first.file, first.stored_as
             )
-        return dict(layers), sorted(unexpected)
+        return dict(layers), sorted(unexpected), sorted(left_out)
 
     def _place(
         self, stored_as: str, parts: Mapping[str, tuple[int, str]]
@@ -139,21 +142,42 @@ class HuggingFaceCheckpoint:
         return unused or _IGNORED.search(stored_as) is not None
 
 
-def weight_files(directory: Path) -> list[Path]:
-    """The files that hold the weights of a directory: one, or all that an index names.
+def read_weights(directory: Path) -> tuple[dict[str, tuple[Path, Spec]], list[str]]:
+    """File and spec of every tensor in a directory, from headers alone.
+
+    Where several files hold a tensor of one name, the index decides.
+
+    Returns:
+        The tensors, and the names of those of which another file holds one that does not count.
 
     Raises:
-        CheckpointError: there are none, or the index is damaged.
+        CheckpointError: there are none, a file is missing or damaged, or an index leaves it open
+            which of two tensors counts.
+        ModelError: an index is damaged, or there are two sets of weights.
     """
-    for name in WEIGHT_FILES:
-        index = directory / f"{name}.index.json"
-        if (directory / name).is_file():
-            return [directory / name]
-        if index.is_file():
-            try:
-                names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-                paths = sorted(directory / shard for shard in names)
-            except (ValueError, KeyError, AttributeError, TypeError) as error:
-                raise CheckpointError(f"{index} is damaged: {error!r}") from error
-            return paths
-    raise CheckpointError(f"{directory} has no weights: needed {' or '.join(WEIGHT_FILES)}")
+    entry = weight_entry(directory)
+    if entry is None:
+        raise CheckpointError(f"{directory} has no weights: needed {' or '.join(WEIGHT_FILES)}")
+    if entry.suffix != ".json":
+        return {name: (entry, spec) for name, spec in _read_specs(entry).items()}, []
+    indexed = weight_map(entry)
+    stored: dict[str, tuple[Path, Spec]] = {}
+    overruled = []
+    for file in sorted(set(indexed.values())):
+        path = directory / file
+        for name, spec in _read_specs(path).items():
+            if indexed.get(name, file) != file:
+                overruled.append(name)
+            elif name in stored:
+                raise CheckpointError(
+                    f"tensor {name} is in {stored[name][0]} and in {path}, and {entry.name} does "
+                    "not say which counts"
+                )
+            else:
+                stored[name] = path, spec
+    return stored, overruled
+
+
+def _read_specs(path: Path) -> dict[str, Spec]:
+    is_safetensors = path.suffix == ".safetensors"
+    return safetensors.read_specs(path) if is_safetensors else torch_files.read_specs(path)

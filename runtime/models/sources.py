@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from runtime.checkpoint import CheckpointError, FileOfTensors, Source, open_layers
+from runtime.models.directory import is_by_layers, read_object, require_all_is_read
 from runtime.models.errors import ModelError
 from runtime.models.families import ENCODERS, FAMILIES, Family
 from runtime.models.hugging_face import HuggingFaceCheckpoint
-from runtime.models.locate import SMOLLM2, is_by_layers, locate_model
+from runtime.models.locate import SMOLLM2, locate_model
+from runtime.models.quiet import LOCAL, quiet_transformers
 
 _TENSOR_FILES = (".safetensors", ".pt", ".bin", ".pth")
 
@@ -37,6 +38,7 @@ def open_source(name: str) -> Source:
                 f"{path} is none of the files that are known: .gguf, {', '.join(_TENSOR_FILES)}"
             )
         return FileOfTensors(path)
+    require_all_is_read(path)
     if (path / "config.json").is_file() and not is_by_layers(path):
         return open_hugging_face(path)
     return open_layers(path)
@@ -65,16 +67,7 @@ def read_config(directory: Path) -> Mapping[str, Any]:
     Raises:
         ModelError: it is missing or damaged.
     """
-    path = directory / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ModelError(f"{path} is damaged: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} is damaged: it holds a {type(config).__name__}, not an object")
-    return config
+    return read_object(directory / "config.json")
 
 
 def family_of_config(directory: Path, config: Mapping[str, Any]) -> Family:
@@ -97,5 +90,43 @@ def is_tied(directory: Path) -> bool:
     """Whether the head has the weight of the embedding: a key whose default families differ in."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    with quiet_transformers():
+        config = AutoConfig.from_pretrained(directory, **LOCAL)
     return bool(config.tie_word_embeddings)
+
+
+def require_model(name: str, source: Source, directory: Path) -> None:
+    """Refuse weights that are not those that a configuration asks for, as an evaluation does.
+
+    Of weights by layers, the configuration of another family says nothing that can be asked.
+
+    Args:
+        name: What messages call the model.
+        source: The weights.
+        directory: Holds the configuration.
+
+    Raises:
+        ModelError, CheckpointError: naming a tensor that is missing, or that belongs to no layer.
+    """
+    import torch
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    from runtime.models.encoder import require_mean_pooling, split_encoder
+    from runtime.models.fit import require_fit
+    from runtime.models.lazy import without_memory
+    from runtime.models.split import split_causal_lm
+
+    config = read_config(directory)
+    model_type = config.get("model_type")
+    if not isinstance(source, HuggingFaceCheckpoint) and model_type not in {*FAMILIES, *ENCODERS}:
+        return
+    family_of_config(directory, config)
+    require_all_is_read(directory)
+    if model_type in ENCODERS:
+        require_mean_pooling(directory)
+        layers = split_encoder(without_memory(directory, name, AutoModel, torch.float32))
+    else:
+        layers = split_causal_lm(
+            without_memory(directory, name, AutoModelForCausalLM, torch.float32)
+        )
+    require_fit(name, source, layers)
