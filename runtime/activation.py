@@ -176,13 +176,6 @@ def require_on(device: torch.device, tensors: Sequence[torch.Tensor]) -> None:
             )
 
 
-def copy_block(memory: torch.Tensor) -> torch.Tensor:
-    """A copy of memory at an address that is the same modulo `ALIGNMENT`, uint8 `[nbytes]`."""
-    lead = memory.data_ptr() % ALIGNMENT
-    copied = torch.empty(lead + memory.numel(), dtype=torch.uint8, device=memory.device)[lead:]
-    return copied.copy_(memory)
-
-
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 

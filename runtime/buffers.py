@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from runtime.activation import ALIGNMENT, Signature
-from runtime.ownership import MemoryPool
+from runtime.ownership import MemoryPool, Slabs
 from schemas import Place
 
 
@@ -48,6 +48,8 @@ class BufferPool:
             release: As of `MemoryPool`.
         """
         self.memory = MemoryPool(allocate, release)
+        self.small = Slabs()
+        """For what is small, beside the activations."""
         self._buffers: dict[int, Buffer] = {}
 
     def __getitem__(self, number: int) -> Buffer:

@@ -181,6 +181,7 @@ class StageEvaluations:
             self._transport.device,
             stage_id=self._transport.stage_id,
             most=asked,
+            take=self._buffers.small.take,
             around=OwnRandomState(self._transport.device) if asked is None else nullcontext,
         )
 
@@ -240,6 +241,7 @@ class StageEvaluations:
             planned,
             evaluation.prefetcher,
             run,
+            take=self._buffers.small.take,
             before=evaluation.micro_batches,
             exact=evaluation.asked is not None,
         )

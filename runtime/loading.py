@@ -5,13 +5,14 @@ What is loaded is always a copy: a loader may fill the same memory again for the
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from runtime.ownership import copied
+from runtime.ownership import Take, copied, fresh
 
 
 class OnItsWay(Protocol):
@@ -21,9 +22,14 @@ class OnItsWay(Protocol):
         """The value on the device; what the current stream does from here on finds it there."""
 
 
-def loader_to(device: torch.device) -> Callable[[Any], OnItsWay]:
-    """A function that sends a copy of a value, with all its tensors and arrays, to `device`."""
-    return CudaLoader(device) if device.type == "cuda" else _Copied
+def loader_to(device: torch.device, take: Take = fresh) -> Callable[[Any], OnItsWay]:
+    """A function that sends a copy of a value, with all its tensors and arrays, to `device`.
+
+    Args:
+        device: The device.
+        take: Gives memory for copies, if it is a CPU.
+    """
+    return CudaLoader(device) if device.type == "cuda" else partial(_Copied, take=take)
 
 
 class CudaLoader:
@@ -77,11 +83,11 @@ class _CudaCopies:
 class _Copied:
     """On a CPU a copy is made at once."""
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Any, take: Take) -> None:
         """Copy the tensors of `value` just as they lie in memory, and its arrays."""
         leaves, structure = pytree.tree_flatten(value)
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-        copies = iter(copied([t if t.is_cpu else t.cpu() for t in tensors]))
+        copies = iter(copied([t if t.is_cpu else t.cpu() for t in tensors], take))
         for number, leaf in enumerate(leaves):
             if isinstance(leaf, torch.Tensor):
                 leaves[number] = next(copies)

@@ -7,8 +7,10 @@ import pickle
 import struct
 from typing import Any
 
+import numpy as np
 import torch
 
+from runtime.ownership import Take, fresh
 from runtime.transport.protocol import Pending, Transport
 
 ROOM = 1024
@@ -18,9 +20,9 @@ _SIZE = struct.Struct("<q")
 _FIRST = ROOM - _SIZE.size
 
 
-def post_object(transport: Transport, value: Any, peer: int) -> list[Pending]:
+def post_object(transport: Transport, value: Any, peer: int, take: Take = fresh) -> list[Pending]:
     """Begin to send a value; what is returned has to be waited for."""
-    return [transport.post_send([part], peer) for part in packed(value, transport.device)]
+    return [transport.post_send([part], peer) for part in packed(value, transport.device, take)]
 
 
 def send_object(transport: Transport, value: Any, peer: int) -> None:
@@ -36,12 +38,22 @@ def receive_object(transport: Transport, peer: int) -> Any:
     return unpacked(first, transport, peer)
 
 
-def packed(value: Any, device: torch.device) -> list[torch.Tensor]:
-    """The messages that carry a value, uint8."""
+def packed(value: Any, device: torch.device, take: Take = fresh) -> list[torch.Tensor]:
+    """The messages that carry a value, uint8.
+
+    Args:
+        value: Picklable.
+        device: Where messages are moved from.
+        take: Gives their memory.
+    """
     data = pickle.dumps(value)
     first = (_SIZE.pack(len(data)) + data[:_FIRST]).ljust(ROOM, b"\0")
-    parts = [first, data[_FIRST:]] if len(data) > _FIRST else [first]
-    return [torch.frombuffer(bytearray(part), dtype=torch.uint8).to(device) for part in parts]
+    messages = []
+    for part in [first, data[_FIRST:]] if len(data) > _FIRST else [first]:
+        message = take(len(part), 0, torch.device("cpu"))
+        message.numpy()[:] = np.frombuffer(part, dtype=np.uint8)
+        messages.append(message.to(device))
+    return messages
 
 
 def unpacked(first: torch.Tensor, transport: Transport, peer: int) -> Any:

@@ -24,6 +24,7 @@ from runtime.activation import ALIGNMENT
 from runtime.failure.errors import AgreedError
 from runtime.failure.fingerprint import Digests, fingerprint
 from runtime.loading import OnItsWay, loader_to
+from runtime.ownership import Take, fresh
 from runtime.samples import samples
 from schemas import Place
 
@@ -103,6 +104,7 @@ class Prefetcher:
         *,
         stage_id: int,
         most: int | None = None,
+        take: Take = fresh,
         around: Callable[[], AbstractContextManager[None]],
     ) -> None:
         """Prepare; nothing is fetched yet.
@@ -113,11 +115,12 @@ class Prefetcher:
             device: Where it goes.
             stage_id: Who reads, for messages.
             most: The number of micro-batches to fetch in all; `None`: all that there are.
+            take: Gives memory for copies.
             around: Entered around every use of `data`.
         """
         self._data, self._reading, self._stage_id = data, reading, stage_id
         self._most, self._around = most, around
-        self._load = loader_to(device)
+        self._load = loader_to(device, take)
         self._items: Iterator[Any] | None = None
         self._waiting: deque[Fetched] = deque()
         self.count = 0

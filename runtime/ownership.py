@@ -19,8 +19,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from runtime.activation import ALIGNMENT, ActivationError, copy_block, describe
+from runtime.activation import ALIGNMENT, ActivationError, describe
 from runtime.structure import StructureError, put_together, take_apart
+
+Take = Callable[[int, int, torch.device], torch.Tensor]
+"""`(nbytes, lead, device) -> memory`, uint8, at an address that is `lead` modulo `ALIGNMENT`."""
+
+
+def fresh(nbytes: int, lead: int, device: torch.device) -> torch.Tensor:
+    """Memory that torch allocates, see `Take`."""
+    return torch.empty(lead + nbytes, dtype=torch.uint8, device=device)[lead:]
 
 
 def references(storage: torch.UntypedStorage) -> int:
@@ -54,7 +62,7 @@ class Owner:
         if type(value) is torch.Tensor:  # what most outputs are
             alias = value.detach()
             del value
-            return alias if self._is_alone(alias, 1) else _copied([alias])[0]
+            return alias if self._is_alone(alias, 1) else copied([alias])[0]
         try:
             structure, tensors = take_apart(value)
         except StructureError:
@@ -65,7 +73,7 @@ class Owner:
         shared = Counter(tensor.untyped_storage().data_ptr() for tensor in aliases)
         if all(self._is_alone(t, shared[t.untyped_storage().data_ptr()]) for t in aliases):
             return put_together(structure, aliases)
-        return put_together(structure, _copied(aliases))
+        return put_together(structure, copied(aliases))
 
     def _is_alone(self, tensor: torch.Tensor, aliases: int) -> bool:
         """Whether nobody but `aliases` of ours, and what we have anyway, refers to the memory."""
@@ -81,22 +89,50 @@ class Owner:
         return references(storage) == aliases + ours
 
 
-def _copied(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Copies that lie in memory just as `tensors` do, and share it as they do."""
+def copied(tensors: list[torch.Tensor], take: Take = fresh) -> list[torch.Tensor]:
+    """Copies of a caller's tensors, laid out in memory as these are.
+
+    Args:
+        tensors: What to copy.
+        take: Gives the memory.
+    """
     try:
         signature = describe(b"", tensors)
     except ActivationError:  # no memory with strides, so no transport will move it either
         return [tensor.clone() for tensor in tensors]
-    return signature.over([copy_block(block) for block in signature.memory_of(tensors)])
+    blocks = signature.memory_of(tensors)
+    return signature.over(
+        [take(b.numel(), b.data_ptr() % ALIGNMENT, b.device).copy_(b) for b in blocks]
+    )
 
 
-def copied(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Copies of a caller's tensors, laid out in memory as these are."""
-    if len(tensors) == 1 and type(tensors[0]) is torch.Tensor and tensors[0].is_contiguous():
-        tensor = tensors[0]
-        if tensor.data_ptr() % ALIGNMENT == 0 and not tensor.is_conj() and not tensor.is_neg():
-            return [tensor.detach().clone()]
-    return _copied(tensors)
+SLAB_BYTES = 256 * 1024
+
+
+class Slabs:
+    """Small pieces of a CPU's memory, taken from larger ones that are used again.
+
+    A small allocation between two activations of a megabyte keeps the allocator of the C library
+    from using the place of one for the next: with one for each micro-batch, a stage needed three
+    times the memory.
+    """
+
+    def __init__(self) -> None:
+        """Begin without any memory."""
+        self._pool = MemoryPool(lambda nbytes: torch.empty(nbytes, dtype=torch.uint8), kept=16)
+        self._slab: torch.Tensor | None = None
+        self._used = 0
+
+    def take(self, nbytes: int, lead: int, device: torch.device) -> torch.Tensor:
+        """Memory that nobody refers to, see `Take`."""
+        if device.type != "cpu" or nbytes > SLAB_BYTES // 4:
+            return fresh(nbytes, lead, device)
+        start = -(-self._used // ALIGNMENT) * ALIGNMENT + lead
+        if self._slab is None or start + nbytes > SLAB_BYTES:
+            self._slab = self._pool.take(SLAB_BYTES)
+            start = lead
+        self._used = start + nbytes
+        return self._slab[start : self._used]
 
 
 def _is_compiled(module: nn.Module) -> bool:
@@ -110,21 +146,21 @@ class MemoryPool:
     micro-batches, unless a caller's code keeps what it receives: that memory is left to it.
     """
 
-    KEPT = 4
-    """Pieces of memory that are kept while somebody refers to them."""
-
     def __init__(
         self,
         allocate: Callable[[int], torch.Tensor],
         release: Callable[[torch.Tensor], None] = lambda _: None,
+        *,
+        kept: int = 4,
     ) -> None:
         """Begin without any.
 
         Args:
             allocate: Gives memory of so many bytes, uint8.
             release: Told of memory that others may still refer to, but this pool no longer uses.
+            kept: The pieces of memory that are kept, at most.
         """
-        self._allocate, self._release = allocate, release
+        self._allocate, self._release, self._kept = allocate, release, kept
         self._memory: dict[int, torch.Tensor] = {}
         """By address, the one that was used longest ago first."""
 
@@ -142,7 +178,7 @@ class MemoryPool:
                 self._memory[address] = memory
                 return memory
             del memory  # let go before there is more
-        if len(self._memory) >= self.KEPT:
+        if len(self._memory) >= self._kept:
             self._release(self._memory.pop(next(iter(self._memory))))
         memory = self._allocate(max(nbytes, 1)).detach()  # a view would refer to its base
         self._memory[memory.untyped_storage().data_ptr()] = memory

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from runtime.failure.fingerprint import difference
 from runtime.messages import post_object, receive_object
 from runtime.micro_batches import DataError, Note, Prefetcher
+from runtime.ownership import Take, fresh
 from runtime.transport.protocol import Pending, Transport
 from schemas import Place
 
@@ -69,6 +70,7 @@ class Stream:
         prefetcher: Prefetcher | None,
         progress: Progress,
         *,
+        take: Take = fresh,
         before: int = 0,
         exact: bool = False,
         ended: Callable[[int], None] = lambda _: None,
@@ -81,6 +83,7 @@ class Stream:
             limit: The number of micro-batches of the plan: the run has no more.
             prefetcher: Of this stage's own data, if it reads any.
             progress: Told when the stage fetches, or waits for a window.
+            take: Gives memory for messages.
             before: Micro-batches of the data that came before this run.
             exact: Whether the data has to last for the whole plan.
             ended: Told the number of micro-batches, if they are fewer than the plan's.
@@ -89,7 +92,7 @@ class Stream:
         self._first = transport.stage_id == 0
         self._last = transport.stage_id == transport.stages - 1
         self._limit, self._prefetcher = limit, prefetcher
-        self._exact, self._ended = exact, ended
+        self._take, self._exact, self._ended = take, exact, ended
         self._notes: dict[int, Note] = {}
         self._to_hand_on: deque[Window] = deque()
         self._handed_on: deque[tuple[Window, list[Pending]]] = deque()
@@ -220,5 +223,6 @@ class Stream:
     def _hand_on(self) -> None:
         while self._to_hand_on and self._sent >= self._to_hand_on[0].first:
             window = self._to_hand_on.popleft()
-            pending = post_object(self._transport, window, self._transport.stage_id + 1)
+            after = self._transport.stage_id + 1
+            pending = post_object(self._transport, window, after, self._take)
             self._handed_on.append((window, pending))

@@ -194,8 +194,8 @@ class Transfers:
         kind = self._stream.kind(micro_batch)
         expected = known.get(kind)
         if direction is Direction.RECV:
-            device = self._transport.device
-            place = [torch.empty(ROOM, dtype=torch.uint8, device=device)] if not expected else []
+            take, device = self._buffers.small.take, self._transport.device
+            place = [] if expected else [take(ROOM, 0, device)]
             return _Prepared(transfer, place, expected, [])
         signature, tensors = self._described(transfer)
         if expected is None:
@@ -203,7 +203,9 @@ class Transfers:
             self._by_kind.discard(micro_batch)
             if settled:
                 _remember(known, kind, signature)
-            header = packed(Header(signature, settled), self._transport.device)
+            header = packed(
+                Header(signature, settled), self._transport.device, self._buffers.small.take
+            )
             return _Prepared(transfer, header, signature, tensors)
         if signature != expected:
             raise ActivationError(
