@@ -4,11 +4,13 @@ from itertools import pairwise
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from runtime.checkpoint import Source
 from runtime.checkpoint.tensors import dtype_name
 from runtime.models.sources import open_source
 from runtime.partition import balanced
+from runtime.printable import encodable, printable
 from schedcc.errors import require_count
 from schemas import CheckpointInspection, LayerSummary, ProposedStage, TensorSummary
 
@@ -36,7 +38,7 @@ def inspection(
         require_count("stages", stages)
         proposal = _proposal(layers, stages)
     return CheckpointInspection(
-        path=str(source.path),
+        path=encodable(str(source.path)),
         kind=source.kind,
         parameters=sum(layer.parameters for layer in layers),
         bytes=sum(layer.bytes for layer in layers),
@@ -51,9 +53,11 @@ def print_inspection(found: CheckpointInspection) -> None:
     console = Console()
     verified = ", all tensors read and as they were saved" if found.verified else ""
     console.print(
-        f"{found.path}: {found.kind}, {len(found.layers)} layers, {found.parameters:,} parameters, "
-        f"{_size(found.bytes)}{verified}",
+        f"{printable(found.path)}: {found.kind}, {len(found.layers)} layers, "
+        f"{found.parameters:,} parameters, {_size(found.bytes)}{verified}",
         highlight=False,
+        markup=False,
+        emoji=False,
         soft_wrap=True,
     )
     single = len(found.layers) == 1
@@ -101,7 +105,7 @@ def _layer_table(found: CheckpointInspection) -> Table:
     for layer in found.layers:
         table.add_row(
             str(layer.index),
-            layer.module or "-",
+            _plain(layer.module or "-"),
             str(len(layer.tensors)),
             f"{layer.parameters:,}",
             _size(layer.bytes),
@@ -114,7 +118,9 @@ def _tensor_table(layer: LayerSummary) -> Table:
     table = Table("tensor", "dtype", "shape")
     table.add_column("size", justify="right")
     for tensor in layer.tensors:
-        table.add_row(tensor.name, tensor.dtype, str(list(tensor.shape)), _size(tensor.bytes))
+        table.add_row(
+            _plain(tensor.name), tensor.dtype, str(list(tensor.shape)), _size(tensor.bytes)
+        )
     return table
 
 
@@ -128,6 +134,11 @@ def _stage_table(found: CheckpointInspection) -> Table:
         layers = f"{stage.first_layer}-{last}" if stage.layers > 1 else str(last)
         table.add_row(str(stage.stage_id), layers, _size(stage.bytes), f"{share:.1%}")
     return table
+
+
+def _plain(text: str) -> Text:
+    """Text from outside, which is neither markup nor a command to the terminal."""
+    return Text(printable(text))
 
 
 def _size(count: int) -> str:
