@@ -5,6 +5,8 @@ from importlib.util import find_spec
 NEEDED = ("torch", "transformers", "tokenizers", "safetensors")
 """Modules without which no language model can be evaluated."""
 
+_BROUGHT = {*NEEDED, "gguf", "accelerate", "filelock", "huggingface_hub"}
+
 
 def require_installed(modules: tuple[str, ...] = NEEDED) -> None:
     """Look for modules, without importing them.
@@ -19,4 +21,7 @@ def require_installed(modules: tuple[str, ...] = NEEDED) -> None:
 
 def not_installed(error: ModuleNotFoundError) -> str:
     """The sentence for a module that is not there."""
-    return f"{error.name} is not installed: pip install 'schedcc[models]' brings it"
+    name = error.name or str(error)
+    if name.partition(".")[0] in _BROUGHT:
+        return f"{name} is not installed: pip install 'schedcc[models]' brings it"
+    return f"{name} is not installed, and is needed here"

@@ -48,6 +48,9 @@ from runtime.transport import Channels, TorchTransport
 from schedcc.errors import require_count
 from schemas import LanguageModelEvaluation
 
+MOST_THREADS = 1024
+"""More than a machine has cores; far more, and the system has none left to give."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -86,6 +89,8 @@ class Job:
         """
         for name in ("stages", "threads"):
             require_count(name, getattr(self, name))
+        if self.threads > MOST_THREADS:
+            raise ValueError(f"threads is {self.threads}, needed at most {MOST_THREADS}")
         if not self.timeout > 0:
             raise ValueError(f"timeout is {self.timeout:g} seconds, needed more than 0")
         if self.documents == "whole":

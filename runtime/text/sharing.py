@@ -28,7 +28,9 @@ def share(documents: Documents | None, transport: Transport, *, wanted: bool) ->
     row, places = (None, None) if documents is None else documents[:2]
     row = _share(row, tokens, transport, wanted=wanted)
     places = _share(places, starts, transport, wanted=wanted)
-    return Documents(row, places, mode, separator) if wanted else documents
+    if documents is None and wanted:
+        documents = Documents(row, places, mode, separator)
+    return documents
 
 
 def _share(
