@@ -72,3 +72,15 @@ def test_options_of_the_compiler_are_given_once_as_well(run):
     ended = run("compile", "-M", 4, "-S", 2, "--micro-batches", 8)
     assert (ended.status, ended.out) == (2, "")
     assert ended.err == "schedcc: --micro-batches is given 2 times, needed once at most\n"
+
+
+@pytest.mark.parametrize("words", [["inspect", "x"], ["convert", "x", "y"]])
+def test_what_is_the_work_of_one_process_is_not_done_by_several(words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pipeval", *words])
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "3")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = f"Open MPI (OMPI_COMM_WORLD_SIZE) started 4 processes, and {words[0]} is the work of one"
+    assert capsys.readouterr().err.startswith(f"pipeval: {said}")

@@ -11,6 +11,7 @@ import typer
 
 from runtime.cli.output import others_on_stderr
 from runtime.extras import require_installed
+from runtime.launcher import LaunchError, processes_of_launcher
 from runtime.printable import printable_lines
 
 if TYPE_CHECKING:
@@ -98,6 +99,11 @@ def evaluate(
         if given:
             option = given[0].replace("_", "-")
             raise ValueError(f"--{option} is an option of evaluating, not of a subcommand")
+        if others := processes_of_launcher():
+            raise LaunchError(
+                f"{others[0]} started {others[1]} processes, and {context.invoked_subcommand} is "
+                "the work of one: start it without a launcher"
+            )
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is no page of C++ frames
     require_installed()

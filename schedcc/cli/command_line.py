@@ -13,6 +13,10 @@ from typer.core import TyperCommand, TyperGroup
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+_WORDS = "schedcc.words"
+"""Where a context keeps what was given, as it was given."""
+
+
 class UsageError(ValueError):
     """Words that the command line does not understand."""
 
@@ -23,7 +27,8 @@ class RepeatedOptionError(ValueError):
 
 def _require_once(command: Any, context: Any, arguments: list[str]) -> None:
     """Refuse options that are repeated, of all but those that are lists."""
-    _, _, given = command.make_parser(context).parse_args(args=list(arguments))
+    words, _, given = command.make_parser(context).parse_args(args=list(arguments))
+    context.meta[_WORDS] = words
     for parameter, times in Counter(given).items():
         if times > 1 and parameter.param_type_name == "option" and not parameter.multiple:
             name = max(parameter.opts, key=len)
@@ -83,4 +88,16 @@ class CommandLine(typer.Typer):
             # Typer's own click and the one it used before have classes of their own.
             if not hasattr(error, "format_message"):
                 raise
-            raise UsageError(" ".join(error.format_message().split())) from None
+            raise UsageError(_sentence(error)) from None
+
+
+def _sentence(error: Any) -> str:
+    """What typer says, and the word that it is about, which it does not always say."""
+    sentence = " ".join(error.format_message().split())
+    parameter, context = getattr(error, "param", None), getattr(error, "ctx", None)
+    if parameter is None or context is None:
+        return sentence
+    word = context.meta.get(_WORDS, {}).get(parameter.name)
+    if word is None or repr(word) in sentence:
+        return sentence
+    return f"{sentence.rstrip('.')}, but it is {word!r}"
