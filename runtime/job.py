@@ -41,7 +41,7 @@ from runtime.text import (
     check_sizes,
     read_texts,
     require_no_separator,
-    tokenize,
+    tokenize_documents,
 )
 from runtime.text.sharing import share
 from runtime.transport import Channels, TorchTransport
@@ -119,7 +119,7 @@ def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     )
 
 
-def count_targets(labels: torch.Tensor) -> torch.Tensor:
+def count_tokens(labels: torch.Tensor) -> torch.Tensor:
     """The weight of a micro-batch in the loss: the tokens that it predicts."""
     return (labels != IGNORED).sum()
 
@@ -179,7 +179,7 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
             getattr(torch, job.dtype),
             windows,
             next_token_loss,
-            count_targets,
+            count_tokens,
             loss=result.loss,
             digests=reports[-1][1].digests,
         )
@@ -228,7 +228,7 @@ def _evaluator(
         stages=job.stages,
         partition=balanced(layer_costs(model.layers, job.sequence_length - 1), job.stages),
         overlap=job.overlap,
-        weight_fn=count_targets,
+        weight_fn=count_tokens,
         transport=transport,
         guard=guard,
         check_finite=job.check_finite,
@@ -239,7 +239,7 @@ def _evaluator(
 
 def _documents(job: Job, files: ModelFiles) -> Documents:
     texts = read_texts(job.texts) if job.read is None else job.read
-    documents = tokenize(
+    documents = tokenize_documents(
         load_tokenizer(files),
         _taken(texts),
         documents=job.documents,

@@ -12,7 +12,7 @@ from threading import Thread
 import pytest
 import torch
 
-from runtime.job import count_targets, next_token_loss
+from runtime.job import count_tokens, next_token_loss
 from runtime.text import IGNORED
 from schemas import LanguageModelEvaluation
 from tests.tiny_models import tiny_model, tiny_tokenizer
@@ -179,5 +179,5 @@ def test_labels_that_are_ignored_count_neither_in_the_loss_nor_in_its_weight():
     labels = torch.tensor([[1, IGNORED, 2], [IGNORED, IGNORED, 6]])
     own = [logits[0, 0], logits[0, 2], logits[1, 2]]
     expected = [-row.log_softmax(0)[label] for row, label in zip(own, (1, 2, 6), strict=True)]
-    assert count_targets(labels) == 3
+    assert count_tokens(labels) == 3
     assert next_token_loss(logits, labels).item() == pytest.approx(float(sum(expected)) / 3)

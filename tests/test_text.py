@@ -23,6 +23,7 @@ from runtime.text import (
     read_texts,
     sharing,
     tokenize,
+    tokenize_documents,
 )
 from runtime.transport.in_memory import run_stages
 from tests.tiny_models import tiny_tokenizer
@@ -95,7 +96,7 @@ def test_a_name_that_would_break_the_line_is_escaped(tmp_path: Path):
 
 def encode(text: str, **options: Any) -> Documents:
     texts = [Text("t", part) for part in text.split("|")]
-    return tokenize(tiny_tokenizer(), texts, **options)
+    return tokenize_documents(tiny_tokenizer(), texts, **options)
 
 
 def decoded(documents: Documents) -> list[str]:
@@ -143,7 +144,7 @@ def test_a_separator_that_would_not_be_used_is_refused():
 def test_the_end_of_a_text_separates_where_there_is_no_beginning():
     tokenizer = tiny_tokenizer()
     tokenizer.bos_token = None
-    documents = tokenize(tokenizer, [Text("t", "ab")], documents="lines")
+    documents = tokenize_documents(tokenizer, [Text("t", "ab")], documents="lines")
     assert decoded(documents) == ["</s>", "ab"]
 
 
@@ -151,7 +152,7 @@ def test_lines_without_any_separator_are_refused():
     tokenizer = tiny_tokenizer()
     tokenizer.bos_token = tokenizer.eos_token = None
     with pytest.raises(TextError, match="documents need a separator"):
-        tokenize(tokenizer, [Text("t", "ab")], documents="lines")
+        tokenize_documents(tokenizer, [Text("t", "ab")], documents="lines")
 
 
 @pytest.mark.parametrize("separator", [-1, 261])
@@ -163,7 +164,7 @@ def test_a_separator_outside_the_vocabulary_is_refused(separator: int):
 def test_a_long_text_gives_no_warning(capfd: pytest.CaptureFixture[str]):
     tokenizer = tiny_tokenizer()
     tokenizer.model_max_length = 8
-    assert len(tokenize(tokenizer, [Text("t", "x" * 100)]).tokens) == 100
+    assert len(tokenize(tokenizer, "x" * 100)) == 100
     assert capfd.readouterr() == ("", "")
 
 

@@ -1,7 +1,13 @@
 """From texts to micro-batches of tokens."""
 
 from runtime.text.corpus import DEFAULT_TEXT, Text, default_text, name_of, read_text, read_texts
-from runtime.text.documents import DocumentMode, Documents, require_no_separator, tokenize
+from runtime.text.documents import (
+    DocumentMode,
+    Documents,
+    require_no_separator,
+    tokenize,
+    tokenize_documents,
+)
 from runtime.text.errors import TextError
 from runtime.text.windows import IGNORED, MicroBatch, Windows, check_sizes
 
@@ -21,4 +27,5 @@ __all__ = [
     "read_texts",
     "require_no_separator",
     "tokenize",
+    "tokenize_documents",
 ]

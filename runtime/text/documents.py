@@ -50,7 +50,12 @@ class Documents(NamedTuple):
         return cls(torch.cat(documents), torch.tensor(starts))
 
 
-def tokenize(
+def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:
+    """The tokens of a text, int64 `[tokens]`; special tokens are not added."""
+    return _row(_encode(tokenizer, [text])[0])
+
+
+def tokenize_documents(
     tokenizer: PreTrainedTokenizerBase,
     texts: Iterable[Text],
     *,
@@ -73,8 +78,7 @@ def tokenize(
     """
     if documents == "whole":
         require_no_separator(separator_id)
-        rows = (_encode(tokenizer, [text.content])[0] for text in texts)
-        return Documents.whole(*(torch.tensor(row, dtype=torch.int64) for row in rows))
+        return Documents.whole(*(tokenize(tokenizer, text.content) for text in texts))
     separator = _separator(tokenizer, separator_id)
     parts: list[torch.Tensor] = []
     lengths: list[int] = []
