@@ -12,8 +12,12 @@ from threading import Thread
 import pytest
 import torch
 
+from runtime import Evaluator
 from runtime.job import count_tokens, next_token_loss
-from runtime.text import IGNORED
+from runtime.models import split_causal_lm
+from runtime.reference import reference
+from runtime.text import IGNORED, Text, Windows, tokenize_documents
+from runtime.transport.in_memory import InMemoryTransport, run_stages
 from schemas import LanguageModelEvaluation
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
@@ -181,3 +185,26 @@ def test_labels_that_are_ignored_count_neither_in_the_loss_nor_in_its_weight():
     expected = [-row.log_softmax(0)[label] for row, label in zip(own, (1, 2, 6), strict=True)]
     assert count_tokens(labels) == 3
     assert next_token_loss(logits, labels).item() == pytest.approx(float(sum(expected)) / 3)
+
+
+@pytest.mark.parametrize("mode", ["whole", "lines", "packed"])
+@pytest.mark.parametrize("overlap", [True, False])
+def test_documents_have_the_loss_of_one_process_over_any_number_of_stages(mode, overlap):
+    texts = [Text("first", FIRST), Text("second", SECOND)]
+    documents = tokenize_documents(tiny_tokenizer(), texts, documents=mode)
+    windows = Windows(documents, 7, 3)
+    model = tiny_model("llama")
+    expected = reference(model, windows, next_token_loss, count_tokens)
+
+    def stage(end: InMemoryTransport) -> float:
+        evaluator = Evaluator(
+            split_causal_lm(model),
+            loss_fn=next_token_loss,
+            weight_fn=count_tokens,
+            transport=end,
+            overlap=overlap,
+        )
+        return evaluator.evaluate(windows).loss
+
+    for stages in (1, 2, 3):
+        assert run_stages(stages, stage) == [expected.loss] * stages
