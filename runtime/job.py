@@ -1,6 +1,5 @@
 """The main job: the loss of a causal language model on a text, over the stages of a pipeline."""
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -13,11 +12,14 @@ import torch.distributed as dist
 from torch.nn import functional
 
 from runtime.device import Clock
-from runtime.eval_result import EvalResult
 from runtime.evaluator import Evaluator
-from runtime.failure.finite import NonFiniteError
 from runtime.failure.guard import Guard
-from runtime.job_summary import evaluation_of, stage_summary, verification_of
+from runtime.job_summary import (
+    evaluation_of,
+    require_finite_loss,
+    stage_summary,
+    verification_of,
+)
 from runtime.listeners import Listener, StageTimer
 from runtime.models import (
     ModelFiles,
@@ -168,7 +170,7 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
         run.phase("the reports")
         summary = stage_summary(evaluator, device, timer, seconds)
         reports = transport.gather_objects((summary, digests))
-    _require_finite(result)
+    require_finite_loss(result)
     if not evaluator.is_first:
         return None
     assert windows is not None
@@ -192,24 +194,6 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
         backend=dist.get_backend(),
         seconds=seconds,
         setup_seconds=setup,
-    )
-
-
-def _require_finite(result: EvalResult) -> None:
-    """Refuse a loss that is none; on every rank alike.
-
-    Raises:
-        NonFiniteError: the loss is NaN or infinite; names the first micro-batch that makes it so.
-    """
-    if math.isfinite(result.loss):
-        return
-    losses = result.losses or ()
-    bad = [number for number, loss in enumerate(losses) if not math.isfinite(loss)]
-    where = f": that of micro-batch {bad[0]} is {losses[bad[0]]}" if bad else ""
-    others = f", and {len(bad) - 1} others are not finite" if len(bad) > 1 else ""
-    raise NonFiniteError(
-        f"the loss is {result.loss}{where}{others}, of {result.micro_batches} micro-batches "
-        "(--check-finite names the stage where it begins)"
     )
 
 

@@ -25,6 +25,24 @@ if TYPE_CHECKING:
     from runtime.job import Job
 
 
+def require_finite_loss(result: EvalResult) -> None:
+    """Refuse a loss that is none; on every rank alike.
+
+    Raises:
+        NonFiniteError: the loss is NaN or infinite; names the first micro-batch that makes it so.
+    """
+    if math.isfinite(result.loss):
+        return
+    losses = result.losses or ()
+    bad = [number for number, loss in enumerate(losses) if not math.isfinite(loss)]
+    where = f": that of micro-batch {bad[0]} is {losses[bad[0]]}" if bad else ""
+    others = f", and {len(bad) - 1} others are not finite" if len(bad) > 1 else ""
+    raise NonFiniteError(
+        f"the loss is {result.loss}{where}{others}, of {result.micro_batches} micro-batches "
+        "(--check-finite names the stage where it begins)"
+    )
+
+
 def stage_summary(
     evaluator: Evaluator, device: torch.device, timer: StageTimer, seconds: float
 ) -> StageSummary:

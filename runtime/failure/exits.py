@@ -20,7 +20,7 @@ INPUT_ERRORS = {
 }
 """Errors that a user's input can cause and that only a rank may notice."""
 
-AGREED_ERRORS = {"AgreementError", "DataError", "DifferentDataError", "NonFiniteError"}
+AGREED_ERRORS = {"AgreementError", "DifferentDataError", "NonFiniteError"}
 """Errors that every rank raises alike, and whose sentence says all there is to say."""
 
 
