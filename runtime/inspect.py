@@ -11,6 +11,7 @@ from runtime.checkpoint.tensors import dtype_name
 from runtime.models.hugging_face import HuggingFaceCheckpoint
 from runtime.models.sources import open_source
 from runtime.partition import balanced
+from runtime.printable import encodable, printable
 from schedcc.errors import require_count
 from schemas import CheckpointInspection, LayerSummary, ProposedStage, TensorSummary
 
@@ -38,7 +39,7 @@ def inspection(
         require_count("stages", stages)
         proposal = _proposal(layers, stages)
     return CheckpointInspection(
-        path=str(source.path),
+        path=encodable(str(source.path)),
         kind=source.kind,
         parameters=sum(layer.parameters for layer in layers),
         bytes=sum(layer.bytes for layer in layers),
@@ -60,16 +61,17 @@ def print_inspection(found: CheckpointInspection) -> None:
     console = Console()
     verified = ", all tensors read and as they were saved" if found.verified else ""
     console.print(
-        f"{_printable(found.path)}: {found.kind}, {len(found.layers)} layers, "
+        f"{printable(found.path)}: {found.kind}, {len(found.layers)} layers, "
         f"{found.parameters:,} parameters, {_size(found.bytes)}{verified}",
         highlight=False,
         markup=False,
+        emoji=False,
         soft_wrap=True,
     )
     single = len(found.layers) == 1
     console.print(_tensor_table(found.layers[0]) if single else _layer_table(found))
     if found.unplaced:
-        names = [_printable(name) for name in found.unplaced[:5]]
+        names = [printable(name) for name in found.unplaced[:5]]
         names += ["..."] * (len(found.unplaced) > 5)
         console.print(
             f"tensors that belong to no layer ({len(found.unplaced)}): {', '.join(names)}",
@@ -120,7 +122,7 @@ def _layer_table(found: CheckpointInspection) -> Table:
     for layer in found.layers:
         table.add_row(
             str(layer.index),
-            Text(_printable(layer.module) or "-"),
+            _plain(layer.module or "-"),
             str(len(layer.tensors)),
             f"{layer.parameters:,}",
             _size(layer.bytes),
@@ -134,10 +136,7 @@ def _tensor_table(layer: LayerSummary) -> Table:
     table.add_column("size", justify="right")
     for tensor in layer.tensors:
         table.add_row(
-            Text(_printable(tensor.name)),
-            tensor.dtype,
-            Text(str(list(tensor.shape))),
-            _size(tensor.bytes),
+            _plain(tensor.name), tensor.dtype, str(list(tensor.shape)), _size(tensor.bytes)
         )
     return table
 
@@ -154,9 +153,9 @@ def _stage_table(found: CheckpointInspection) -> Table:
     return table
 
 
-def _printable(text: str) -> str:
-    """A name from outside, with what would steer the terminal shown as it is written in Python."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+def _plain(text: str) -> Text:
+    """Text from outside, which is neither markup nor a command to the terminal."""
+    return Text(printable(text))
 
 
 def _size(count: int) -> str:

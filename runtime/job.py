@@ -1,9 +1,9 @@
 """The main job: the loss of a causal language model on a text, over the stages of a pipeline."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,12 @@ from torch.nn import functional
 from runtime.device import Clock
 from runtime.evaluator import Evaluator
 from runtime.failure.guard import Guard
+from runtime.job_summary import (
+    evaluation_of,
+    require_finite_loss,
+    stage_summary,
+    verification_of,
+)
 from runtime.listeners import Listener, StageTimer
 from runtime.models import (
     ModelFiles,
@@ -21,20 +27,31 @@ from runtime.models import (
     check_token_ids,
     layer_costs,
     lazy_causal_lm,
-    load_causal_lm,
     load_tokenizer,
     locate_model,
 )
-from runtime.partition import PartitionError, balanced, parameters
+from runtime.partition import PartitionError, balanced
 from runtime.process_group import process_group
 from runtime.progress import MicroBatchProgress
-from runtime.reference import LogitsDigests, reference
-from runtime.text import Windows, check_sizes, default_text, read_text, tokenize
+from runtime.reference import LogitsDigests
+from runtime.text import (
+    IGNORED,
+    DocumentMode,
+    Documents,
+    Text,
+    Windows,
+    check_sizes,
+    read_texts,
+    require_no_separator,
+    tokenize_documents,
+)
+from runtime.text.sharing import share
 from runtime.transport import Channels, TorchTransport
 from schedcc.errors import require_count
-from schemas import LanguageModelEvaluation, StageSummary, Verification
+from schemas import LanguageModelEvaluation
 
-DEFAULT_TEXT = "pydoc_data.topics"
+MOST_THREADS = 1024
+"""More than a machine has cores; far more, and the system has none left to give."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +59,13 @@ class Job:
     """What to evaluate, on what, and how."""
 
     model: str
-    text: Path | None
+    texts: tuple[Path, ...]
+    """What to evaluate on; none: `default_text`."""
     stages: int
     micro_batch_size: int
     sequence_length: int
     max_windows: int | None
-    documents: Literal["whole", "lines"]
+    documents: DocumentMode
     separator_id: int | None
     dtype: Literal["float32", "bfloat16", "float16"]
     overlap: bool
@@ -62,6 +80,8 @@ class Job:
     """Directory of the recording to write."""
     started: float
     """When the run began, in seconds since the epoch."""
+    read: list[Text] | None = field(default=None, repr=False)
+    """The texts, on the first rank, if they were read before it was started; taken from here."""
 
     def check(self) -> ModelFiles:
         """Refuse what can be told to be wrong before the model and the text are loaded.
@@ -71,8 +91,12 @@ class Job:
         """
         for name in ("stages", "threads"):
             require_count(name, getattr(self, name))
+        if self.threads > MOST_THREADS:
+            raise ValueError(f"threads is {self.threads}, needed at most {MOST_THREADS}")
         if not self.timeout > 0:
             raise ValueError(f"timeout is {self.timeout:g} seconds, needed more than 0")
+        if self.documents == "whole":
+            require_no_separator(self.separator_id)
         check_sizes(self.sequence_length, self.micro_batch_size, self.max_windows)
         files = locate_model(self.model)
         check_sequence_length(files, self.sequence_length)
@@ -84,24 +108,22 @@ class Job:
             )
         return files
 
-    def read_text(self) -> str:
-        """The text to evaluate on."""
-        return default_text() if self.text is None else read_text(self.text)
-
 
 def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean negative log-likelihood of the labels, in nats.
+    """Mean negative log-likelihood of the targets, in nats.
 
     Args:
         logits: `[micro_batch_size, sequence, vocabulary]`.
-        labels: int64 `[micro_batch_size, sequence]`.
+        labels: int64 `[micro_batch_size, sequence]`; `IGNORED` where there is no target.
     """
-    return functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+    return functional.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED
+    )
 
 
-def count_tokens(labels: torch.Tensor) -> float:
+def count_tokens(labels: torch.Tensor) -> torch.Tensor:
     """The weight of a micro-batch in the loss: the tokens that it predicts."""
-    return float(labels.numel())
+    return (labels != IGNORED).sum()
 
 
 def run_rank(job: Job) -> LanguageModelEvaluation | None:
@@ -120,9 +142,16 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
     transport = TorchTransport(device=device, channels=job.channels)
     guard = Guard(transport, timeout=job.timeout)
     with guard.run() as run:
-        run.phase("the loading of the model", waits_for="", patient=True)
+        run.phase("the reading of the text", waits_for="", patient=True)
+        documents = _documents(job, files) if transport.stage_id == 0 else None
         is_last = transport.stage_id == transport.stages - 1
-        windows = _windows(job, files) if transport.stage_id == 0 or is_last else None
+        run.phase("the distribution of the text", waits_for="stage 0", patient=True)
+        documents = share(documents, transport, wanted=is_last)
+        windows = None
+        if documents is not None:
+            windows = Windows(documents, job.sequence_length, job.micro_batch_size, job.max_windows)
+
+        run.phase("the loading of the model", waits_for="", patient=True)
         timer, digests = StageTimer(Clock(device)), LogitsDigests()
         listeners: list[Listener] = [timer]
         bar: AbstractContextManager[Any] = nullcontext()
@@ -139,32 +168,32 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
         seconds = time.perf_counter() - began
 
         run.phase("the reports")
-        reports = transport.gather_objects((_summary(evaluator, device, timer, seconds), digests))
+        summary = stage_summary(evaluator, device, timer, seconds)
+        reports = transport.gather_objects((summary, digests))
+    require_finite_loss(result)
     if not evaluator.is_first:
         return None
     assert windows is not None
-    assert result.loss is not None
     verification = None
     if job.verify:
-        verification = _verify(job, files, windows, result.loss, reports[-1][1].digests)
-    return LanguageModelEvaluation(
-        model=job.model,
-        text=DEFAULT_TEXT if job.text is None else str(job.text),
+        verification = verification_of(
+            files,
+            getattr(torch, job.dtype),
+            windows,
+            next_token_loss,
+            count_tokens,
+            loss=result.loss,
+            digests=reports[-1][1].digests,
+        )
+    return evaluation_of(
+        job,
+        windows,
+        result,
+        tuple(summary for summary, _ in reports),
+        verification,
         backend=dist.get_backend(),
-        stages=job.stages,
-        threads=job.threads,
-        sequence_length=job.sequence_length,
-        micro_batch_size=job.micro_batch_size,
-        micro_batches=result.micro_batches,
-        windows=windows.windows,
-        tokens=windows.tokens,
-        loss=result.loss,
-        perplexity=float(torch.tensor(result.loss, dtype=torch.float64).exp()),
         seconds=seconds,
         setup_seconds=setup,
-        tokens_per_second=windows.tokens / seconds,
-        stage_summaries=tuple(summary for summary, _ in reports),
-        verification=verification,
     )
 
 
@@ -192,55 +221,19 @@ def _evaluator(
     )
 
 
-def _windows(job: Job, files: ModelFiles) -> Windows:
-    tokens = tokenize(
+def _documents(job: Job, files: ModelFiles) -> Documents:
+    texts = read_texts(job.texts) if job.read is None else job.read
+    documents = tokenize_documents(
         load_tokenizer(files),
-        job.read_text(),
+        _taken(texts),
         documents=job.documents,
         separator_id=job.separator_id,
     )
-    check_token_ids(files, tokens)
-    return Windows(tokens, job.sequence_length, job.micro_batch_size, job.max_windows)
+    check_token_ids(files, documents.tokens)
+    return documents
 
 
-def _summary(
-    evaluator: Evaluator, device: torch.device, timer: StageTimer, seconds: float
-) -> StageSummary:
-    by_op = timer.seconds()
-    load, forward = by_op.pop("LoadMicroBatch", 0.0), by_op.pop("ForwardPass", 0.0)
-    transfer = sum(s for op, s in by_op.items() if op.endswith("Activation"))
-    epilogue = sum(by_op.values()) - transfer
-    first, stop = evaluator.boundaries[evaluator.stage_id : evaluator.stage_id + 2]
-    return StageSummary(
-        stage_id=evaluator.stage_id,
-        device=str(device),
-        first_layer=first,
-        layers=stop - first,
-        parameters=parameters(evaluator.module),
-        load_seconds=load,
-        forward_seconds=forward,
-        transfer_seconds=transfer,
-        epilogue_seconds=epilogue,
-        other_seconds=max(0.0, seconds - load - forward - transfer - epilogue),
-    )
-
-
-def _verify(
-    job: Job,
-    files: ModelFiles,
-    micro_batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    loss: float,
-    digests: list[str],
-) -> Verification:
-    """Compare with the unsplit model in this process, on the CPU or GPU of its stage."""
-    model = load_causal_lm(files, getattr(torch, job.dtype))
-    began = time.perf_counter()
-    expected = reference(model, micro_batches, next_token_loss, count_tokens)
-    identical = sum(a == b for a, b in zip(digests, expected.digests, strict=True))
-    return Verification(
-        reference_loss=expected.loss,
-        relative_difference=abs(loss - expected.loss) / abs(expected.loss),
-        identical_logits=identical,
-        micro_batches=len(digests),
-        reference_seconds=time.perf_counter() - began,
-    )
+def _taken(texts: list[Text]) -> Iterator[Text]:
+    """The texts, which nobody keeps once they are tokens."""
+    while texts:
+        yield texts.pop(0)

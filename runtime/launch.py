@@ -88,6 +88,7 @@ class _Work(Generic[Argument, Result]):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         threading.Thread(target=_end_with_parent, daemon=True).start()
         os.environ.update(self.environment)
+        os.dup2(2, 1)  # what this process has to say goes to the one that started it
         try:
             end.send(Report(result=self.function(self.argument)))
         except BaseException as error:
@@ -98,15 +99,22 @@ class _Work(Generic[Argument, Result]):
             end.recv()  # tensors of the result are in this process's memory until they are read
 
 
-def launch(processes: int, function: Callable[[Argument], Result], argument: Argument) -> Result:
+def launch(
+    processes: int,
+    function: Callable[[Argument], Result],
+    argument: Argument,
+    *,
+    first: Argument | None = None,
+) -> Result:
     """Call `function(argument)` in `processes` new processes, the ranks of one run.
 
-    When one of them fails, the others are killed.
+    When one of them fails, the others are killed. What they print goes to standard error.
 
     Args:
         processes: The number of processes.
         function: A function that a new process can import.
         argument: Its picklable argument.
+        first: The argument of rank 0, if it is another.
 
     Returns:
         What rank 0 returned.
@@ -122,11 +130,17 @@ def launch(processes: int, function: Callable[[Argument], Result], argument: Arg
         try:
             for rank in range(processes):
                 ours, theirs = context.Pipe()
-                work = _Work(function, argument, _environment(rank, processes, store.port))
+                work = _Work(
+                    function,
+                    argument if first is None or rank else first,
+                    _environment(rank, processes, store.port),
+                )
                 process = context.Process(target=work, args=(theirs,), name=f"stage {rank}")
                 workers.append((process, ours))
                 process.start()
                 theirs.close()
+                del work
+            first = None  # it may be large, and is the first process's now
             return _results(workers)[0]  # type: ignore[no-any-return]
         finally:
             _end(workers)

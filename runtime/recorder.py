@@ -181,8 +181,11 @@ def require_new(directory: Path) -> None:
     """Refuse a directory that holds a recording, before any process is started.
 
     Raises:
-        RecordingError: it holds one: what a run that died left behind is not overwritten.
+        RecordingError: it holds one: what a run that died left behind is not overwritten; or it
+            is a file.
     """
+    if directory.exists() and not directory.is_dir():
+        raise RecordingError(f"{directory} is no directory, needed a new or empty one")
     found = rank_files(directory)
     if found:
         raise _refusal(directory, found[0].name)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import chain
 from typing import Any
 
 import torch
@@ -40,6 +41,10 @@ class Reference:
     digests: list[str]
 
 
+ALIGNMENT = 64
+"""Bytes to which torch aligns the memory of tensors on a CPU."""
+
+
 def reference(
     model: nn.Module,
     micro_batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
@@ -54,6 +59,7 @@ def reference(
         loss_fn: As of the evaluator.
         weight_fn: As of the evaluator.
     """
+    _align(model)
     digests = LogitsDigests()
     losses, weights = [], []
     with evaluating(model):
@@ -63,3 +69,14 @@ def reference(
             weights.append(float(weight_fn(labels)))
             digests(number, logits)
     return Reference(weighted_average(losses, weights), digests.digests)
+
+
+def _align(model: nn.Module) -> None:
+    """Move weights that lie in a mapped file, at any offset, to where a stage's own would be.
+
+    Where a matrix begins decides how kernels divide its rows into vectors, and so the last bits of
+    products with a single row.
+    """
+    for tensor in chain(model.parameters(), model.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone()

@@ -3,21 +3,25 @@
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from runtime.printable import printable
 from schemas import LanguageModelEvaluation, StageSummary, Verification
 
 _WIDTH = 100
 """The least width of the report, where the terminal (or its absence) would give less."""
 
+_DIVISION = {"whole": "", "lines": " at most, each line alone", "packed": ", of packed lines"}
+
 
 def print_report(evaluation: LanguageModelEvaluation) -> None:
     """Print loss, perplexity and speed, where time went, and the verification if there is one."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.width = max(console.width, _WIDTH)
     console.print(_headline(evaluation), soft_wrap=True)
     console.print(
         f"loss [bold]{evaluation.loss:.6f}[/] nats per token   "
-        f"perplexity [bold]{evaluation.perplexity:.4f}[/]",
+        f"perplexity [bold]{_perplexity(evaluation.perplexity)}[/]",
         soft_wrap=True,
     )
     console.print(
@@ -31,15 +35,21 @@ def print_report(evaluation: LanguageModelEvaluation) -> None:
         console.print(_verdict(evaluation.loss, evaluation.verification), soft_wrap=True)
 
 
-def _headline(evaluation: LanguageModelEvaluation) -> str:
+def _headline(evaluation: LanguageModelEvaluation) -> Text:
     windows = _plural(evaluation.windows, "window")
     micro_batches = _plural(evaluation.micro_batches, "micro-batch")
     stages, threads = _plural(evaluation.stages, "stage"), _plural(evaluation.threads, "thread")
-    return (
-        f"[bold]{evaluation.model}[/] on {evaluation.text}: {windows} of "
-        f"{evaluation.sequence_length} tokens, {micro_batches} of {evaluation.micro_batch_size} "
-        f"over {stages} ({evaluation.backend}, {threads} each)"
+    sizes = f"{windows} of {evaluation.sequence_length} tokens{_DIVISION[evaluation.documents]}"
+    return Text.assemble(  # names from outside may look like markup
+        (printable(evaluation.model), "bold"),
+        f" on {printable(evaluation.text)}: {sizes}, "
+        f"{micro_batches} of {evaluation.micro_batch_size} over {stages} "
+        f"({evaluation.backend}, {threads} each)",
     )
+
+
+def _perplexity(value: float | None) -> str:
+    return "beyond 64-bit numbers" if value is None else f"{value:.4f}"
 
 
 def _time_table(stages: tuple[StageSummary, ...]) -> Table:

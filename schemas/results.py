@@ -2,12 +2,18 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from schemas.base import Count, Frozen
 
 
-class StageSummary(Frozen):
+class Measured(Frozen):
+    """Numbers that were measured: none of them is NaN or infinite, which JSON cannot say."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class StageSummary(Measured):
     """One stage: what it held and where its time went."""
 
     stage_id: int = Field(ge=0)
@@ -28,12 +34,12 @@ class StageSummary(Frozen):
     """The rest of the evaluation: agreement on shapes, bookkeeping, logging."""
 
 
-class Verification(Frozen):
+class Verification(Measured):
     """Comparison with one process that ran the unsplit model on the same micro-batches."""
 
     reference_loss: float
     relative_difference: float
-    """`|loss - reference_loss| / |reference_loss|`"""
+    """`|loss - reference_loss| / |reference_loss|`; without the division if that is zero."""
     identical_logits: int
     """Micro-batches whose logits have the same bits in both runs."""
     micro_batches: Count
@@ -45,12 +51,15 @@ class Verification(Frozen):
         return self.identical_logits == self.micro_batches and self.relative_difference <= 1e-12
 
 
-class LanguageModelEvaluation(Frozen):
+class LanguageModelEvaluation(Measured):
     """Loss and perplexity of a causal language model on a text, and what they cost."""
 
     format: Literal["schedcc.evaluation/1"] = "schedcc.evaluation/1"
     model: str
     text: str
+    """Names of the texts, with commas between them."""
+    documents: Literal["whole", "lines", "packed"] = "whole"
+    """What was a document, and what a target; `runtime.text.documents` has the table."""
     backend: str
     stages: Count
     threads: Count
@@ -63,7 +72,8 @@ class LanguageModelEvaluation(Frozen):
     """Tokens predicted."""
     loss: float
     """Mean negative log-likelihood of a token, in nats."""
-    perplexity: float
+    perplexity: float | None
+    """`exp(loss)`; none where that is larger than any 64-bit number."""
     seconds: float
     """Wall-clock time of the evaluation, without loading the model."""
     setup_seconds: float

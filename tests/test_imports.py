@@ -114,13 +114,24 @@ if "schedcc" in sys.modules:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_pipeval_without_torch_says_what_is_missing():
-    blocked = "import sys; sys.modules['torch'] = None; sys.argv = ['pipeval']; "
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("torch", []),
+        ("torch", ["inspect", "m"]),
+        ("torch", ["convert", "m", "d"]),
+        ("transformers", []),
+        ("tokenizers", []),
+        ("safetensors", ["inspect", "m"]),
+    ],
+)
+def test_pipeval_says_in_one_sentence_what_is_not_installed(missing, words):
+    blocked = f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['pipeval', *{words!r}]; "
     code = blocked + "from runtime.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    message = "pipeval: torch is not installed: pip install 'schedcc[models]' brings it\n"
-    assert done.stderr == message
+    said = f"pipeval: {missing} is not installed: pip install 'schedcc[models]' brings it\n"
+    assert done.stderr == said
 
 
 def test_the_runtime_offers_its_public_names_and_no_others():

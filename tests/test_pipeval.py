@@ -83,12 +83,16 @@ def test_stages_started_by_pipeval_or_by_torchrun_give_the_loss_of_one_process(
     assert spread.stages == 2
 
 
-def test_the_report_for_people_shows_loss_time_and_verification(model, text):
+def test_the_report_for_people_shows_loss_time_and_verification(model, tmp_path):
+    text = tmp_path / "corpus[" / "old] [red]:smile:\x1b[2J.txt"
+    text.parent.mkdir()
+    text.write_text(TEXT)
     options = ["--stages", 1, "--verify", "--documents", "lines", "--max-windows", 2]
     done = run("-m", "runtime", *arguments(model, text), *options)
     assert done.returncode == 0, done.stderr
     for part in ("2 windows of 16 tokens", "perplexity", "tokens per second", "forward"):
         assert part in done.stdout
+    assert f"{text.parent}/old] [red]:smile:\\x1b[2J.txt: 2 windows" in done.stdout
     assert "one process: identical: loss" in done.stdout
     assert "bit-identical in 1 of 1 micro-batches" in done.stdout
 
@@ -121,11 +125,21 @@ def test_a_terminal_sees_the_progress_of_the_micro_batches(model, text):
         (["--micro-batch-size", "0"], "micro_batch_size is 0, and at least 1 is needed"),
         (["--max-windows", "0"], "max_windows is 0, and at least 1 is needed"),
         (["--threads", "0"], "threads is 0, needed an integer of at least 1"),
+        (["--threads", "99999"], "threads is 99999, needed at most 1024"),
+        (["--timeout", "0"], "timeout is 0 seconds, needed more than 0"),
+        (["--timeout", "nan"], "timeout is nan seconds, needed more than 0"),
+        (["--timeout", "soon"], "'soon'"),
+        (["--stages", "2.5"], "'2.5'"),
+        (["--documents", "words"], "'words'"),
+        (["--separator-id", "1"], "separator_id is 1, but documents is 'whole'"),
+        (["--record", "/dev/null"], "/dev/null is no directory, needed a new or empty one"),
+        (["--windows", "3"], "No such option: --windows"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_status_2(model, text, options, message, capsys):
-    usual = ["--model", str(model), "--text", str(text), "--sequence-length", "16"]
-    status, errors = in_this_process([*usual, *options], capsys)
+    usual = {"--model": str(model), "--text": str(text), "--sequence-length": "16"}
+    usual |= dict(zip(options[::2], options[1::2], strict=True))
+    status, errors = in_this_process([word for pair in usual.items() for word in pair], capsys)
     assert status == 2
     assert message in errors
     assert errors.startswith("pipeval: ")

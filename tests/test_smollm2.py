@@ -16,7 +16,7 @@ from runtime.models import (
 )
 from runtime.partition import balanced
 from runtime.reference import LogitsDigests, Reference, reference
-from runtime.text import Windows, default_text, tokenize
+from runtime.text import Documents, Windows, default_text, tokenize
 from runtime.transport import InMemoryTransport, run_stages
 
 LENGTH = 192
@@ -32,7 +32,7 @@ def model():
 def windows() -> Windows:
     """Three whole windows and a ragged one."""
     tokens = tokenize(load_tokenizer(locate_model("smollm2")), default_text()[:20_000])
-    return Windows(tokens[: 3 * LENGTH + 77], LENGTH, micro_batch_size=2)
+    return Windows(Documents.whole(tokens[: 3 * LENGTH + 77]), LENGTH, micro_batch_size=2)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from tokenizers import pre_tokenizers
 from torch.nn.functional import cross_entropy
 
 from runtime.models import ModelError, load_tokenizer, locate_model, split_causal_lm
-from runtime.text import Windows, default_text, tokenize
+from runtime.text import Documents, Windows, default_text, tokenize
 from tests.tiny_models import smollm2, smollm2_tokenizer, tiny_model, tiny_tokenizer, write_gguf
 
 AWKWARD = "  two spaces\n\n\ttab\r\n naïve 漢字 🎉 e\u0301 \u200b 3.14159 , don't  \n"
@@ -71,7 +71,7 @@ def test_any_text_survives_the_round_trip(text: str):
 
 @torch.inference_mode()
 def perplexity(tokens: torch.Tensor, max_windows: int) -> float:
-    windows = Windows(tokens, 512, 1, max_windows)
+    windows = Windows(Documents.whole(tokens), 512, 1, max_windows)
     layers = split_causal_lm(smollm2())
     total = torch.zeros((), dtype=torch.float64)
     for tensor, labels in windows:

@@ -13,8 +13,11 @@ import typer
 from runtime.cli.convert import convert_command
 from runtime.cli.evaluate import evaluate
 from runtime.cli.inspect import inspect_command
+from runtime.extras import not_installed
+from runtime.printable import printable_lines
+from schedcc.cli.command_line import CommandLine
 
-app = typer.Typer(name="pipeval", add_completion=False, pretty_exceptions_enable=False)
+app = CommandLine(name="pipeval")
 app.callback(invoke_without_command=True)(evaluate)
 app.command("convert")(convert_command)
 app.command("inspect")(inspect_command)
@@ -23,16 +26,16 @@ app.command("inspect")(inspect_command)
 def main() -> NoReturn:
     """Run the command line."""
     try:
-        app()
+        status = app.status()
+    except ModuleNotFoundError as error:
+        _fail(2, not_installed(error))
     except ValueError as error:
         _fail(2, str(error))
-    except ModuleNotFoundError as error:
-        _fail(2, f"{error.name} is not installed: pip install 'schedcc[models]' brings it")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _fail(130, "interrupted")
-    raise SystemExit(0)
+    raise SystemExit(status)
 
 
 def _fail(status: int, message: str) -> NoReturn:
-    typer.echo(f"pipeval: {message}", err=True)
+    typer.echo(f"pipeval: {printable_lines(message)}", err=True)
     raise SystemExit(status)

@@ -3,10 +3,16 @@
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
+
+from runtime.cli.output import others_on_stderr
+from runtime.extras import require_installed
+from runtime.launcher import LaunchError, processes_of_launcher
+from runtime.printable import printable_lines
 
 if TYPE_CHECKING:
     from runtime.failure.exits import Exit
@@ -20,7 +26,11 @@ def evaluate(
         typer.Option(help="smollm2, a GGUF file, or a directory: Hugging Face's, or by layers."),
     ] = "smollm2",
     text: Annotated[
-        Path | None, typer.Option(help="Text file; default: Python's language reference.")
+        list[Path] | None,
+        typer.Option(
+            help="Text file or pipe, or - for standard input; may be given several times, and all "
+            "texts count. Default: Python's language reference."
+        ),
     ] = None,
     stages: Annotated[int, typer.Option("--stages", "-S", help="S, the number of stages.")] = 2,
     micro_batch_size: Annotated[int, typer.Option(help="Windows in a micro-batch.")] = 1,
@@ -29,12 +39,20 @@ def evaluate(
         int | None, typer.Option(help="Evaluate only the first windows.")
     ] = None,
     documents: Annotated[
-        Literal["whole", "lines"],
-        typer.Option(help="The text is one document, or holds one document a line."),
+        Literal["whole", "lines", "packed"],
+        typer.Option(
+            help="whole: a text is one document; the first token of each window is not predicted. "
+            "lines: each line is a document, predicted alone and from its first token on, as "
+            "lm-evaluation-harness does. packed: lines one behind the other in common windows, so "
+            "that documents see those before them. Separators are never predicted."
+        ),
     ] = "whole",
     separator_id: Annotated[
         int | None,
-        typer.Option(help="Token before each document; default: the model's bos or eos token."),
+        typer.Option(
+            help="Token before each line that is a document, as context; default: the model's bos "
+            "or eos token."
+        ),
     ] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")
@@ -64,7 +82,11 @@ def evaluate(
         float, typer.Option(help="Seconds without any progress after which the run is ended.")
     ] = 300.0,
     check_finite: Annotated[
-        bool, typer.Option(help="End with an error if a loss is NaN or infinite.")
+        bool,
+        typer.Option(
+            help="If a loss is NaN or infinite, which is an error in any case, name the stage "
+            "where it began."
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -77,14 +99,21 @@ def evaluate(
         if given:
             option = given[0].replace("_", "-")
             raise ValueError(f"--{option} is an option of evaluating, not of a subcommand")
+        if others := processes_of_launcher():
+            raise LaunchError(
+                f"{others[0]} started {others[1]} processes, and {context.invoked_subcommand} is "
+                "the work of one: start it without a launcher"
+            )
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is no page of C++ frames
+    require_installed()
     # Here, not above: torch takes seconds to import, which --help need not.
-    from runtime.job import Job
+    with others_on_stderr():
+        from runtime.job import Job
 
     job = Job(
         model=model,
-        text=text,
+        texts=tuple(text or ()),
         stages=stages,
         micro_batch_size=micro_batch_size,
         sequence_length=sequence_length,
@@ -113,24 +142,26 @@ def _run(job: "Job", *, as_json: bool) -> int:
     from runtime.process_group import launched, require_environment
     from runtime.recorder import require_new
     from runtime.report import print_report
+    from runtime.text import read_texts
 
     running = False
     try:
-        job.check()
-        if launched():
-            require_environment(job.stages)
-            running = True
-            first = os.environ["RANK"] == "0"
-            with ending_at_once("pipeval: interrupted" if first else None):
-                evaluation = run_rank(job)
-        else:
-            if job.record is not None:
-                require_new(job.record)
-            job.read_text()  # here for its errors only, before any process is started
-            running = True
-            evaluation = launch(job.stages, run_rank, job)
-    except ModuleNotFoundError:
-        raise
+        with others_on_stderr():
+            if launched():
+                require_environment(job.stages)
+            job.check()
+            if launched():
+                running = True
+                first = os.environ["RANK"] == "0"
+                with ending_at_once("pipeval: interrupted" if first else None):
+                    evaluation = run_rank(job)
+            else:
+                if job.record is not None:
+                    require_new(job.record)
+                running = True
+                evaluation = launch(
+                    job.stages, run_rank, job, first=replace(job, read=read_texts(job.texts))
+                )
     except (Exception, KeyboardInterrupt, Terminated) as error:
         _end(exit_for(error, running=running))
     if evaluation is None:
@@ -150,9 +181,9 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 def _end(end: "Exit") -> NoReturn:
     if end.trace:
-        typer.echo(end.trace, err=True)
+        typer.echo(printable_lines(end.trace), err=True)
     if end.message:
-        typer.echo(f"pipeval: {end.message}", err=True)
+        typer.echo(f"pipeval: {printable_lines(end.message)}", err=True)
     if end.status > 128:  # a signal; unloading torch would take another second
         sys.stdout.flush()
         sys.stderr.flush()

@@ -4,9 +4,10 @@ import os
 import traceback
 from typing import NamedTuple
 
+from runtime.extras import not_installed
 from runtime.failure.errors import AgreedError, RemoteError
 from runtime.launch import Terminated, WorkerError
-from runtime.process_group import launched
+from runtime.process_group import LaunchError, launched
 
 INPUT_ERRORS = {
     "CheckpointError",
@@ -18,6 +19,9 @@ INPUT_ERRORS = {
     "TextError",
 }
 """Errors that a user's input can cause and that only a rank may notice."""
+
+AGREED_ERRORS = {"AgreementError", "DifferentDataError", "NonFiniteError"}
+"""Errors that every rank raises alike, and whose sentence says all there is to say."""
 
 
 class Exit(NamedTuple):
@@ -37,6 +41,8 @@ def exit_for(error: BaseException, *, running: bool) -> Exit:
         error: What was raised.
         running: Whether the evaluation had begun, so that an error is not the input's fault.
     """
+    if isinstance(error, LaunchError):
+        return Exit(2, str(error))  # the processes may not know of each other: each says it
     first_here = not launched() or os.environ.get("LOCAL_RANK", "0") == "0"
     if isinstance(error, KeyboardInterrupt):
         return Exit(130, "interrupted")
@@ -45,7 +51,11 @@ def exit_for(error: BaseException, *, running: bool) -> Exit:
     if isinstance(error, WorkerError):
         if error.kind in INPUT_ERRORS:
             return Exit(2, error.reason)
+        if error.kind in AGREED_ERRORS:
+            return Exit(1, error.reason)
         return Exit(1, str(error), error.trace)
+    if isinstance(error, ModuleNotFoundError):
+        return Exit(2, not_installed(error) if first_here else "")
     if isinstance(error, RemoteError):
         tells = error.failure.kind != "error"
         tells = tells and os.environ.get("RANK") == str(error.failure.reporter)

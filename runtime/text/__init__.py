@@ -1,16 +1,31 @@
-"""From text to micro-batches of tokens."""
+"""From texts to micro-batches of tokens."""
 
-from runtime.text.corpus import default_text, read_text
+from runtime.text.corpus import DEFAULT_TEXT, Text, default_text, name_of, read_text, read_texts
+from runtime.text.documents import (
+    DocumentMode,
+    Documents,
+    require_no_separator,
+    tokenize,
+    tokenize_documents,
+)
 from runtime.text.errors import TextError
-from runtime.text.tokens import tokenize
-from runtime.text.windows import MicroBatch, Windows, check_sizes
+from runtime.text.windows import IGNORED, MicroBatch, Windows, check_sizes
 
 __all__ = [
+    "DEFAULT_TEXT",
+    "IGNORED",
+    "DocumentMode",
+    "Documents",
     "MicroBatch",
+    "Text",
     "TextError",
     "Windows",
     "check_sizes",
     "default_text",
+    "name_of",
     "read_text",
+    "read_texts",
+    "require_no_separator",
     "tokenize",
+    "tokenize_documents",
 ]

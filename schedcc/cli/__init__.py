@@ -8,17 +8,16 @@ from typing import Annotated, NoReturn
 import typer
 
 from schedcc import __version__
+from schedcc.cli.command_line import CommandLine
 from schedcc.cli.exchange import export_command, import_command
 from schedcc.cli.plans import check_command, compile_command, show
 from schedcc.cli.recordings import conform_command, postmortem_command, trace_command
 from schedcc.cli.timing import compare_command, simulate_command
 
-app = typer.Typer(
+app = CommandLine(
     name="schedcc",
     help="Compile, draw, verify and simulate pipeline-parallel evaluation schedules.",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
 )
 app.command("compile")(compile_command)
 app.command("show")(show)
