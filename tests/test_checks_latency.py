@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 
 from schedcc import check, compile_pipeline
+from schedcc.verify import verdict
 from tests.plans import pipeline, sends_first
 from tests.strategies import at_corners, sizes
 
@@ -13,7 +14,7 @@ from tests.strategies import at_corners, sizes
 @given(size=sizes(8, 6))
 def test_the_compilers_plans_are_as_fast_as_their_steps_allow(size):
     for overlap in (False, True):
-        assert not check(compile_pipeline(*size, overlap=overlap), road="graph").findings
+        assert not verdict(compile_pipeline(*size, overlap=overlap), None, "networkx").findings
 
 
 def test_a_pipeline_in_which_every_stage_sends_first_serialises():
@@ -30,9 +31,9 @@ def test_a_pipeline_in_which_every_stage_sends_first_serialises():
     assert all(f"step {step}: " in line and "Activation(" in line for line in chain)
 
 
-@pytest.mark.parametrize("road", ["graph", "arrays"])
-def test_a_serialised_plan_is_sound_all_the_same(road):
-    report = check(sends_first(6, 5), road=road)
+@pytest.mark.parametrize("backend", ["networkx", "arrays"])
+def test_a_serialised_plan_is_sound_all_the_same(backend):
+    report = verdict(sends_first(6, 5), None, backend)
     assert report.ok
     assert len(report.findings) == 1
 

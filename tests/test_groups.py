@@ -3,6 +3,7 @@
 import pytest
 
 from schedcc import TransportModel, check
+from schedcc.verify import verdict
 from schemas import Finding
 from tests.plans import deadlocks, pipeline
 
@@ -62,8 +63,8 @@ def test_a_group_between_stages_is_sound_as_a_whole():
         "| L0 { r<0 } r.0 F0 | L1 { r<1 } r.1 F1",
         micro_batches=2,
     )
-    for road in ("graph", "arrays"):
-        assert not check(plan, road=road).findings
+    for backend in ("networkx", "arrays"):
+        assert not verdict(plan, None, backend).findings
 
 
 @pytest.mark.parametrize(
@@ -81,5 +82,5 @@ def test_a_group_is_closed_in_its_step_and_holds_only_posts(text, message, step)
     finding = next(f for f in structure(f"L0 F0 {text}", "L0 R0 F0") if message in f.message)
     assert finding.step == step
     assert finding.stage_id == 0
-    for road in ("graph", "arrays"):
-        assert not check(pipeline(f"L0 F0 {text}", "L0 R0 F0"), road=road).ok
+    for backend in ("networkx", "arrays"):
+        assert not verdict(pipeline(f"L0 F0 {text}", "L0 R0 F0"), None, backend).ok

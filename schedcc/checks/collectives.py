@@ -3,7 +3,23 @@
 from collections.abc import Iterator
 
 from schedcc.channels import collectives
+from schedcc.checks.question import PipelineQuestion
+from schedcc.table import PlanTable
 from schemas import Finding, FindingCode, HandOver, PipelinePlan
+
+
+def collectives_hold(table: PlanTable) -> bool:
+    """Do all stages enter their collectives in one order, which is common to all of them?
+
+    So they neither miss each other nor wait in a circle. Of those with members outside of the
+    table, only what is here is compared.
+    """
+    entered = [collectives(epilogue) for epilogue in table.epilogues]
+    order = max(entered, key=len, default=[])
+    return all(
+        own == [i for i in order if stage_id in i.members(table.stages)]
+        for stage_id, own in zip(table.stage_ids.tolist(), entered, strict=True)
+    )
 
 
 def check_collectives(plan: PipelinePlan) -> Iterator[Finding]:
@@ -43,3 +59,6 @@ def _check_group(entered_by: list[tuple[int, list[HandOver]]]) -> Iterator[Findi
 
 def _finding(stage_id: int, message: str) -> Finding:
     return Finding(code=FindingCode.CHANNEL, stage_id=stage_id, message=message)
+
+
+COLLECTIVES = PipelineQuestion("collectives", holds=collectives_hold, explain=check_collectives)

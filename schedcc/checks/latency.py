@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from schedcc.checks.question import OrderQuestion
 from schedcc.dependencies import Dependencies, dependencies
 from schedcc.graph import Event, event_nodes
 from schedcc.levels import Seconds
+from schedcc.order import Order
 from schedcc.table import IS_FORWARD, IS_POST, IS_TRANSFER, Ints, PlanTable, fitting
-from schedcc.times import Road, event_times
+from schedcc.times import Backend, event_times
 from schedcc.timetable import UNITS_PER_STEP, unit_cost
 from schemas import Finding, FindingCode, PipelinePlan, TransportModel
 
@@ -16,9 +18,7 @@ _SHOWN = 8
 """Transfers of a chain that a message shows."""
 
 
-def check_latency(
-    plan: PipelinePlan, table: PlanTable, transport: TransportModel, road: Road
-) -> Iterator[Finding]:
+def check_latency(plan: PipelinePlan, order: Order, backend: Backend) -> Iterator[Finding]:
     """Is the critical path under unit costs no longer than M + S - 1 steps allow?
 
     A forward and a transfer cost 1; a step allows a send, a receive and a forward. Steps of a
@@ -26,7 +26,8 @@ def check_latency(
     it may be free of deadlock and yet serialise: if every stage sends before it receives, the
     transfers of one step wait for each other from the last stage to the first.
     """
-    timed = _timed(table, transport, road)
+    table = order.table
+    timed = _timed(table, order.transport, backend)
     if timed is None:
         return  # a deadlock, which has a finding of its own
     graph, times = timed
@@ -60,14 +61,14 @@ def check_latency(
 
 
 def _timed(
-    table: PlanTable, transport: TransportModel, road: Road
+    table: PlanTable, transport: TransportModel, backend: Backend
 ) -> tuple[Dependencies, Seconds] | None:
     """The dependencies and their times, with barriers if the plan can have them."""
     blocking = not IS_POST[table.rows.op].any()
     for barrier in (True, False) if blocking else (False,):
         model = transport.model_copy(update={"step_barrier": barrier})
         graph = dependencies(table, model)
-        times, stuck = event_times(graph, unit_cost(graph).astype(np.float64), road)
+        times, stuck = event_times(graph, unit_cost(graph).astype(np.float64), backend)
         if not stuck.any():
             return graph, times
     return None
@@ -102,3 +103,6 @@ def _longest_chain(graph: Dependencies, path: list[int]) -> Ints:
             run = [*run, row]
         longest = max(longest, run, key=len)
     return np.array(longest, dtype=np.int64)
+
+
+LATENCY = OrderQuestion("latency", holds=lambda order: order.proven, explain=check_latency)
