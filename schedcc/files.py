@@ -7,6 +7,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from schedcc.errors import PlanFileError
 from schedcc.exchange import read_torch_csv
+from schedcc.plain_text import visible
 from schedcc.strict_json import RepeatedKeyError, parse
 from schemas import Instruction, PipelinePlan, StagePlan
 from schemas.base import nearest
@@ -33,24 +34,26 @@ def read_plan(path: Path) -> PipelinePlan | StagePlan:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise PlanFileError(f"{path}: cannot be read: {error.strerror}") from error
+        raise PlanFileError(f"{visible(path)}: cannot be read: {error.strerror}") from error
     try:
         data = parse(content)
     except RepeatedKeyError as error:
         place = "".join(map(_place, (*error.place, error.key))).lstrip(".")
-        raise PlanFileError(f"{path}: not a plan: {place} is there twice, needed once") from error
+        raise PlanFileError(
+            f"{visible(path)}: not a plan: {place} is there twice, needed once"
+        ) from error
     except ValueError as error:
-        raise PlanFileError(f"{path}: not JSON: {error}") from error
+        raise PlanFileError(f"{visible(path)}: not JSON: {error}") from error
     found = data.get("format") if isinstance(data, dict) else None
     if not isinstance(found, str) or found not in _FORMATS:
         formats = " or ".join(map(repr, _FORMATS))
         what = "a JSON object" if not isinstance(data, dict) else f"a 'format' of {formats}"
         shown = _shorten(found if isinstance(data, dict) else data)
-        raise PlanFileError(f"{path}: not a plan: found {shown}, needed {what}")
+        raise PlanFileError(f"{visible(path)}: not a plan: found {shown}, needed {what}")
     try:
         return TypeAdapter(_FORMATS[found]).validate_python(data)
     except ValidationError as error:
-        raise PlanFileError(f"{path}: not a plan: {explain(error)}") from error
+        raise PlanFileError(f"{visible(path)}: not a plan: {explain(error)}") from error
 
 
 def write_text(text: str, path: Path | None) -> None:
@@ -65,7 +68,7 @@ def write_text(text: str, path: Path | None) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ValueError(f"{path}: cannot be written: {error.strerror}") from error
+        raise ValueError(f"{visible(path)}: cannot be written: {error.strerror}") from error
 
 
 def explain(error: ValidationError) -> str:

@@ -164,7 +164,6 @@ def test_costs_that_cannot_be_are_one_line_and_status_2(run, command, option, co
         ("-M 0 -S 2", "micro_batches is 0, needed an integer of at least 1"),
         ("-M 2 -S 0", "stages is 0, needed an integer of at least 1"),
         ("-M 2", "needed the numbers of micro-batches and stages, such as -M 8 -S 4"),
-        ("", "needed the numbers of micro-batches and stages, such as -M 8 -S 4"),
     ],
 )
 def test_sizes_that_cannot_be_are_one_line_and_status_2(run, command, arguments, complaint):

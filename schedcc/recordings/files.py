@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from schedcc.files import explain
+from schedcc.plain_text import visible
 from schedcc.ranges import gaps, in_words
 from schedcc.recordings.recording import (
     Executed,
@@ -51,7 +52,7 @@ def read_recording(directory: Path) -> Recording:
     files = rank_files(directory)
     if not files:
         what = "holds no recording (rank_*.jsonl)" if directory.is_dir() else "is no directory"
-        raise RecordingFileError(f"{directory} {what}")
+        raise RecordingFileError(f"{visible(directory)} {what}")
     ranks: list[RankRecording] = []
     damages: list[str] = []
     wall: dict[str, int] = {}
@@ -61,27 +62,28 @@ def read_recording(directory: Path) -> Recording:
         except RecordingFileError as error:
             damages.append(str(error))
     if not ranks:
-        raise RecordingFileError(f"{directory}: {damages[0]}")
+        raise RecordingFileError(f"{visible(directory)}: {damages[0]}")
     damages += [damage for rank in ranks for damage in rank.damages]
     recording = Recording(directory, tuple(ranks), tuple(damages))
     return replace(recording, damages=(*damages, *_missing(recording)))
 
 
 def _read_rank(file: Path, wall: dict[str, int]) -> RankRecording:
+    name = visible(file.name)
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise RecordingFileError(f"{file.name}: cannot be read: {error.strerror}") from error
+        raise RecordingFileError(f"{name}: cannot be read: {error.strerror}") from error
     lines = content.split(b"\n")
     rest = lines.pop()  # what follows the last line end: nothing, unless a line breaks off
     if not lines:
-        raise RecordingFileError(f"{file.name}: breaks off in its header ({len(rest)} bytes)")
+        raise RecordingFileError(f"{name}: breaks off in its header ({len(rest)} bytes)")
     try:
         header = RecordingHeader.model_validate(from_json(lines[0]))
     except ValidationError as error:
-        raise RecordingFileError(f"{file.name}: not a recording: {explain(error)}") from error
+        raise RecordingFileError(f"{name}: not a recording: {explain(error)}") from error
     except ValueError as error:
-        raise RecordingFileError(f"{file.name}: not a recording: {error}") from error
+        raise RecordingFileError(f"{name}: not a recording: {error}") from error
     rank = RankRecording(file, header, alive=_is_locked(file))
     # Ranks with one clock share its offset to the time of day, as the first of them has seen it.
     offset = wall.setdefault(header.clock, header.wall_ns - header.monotonic_ns)
@@ -91,13 +93,13 @@ def _read_rank(file: Path, wall: dict[str, int]) -> RankRecording:
         try:
             reader.take(EVENT.validate_python(from_json(line)), number)
         except ValidationError as error:
-            rank.damages.append(f"{file.name}, line {number}: no event: {explain(error)}")
+            rank.damages.append(f"{name}, line {number}: no event: {explain(error)}")
         except ValueError as error:
-            rank.damages.append(f"{file.name}, line {number}: not JSON: {error}")
+            rank.damages.append(f"{name}, line {number}: not JSON: {error}")
     if rest:
         rank.cut = True
         rank.damages.append(
-            f"{file.name}: the last line breaks off after {len(rest)} bytes "
+            f"{name}: the last line breaks off after {len(rest)} bytes "
             "(its process ended while writing)"
         )
     return rank
@@ -175,7 +177,7 @@ class _Events:
             )
 
     def _damage(self, line: int, what: str) -> None:
-        self._rank.damages.append(f"{self._rank.file.name}, line {line}: {what}")
+        self._rank.damages.append(f"{self._rank.file_name}, line {line}: {what}")
 
 
 def _missing(recording: Recording) -> list[str]:
@@ -185,11 +187,11 @@ def _missing(recording: Recording) -> list[str]:
     if len(sizes) > 1:
         damages.append(
             "the files are of different runs: "
-            + ", ".join(f"{r.file.name} of {r.header.stages} stages" for r in ranks)
+            + ", ".join(f"{r.file_name} of {r.header.stages} stages" for r in ranks)
         )
     for rank, count in Counter(rank.header.rank for rank in ranks).items():
         if count > 1:
-            names = ", ".join(r.file.name for r in ranks if r.header.rank == rank)
+            names = ", ".join(r.file_name for r in ranks if r.header.rank == rank)
             damages.append(f"{count} files are of rank {rank}: {names}")
     for pipeline, by_stage in recording.pipelines.items():
         missing = gaps(by_stage, max(sizes))

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import networkx as nx
 
 from schedcc.graph import Event
+from schedcc.plain_text import visible
 from schedcc.recordings.recording import PipelineId, Recording
 from schedcc.recordings.skipped import run_graph
 from schemas import BufferInstruction, Phase, PipelinePlan, TransportModel
@@ -37,8 +38,8 @@ class Causality:
             yield "the plan waits for itself (schedcc check): the order in time is not compared"
         elif self._devices:
             yield (
-                f"on {', '.join(self._devices)} instructions end when they have been enqueued: "
-                "the order in time is not compared"
+                f"on {', '.join(map(visible, self._devices))} instructions end when they have been "
+                "enqueued: the order in time is not compared"
             )
         elif not self._recording.one_clock:
             yield (

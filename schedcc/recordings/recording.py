@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from schedcc.plain_text import visible
 from schemas import PipelinePlan, Placed, StagePlan, StageProgram
 from schemas.recording import (
     ErrorRaised,
@@ -61,7 +62,7 @@ class PipelineId(NamedTuple):
 
     def __str__(self) -> str:
         number = f"pipeline {self.number}" if self.number else ""
-        return ", ".join(filter(None, [f"replica {self.replica}", self.name, number]))
+        return ", ".join(filter(None, [f"replica {self.replica}", visible(self.name), number]))
 
 
 @dataclass
@@ -84,6 +85,11 @@ class RankRecording:
     cut: bool = False
     """Whether the last line breaks off."""
     damages: list[str] = field(default_factory=list)
+
+    @property
+    def file_name(self) -> str:
+        """The name of the file, for messages."""
+        return visible(self.file.name)
 
     @property
     def name(self) -> str:
