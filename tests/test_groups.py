@@ -1,11 +1,19 @@
 """Groups of transfers in a plan: one entry of the queue, and no order in it."""
 
+from random import Random
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from schedcc import TransportModel, check
 from schedcc.verify import verdict
 from schemas import Finding
+from tests.mutant_walk import MODELS as EVERY_MODEL
+from tests.mutant_walk import compare
+from tests.mutations import random_mutant
 from tests.plans import deadlocks, pipeline
+from tests.strategies import grouped_transfers
 
 EXCHANGE = "{ s>0:1 r<1:1 } s.0:1 r.1:1", "{ r<0:0 s>1:0 } r.0:0 s.1:0"
 MODELS = [
@@ -84,3 +92,18 @@ def test_a_group_is_closed_in_its_step_and_holds_only_posts(text, message, step)
     assert finding.stage_id == 0
     for backend in ("networkx", "arrays"):
         assert not verdict(pipeline(f"L0 F0 {text}", "L0 R0 F0"), None, backend).ok
+
+
+@settings(max_examples=40)
+@given(
+    plan=grouped_transfers(),
+    seed=st.integers(0, 10**9),
+    changes=st.integers(0, 2),
+    backend=st.sampled_from(["networkx", "arrays"]),
+)
+def test_the_executor_agrees_about_groups_under_every_model(plan, seed, changes, backend):
+    random = Random(seed)
+    for _ in range(changes):
+        plan = random_mutant(plan, random)
+    for model in EVERY_MODEL:
+        compare(plan, model, backend)
