@@ -63,11 +63,12 @@ def timeline(
 ) -> Timeline:
     """What `simulate` predicts, from a backend of the caller's choice."""
     costs = costs or Costs()
-    forward = costs.forward_seconds(plan.stages)
     transport = transport or TransportModel()
     report = verdict(plan, transport, backend)
     if not report.ok:
         raise UnsoundPlanError(f"a plan with errors has no timeline: {next(report.errors())}")
+    # Only now is a number in the header one of programs that there are.
+    forward = costs.forward_seconds(plan.stages)
     graph = plan_dependencies(plan, transport)
     table = graph.table
     seconds, _ = event_times(graph, _cost(graph, costs, forward), backend)
