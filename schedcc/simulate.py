@@ -54,8 +54,7 @@ def simulate(
         UnsoundPlanError: the plan never ends, or does something else than it should.
         ValueError: there are costs for another number of stages, or their sum is no number.
     """
-    rows = sum(len(step) for program in plan.programs for step in program.steps)
-    return timeline(plan, costs, transport, backend_for(rows))
+    return timeline(plan, costs, transport, backend_for(plan.programs))
 
 
 def timeline(

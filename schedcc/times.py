@@ -4,6 +4,7 @@ networkx for plans that a person may want to look at, arrays for plans of any si
 same times and the same verdict on what never happens, which a test holds them to.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 import networkx as nx
@@ -13,6 +14,7 @@ from schedcc.dependencies import Dependencies
 from schedcc.graph import Node, event_nodes, networkx_graph
 from schedcc.levels import Seconds, levels
 from schedcc.table import Bools
+from schemas import StageProgram
 
 Backend = Literal["networkx", "arrays"]
 
@@ -20,8 +22,9 @@ GRAPH_LIMIT = 2_000
 """Instructions up to which networkx gives the verdict: about 0.1 s."""
 
 
-def backend_for(rows: int) -> Backend:
-    """The backend for a plan with `rows` instructions."""
+def backend_for(programs: Iterable[StageProgram]) -> Backend:
+    """The backend for programs of their size."""
+    rows = sum(len(p.epilogue) + sum(map(len, p.steps)) for p in programs)
     return "networkx" if rows <= GRAPH_LIMIT else "arrays"
 
 

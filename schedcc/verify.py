@@ -7,7 +7,10 @@
 Both give the same verdict on everything; a test holds them to it.
 """
 
+from itertools import chain
+
 from schedcc import checks
+from schedcc.checks.limit import limited
 from schedcc.checks.question import OrderQuestion, PipelineQuestion, ProgramQuestion
 from schedcc.graph import one_program_a_stage
 from schedcc.order import Order
@@ -35,10 +38,10 @@ def check(plan: PipelinePlan | StagePlan, transport: TransportModel | None = Non
             sound plan is sound everywhere.
 
     Returns:
-        A report with every finding of every check; `Report.ok` if none is an error.
+        A report with the findings of every check, of which there are no more than
+        `schedcc.checks.limit.LISTED` of one kind; `Report.ok` if none is an error.
     """
-    rows = sum(len(step) for program in _programs(plan) for step in program.steps)
-    return verdict(plan, transport, backend_for(rows))
+    return verdict(plan, transport, backend_for(_programs(plan)))
 
 
 def verdict(
@@ -96,10 +99,10 @@ def _walked(plan: PipelinePlan | StagePlan) -> list[Finding]:
     found: list[Finding] = []
     for question in checks.QUESTIONS:
         if isinstance(question, ProgramQuestion):
-            for program in _programs(plan):
-                found += question.explain(plan, program)
+            explained = (question.explain(plan, program) for program in _programs(plan))
+            found += limited(chain.from_iterable(explained))
         elif isinstance(question, PipelineQuestion) and isinstance(plan, PipelinePlan):
-            found += question.explain(plan)
+            found += limited(question.explain(plan))
     return found
 
 
@@ -108,7 +111,7 @@ def _misordered(plan: PipelinePlan, order: Order, backend: Backend) -> list[Find
     found: list[Finding] = []
     for question in checks.QUESTIONS:
         if isinstance(question, OrderQuestion):
-            found += question.explain(plan, order, backend)
+            found += limited(question.explain(plan, order, backend))
     return found
 
 

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedcc import UnsoundPlanError, check, compile_pipeline, compile_stage, require_sound
+from schedcc.checks.limit import LISTED
 from schedcc.verify import verdict
 from schemas import (
     AllReduceLoss,
@@ -152,3 +153,61 @@ def test_programs_of_stages_beyond_all_numbers_get_their_findings(code, first, f
     assert {"structure", code} <= {
         finding.code.value for finding in verdict(plan, None, backend).findings
     }
+
+
+def test_findings_of_a_kind_beyond_a_number_are_counted(run, tmp_path):
+    few = 300
+    plan = compile_pipeline(few, 3)
+    first, *others = plan.programs
+    without = tuple(
+        program.model_copy(
+            update={
+                "steps": tuple(
+                    tuple(i for i in step if i.op != "RecvActivation") for step in program.steps
+                )
+            }
+        )
+        for program in others
+    )
+    plan = plan.model_copy(update={"programs": (first, *without)})
+    listed = check(plan).findings
+    by_code = {code: [f for f in listed if f.code == code] for code in ("buffer", "channel")}
+    for code, findings in by_code.items():
+        assert len(findings) == LISTED + 1
+        assert sum(finding.count for finding in findings) == 2 * few
+        assert findings[-1].severity == "error"
+        stages = "stages 1-2" if code == "buffer" else "stages 0-1"
+        assert str(findings[-1]) == f"{code}: 500 more of these, on {stages}"
+    file = tmp_path / "plan.json"
+    file.write_text(plan.model_dump_json())
+    assert f"{file}: 1200 findings (structure" in run("check", file).out
+    alone = check(plan.stage(1)).findings
+    assert str(alone[-1]) == "buffer: stage 1: 200 more of these"
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        [BroadcastLoss(source=1)],
+        [BroadcastLogits(source=1), CollectLogits(), MoveLogits(source=1, destination=0)],
+        [MoveLogits(source=1, destination=-n) for n in range(40)],
+        [ReduceLoss(), BroadcastLoss(source=0), AllReduceLoss(), BroadcastLoss(source=1)],
+    ],
+    ids=["one", "logits", "all others", "losses"],
+)
+def test_twice_as_much_that_is_wrong_has_twice_as_many_findings(repeated):
+    plan = compile_pipeline(2, 3)
+
+    def found(times: int) -> int:
+        spoilt = tuple(
+            program.model_copy(update={"epilogue": (*program.epilogue, *repeated * times)})
+            if program.stage_id != 1
+            else program
+            for program in plan.programs
+        )
+        report = check(plan.model_copy(update={"programs": spoilt}))
+        return sum(finding.count for finding in report.findings)
+
+    few, many = found(25), found(100)
+    assert few > 25
+    assert many < 4.5 * few

@@ -43,8 +43,10 @@ def check_channels(plan: PipelinePlan) -> Iterator[Finding]:
 
 def _unmatched(channel: Channel, traffic: Traffic) -> Iterator[Finding]:
     sends, receives = _micro_batches(traffic.sends), _micro_batches(traffic.receives)
+    last_send = dict(zip(sends, traffic.sends, strict=True))
+    last_receive = dict(zip(receives, traffic.receives, strict=True))
     for micro_batch, count in sorted((Counter(sends) - Counter(receives)).items()):
-        last = [p for p, m in zip(traffic.sends, sends, strict=True) if m == micro_batch][-1]
+        last = last_send[micro_batch]
         yield _finding(
             channel.source,
             last.step,
@@ -52,7 +54,7 @@ def _unmatched(channel: Channel, traffic: Traffic) -> Iterator[Finding]:
             f"{last.instruction} waits for a receive that never comes",
         )
     for micro_batch, count in sorted((Counter(receives) - Counter(sends)).items()):
-        last = [p for p, m in zip(traffic.receives, receives, strict=True) if m == micro_batch][-1]
+        last = last_receive[micro_batch]
         yield _finding(
             channel.destination,
             last.step,

@@ -93,16 +93,14 @@ def _critical_path(graph: Dependencies, times: Seconds) -> list[int]:
 def _longest_chain(graph: Dependencies, path: list[int]) -> Ints:
     """The rows of the longest run of transfers on a path without a forward or a barrier."""
     op = graph.table.rows.op
-    longest: list[int] = []
-    run: list[int] = []
+    runs: list[list[int]] = [[]]
     for event in path:
         row, is_end = divmod(event, 2)
         if event >= 2 * len(op) or (is_end and IS_FORWARD[op[row]]):
-            run = []
+            runs.append([])
         elif is_end and IS_TRANSFER[op[row]]:
-            run = [*run, row]
-        longest = max(longest, run, key=len)
-    return np.array(longest, dtype=np.int64)
+            runs[-1].append(row)
+    return np.array(max(runs, key=len), dtype=np.int64)
 
 
 LATENCY = OrderQuestion("latency", holds=lambda order: order.proven, explain=check_latency)

@@ -99,7 +99,7 @@ def check_command(
             warning = "warning: " if finding.severity == "warning" else ""
             say(f"{warning}{finding}")
         asked = ", ".join(report.checks) + (alone or f"; {report.transport}")
-        errors = len(list(report.errors()))
+        errors = sum(finding.count for finding in report.errors())
         verdict = "sound" if report.ok else f"{errors} finding{'s' if errors != 1 else ''}"
         say(f"{visible(name)}: {verdict} ({asked})")
     raise typer.Exit(0 if report.ok else 1)
