@@ -56,7 +56,7 @@ def simulated_trace(timeline: Timeline) -> dict[str, Any]:
         for number, span in enumerate(stage.spans):
             start, end = span.start * 1e6, span.end * 1e6
             described = _described(span.instruction, {"step": span.step})
-            if _phase(span.instruction) is Phase.POST:  # its span is that of the transfer
+            if _phase(span.instruction) is Phase.POST:  # its span lasts as long as the transfer
                 events += _transfer(lane, span.instruction, number, start, end)
             elif end > start:
                 events.append(lane.event("X", start, dur=end - start, **described))
