@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 import schedcc
-from schedcc.times import Road
-from schedcc.verify import check
+from schedcc.times import Backend
+from schedcc.verify import verdict
 
 SMALL = ((64, 4), (256, 16))
 """Sizes `(M, S)` at which networkx gives a verdict in reasonable time."""
@@ -52,7 +52,7 @@ def cases() -> list[Case]:
         found.append(Case("check a plan again, arrays", size, arrays))
         found.append(Case("torch: generate, lower, simulate", size, partial(torch_tools, *size)))
     for size in SMALL:
-        found.append(Case("check a plan again, networkx", size, partial(_check, size, "graph")))
+        found.append(Case("check a plan again, networkx", size, partial(_check, size, "networkx")))
     for size in (*GROWTH, LARGEST):
         for overlap, form in ((False, "blocking"), (True, "overlapped")):
             verdict = partial(schedcc.check_schedule, *size, overlap=overlap)
@@ -69,8 +69,8 @@ def _plan(size: tuple[int, int]) -> schedcc.PipelinePlan:
     return schedcc.compile_pipeline(*size)
 
 
-def _check(size: tuple[int, int], road: Road) -> schedcc.Report:
-    return check(_plan(size), road=road)
+def _check(size: tuple[int, int], backend: Backend) -> schedcc.Report:
+    return verdict(_plan(size), None, backend)
 
 
 def torch_tools(micro_batches: int, stages: int) -> Any:

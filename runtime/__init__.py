@@ -7,6 +7,8 @@ without torch, does not have to import torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import schedcc  # noqa: F401 (it says so where another module hides one of ours)
+
 if TYPE_CHECKING:
     from runtime.agreement import AgreementError
     from runtime.checkpoint import CheckpointError

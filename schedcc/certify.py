@@ -5,17 +5,17 @@ before, so that every channel is seen whole; memory does not grow with the numbe
 """
 
 from collections.abc import Iterator
+from itertools import chain
 
 from schedcc.compiler import compile_pipeline
 from schedcc.epilogue import Outcome, epilogue
 from schedcc.errors import require_count
 from schedcc.inference import NUM_BUFFERS
+from schedcc.order import Order
 from schedcc.pattern import stage_pattern
-from schedcc.screens import PIPELINE_SCREENS, PROGRAM_SCREENS, collectives_hold
-from schedcc.table import PlanTable
-from schedcc.timetable import proven
-from schedcc.verify import PIPELINE_QUESTIONS, check, epilogues_hold
-from schemas import PlanHeader, Report, StageProgram, TransportModel
+from schedcc.table import PlanTable, Rows
+from schedcc.verify import check, locally_sound, order_sound, questions
+from schemas import PlanHeader, Report, TransportModel
 
 _ROWS_PER_BLOCK = 200_000
 
@@ -39,28 +39,21 @@ def check_schedule(
     require_count("stages", stages)
     outcome, transport = outcome or Outcome(), transport or TransportModel()
     blocks = _blocks(micro_batches, stages, overlap, outcome)
-    if all(_sound(block, transport) for block in blocks) and _ends_meet(stages, outcome):
-        return Report(checks=PIPELINE_QUESTIONS, transport=transport)
+    if all(
+        locally_sound(block, alone=False) and order_sound(Order(block, transport))
+        for block in chain([_ends(stages, outcome)], blocks)
+    ):
+        return Report(checks=questions(alone=False), transport=transport)
     plan = compile_pipeline(micro_batches, stages, overlap=overlap, outcome=outcome)
     return check(plan, transport)
 
 
-def _sound(table: PlanTable, transport: TransportModel) -> bool:
-    return (
-        all(screen(table) for screen in (*PROGRAM_SCREENS, *PIPELINE_SCREENS))
-        and epilogues_hold(table)
-        and proven(table, transport)
-    )
-
-
-def _ends_meet(stages: int, outcome: Outcome) -> bool:
-    """Whether the first and the last stage fit together, which seldom share a block."""
-    header = PlanHeader(format="", micro_batches=1, stages=stages)
-    programs = (
-        StageProgram(stage_id=stage_id, steps=(), epilogue=epilogue(stages, stage_id, outcome))
-        for stage_id in sorted({0, stages - 1})
-    )
-    return collectives_hold(PlanTable.of(header, programs))
+def _ends(stages: int, outcome: Outcome) -> PlanTable:
+    """The first and the last stage, which seldom share a block, without a micro-batch."""
+    header = PlanHeader(format="", micro_batches=0, stages=stages)
+    needed = sorted({0, stages - 1})
+    parts = [(stage_id, Rows.of(()), epilogue(stages, stage_id, outcome)) for stage_id in needed]
+    return PlanTable.joined(header, parts, needed)
 
 
 def _blocks(
@@ -71,12 +64,13 @@ def _blocks(
     )
     size = max(2, _ROWS_PER_BLOCK // (4 * micro_batches))
     for first in range(0, max(1, stages - 1), size - 1):
+        block = range(first, min(first + size, stages))
         parts = [
             (
                 stage_id,
                 stage_pattern(micro_batches, stages, stage_id, overlap=overlap).rows(),
                 epilogue(stages, stage_id, outcome),
             )
-            for stage_id in range(first, min(first + size, stages))
+            for stage_id in block
         ]
-        yield PlanTable.joined(header, parts)
+        yield PlanTable.joined(header, parts, block)

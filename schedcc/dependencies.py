@@ -120,6 +120,8 @@ class _Queues:
 
     group: Ints
     """`[rows]`: the row that ends the group of a post; `NONE` outside of groups."""
+    entry: Ints
+    """`[rows]`: the row that stands for a transfer's entry of its queue: that of its group."""
     issue: Ints
     """`[rows]`: the event at which a transfer is issued."""
     ahead: Ints
@@ -130,8 +132,8 @@ class _Queues:
         rows, op = np.arange(len(table.rows)), table.rows.op
         group = _groups(table)
         grouped = group >= 0
-        issue = starts(np.where(grouped, group, rows))
-        entry = np.where(grouped & (transport.queue == "stage"), group, rows)
+        entry = np.where(grouped, group, rows)
+        issue = starts(entry)
         transfers = rows[IS_TRANSFER[op]]
         if transport.queue == "channel":
             channel = (table.rows.peer, IS_SEND[op], table.program)
@@ -143,12 +145,15 @@ class _Queues:
         ahead = np.full(len(rows), -1)
         # The members of an entry share what is ahead of it: the entry before their first one.
         opens = np.ones(len(order), dtype=bool)
-        opens[1:] = entry[order[1:]] != entry[order[:-1]]
+        opens[1:] = (entry[order[1:]] != entry[order[:-1]]) | ~same[1:]
         first = np.maximum.accumulate(np.where(opens, np.arange(len(order)), 0))
         before = np.where(same[first], order[np.maximum(first - 1, 0)], -1)
         posted = (before >= 0) & IS_POST[op[before]]
-        ahead[order[posted]] = ends(entry[before[posted]])
-        return cls(group, issue, ahead)
+        # A group that spreads over several queues is in each of them an entry of its members there,
+        # of which the last to be issued is the last to end: they go to and come from one stage.
+        last = before[posted] if transport.queue == "channel" else entry[before[posted]]
+        ahead[order[posted]] = ends(last)
+        return cls(group, entry, issue, ahead)
 
     def edges(self, table: PlanTable) -> Iterator[Edges]:
         """What is ahead of a transfer ends first; a group ends when all of its members have."""
@@ -199,14 +204,16 @@ def _transfer_edges(
     send, receive, number = table.matched
     yield Edges(queues.issue[send], ends(receive), "data")
     yield from _ahead_of(send, receive, queues)
-    if transport.buffered_sends == 0:
-        yield Edges(queues.issue[receive], ends(send), "rendezvous")
-        yield from _ahead_of(receive, send, queues)
-    else:
+    if transport.buffered_sends > 0:
         # A later send needs the room of an earlier message: pairs are in order of channel, number.
+        # Where the receives of both are in one group, it does not: its own stands ready as soon.
         late = np.flatnonzero(number >= transport.buffered_sends)
-        room = receive[late - transport.buffered_sends]
-        yield Edges(ends(room), ends(send[late]), "rendezvous")
+        room, own = receive[late - transport.buffered_sends], receive[late]
+        together = queues.entry[room] == queues.entry[own]
+        yield Edges(ends(room[~together]), ends(send[late[~together]]), "rendezvous")
+        send, receive = send[late[together]], own[together]
+    yield Edges(queues.issue[receive], ends(send), "rendezvous")
+    yield from _ahead_of(receive, send, queues)
 
 
 def _ahead_of(other: Ints, waiter: Ints, queues: _Queues) -> Iterator[Edges]:

@@ -3,18 +3,20 @@
 from pathlib import Path
 from typing import get_args
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from schedcc.errors import PlanFileError
 from schedcc.exchange import read_torch_csv
+from schedcc.plain_text import visible
+from schedcc.strict_json import RepeatedKeyError, parse
 from schemas import Instruction, PipelinePlan, StagePlan
+from schemas.base import nearest
 
 _FORMATS: dict[object, type[PipelinePlan] | type[StagePlan]] = {
     "schedcc.plan/1": PipelinePlan,
     "schedcc.stage-plan/1": StagePlan,
 }
-_OPS = {instruction.__name__ for instruction in get_args(Instruction)}
+_OPS: dict[str, type[BaseModel]] = {i.__name__: i for i in get_args(Instruction)}
 _SHOWN = 60
 """Characters of a value in a message, at most."""
 _NEEDS = {"tuple_type": "a list", "model_type": "an object", "model_attributes_type": "an object"}
@@ -32,21 +34,26 @@ def read_plan(path: Path) -> PipelinePlan | StagePlan:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise PlanFileError(f"{path}: cannot be read: {error.strerror}") from error
+        raise PlanFileError(f"{visible(path)}: cannot be read: {error.strerror}") from error
     try:
-        data = from_json(content, allow_inf_nan=False)
+        data = parse(content)
+    except RepeatedKeyError as error:
+        place = "".join(map(_place, (*error.place, error.key))).lstrip(".")
+        raise PlanFileError(
+            f"{visible(path)}: not a plan: {place} is there twice, needed once"
+        ) from error
     except ValueError as error:
-        raise PlanFileError(f"{path}: not JSON: {error}") from error
+        raise PlanFileError(f"{visible(path)}: not JSON: {error}") from error
     found = data.get("format") if isinstance(data, dict) else None
     if not isinstance(found, str) or found not in _FORMATS:
         formats = " or ".join(map(repr, _FORMATS))
         what = "a JSON object" if not isinstance(data, dict) else f"a 'format' of {formats}"
         shown = _shorten(found if isinstance(data, dict) else data)
-        raise PlanFileError(f"{path}: not a plan: found {shown}, needed {what}")
+        raise PlanFileError(f"{visible(path)}: not a plan: found {shown}, needed {what}")
     try:
         return TypeAdapter(_FORMATS[found]).validate_python(data)
     except ValidationError as error:
-        raise PlanFileError(f"{path}: not a plan: {explain(error)}") from error
+        raise PlanFileError(f"{visible(path)}: not a plan: {explain(error)}") from error
 
 
 def write_text(text: str, path: Path | None) -> None:
@@ -61,7 +68,7 @@ def write_text(text: str, path: Path | None) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ValueError(f"{path}: cannot be written: {error.strerror}") from error
+        raise ValueError(f"{visible(path)}: cannot be written: {error.strerror}") from error
 
 
 def explain(error: ValidationError) -> str:
@@ -73,7 +80,12 @@ def explain(error: ValidationError) -> str:
         case "missing":
             return f"{place} is missing"
         case "extra_forbidden":
-            return f"{place} is not a key that this instruction has"
+            *_, op, key = first["loc"]
+            near = nearest(str(key), _OPS[str(op)].model_fields) if op in _OPS else None
+            meant = f", did you mean {near!r}?" if near else ""
+            return f"{place} is not a key that this instruction has{meant}"
+        case "unknown_key":
+            return f"{place}{_place(context['key'])} {context['what']}".lstrip(".")
         case "union_tag_invalid":
             found, needed = _shorten(context["tag"]), context["expected_tags"]
             return f"{place}.op is {found}, needed one of {needed}"

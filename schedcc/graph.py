@@ -66,8 +66,13 @@ def dependency_graph(
 
 def plan_dependencies(plan: PipelinePlan, transport: TransportModel) -> Dependencies:
     """The dependencies of a plan; of several programs for one stage, the last one counts."""
+    return dependencies(one_program_a_stage(plan), transport)
+
+
+def one_program_a_stage(plan: PipelinePlan) -> PlanTable:
+    """The table of a plan; of several programs for one stage, the last one counts."""
     programs = {fitting(program.stage_id): program for program in plan.programs}
-    return dependencies(PlanTable.of(plan, programs.values()), transport)
+    return PlanTable.of(plan, programs.values())
 
 
 def networkx_graph(graph: Dependencies, only: Bools | None = None) -> "nx.DiGraph[Node]":

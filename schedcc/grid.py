@@ -6,6 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from schedcc.plain_text import visible
 from schemas import BufferInstruction, PipelinePlan, StagePlan, StageProgram, Step
 
 SYMBOLS = {
@@ -47,12 +48,13 @@ class Window(NamedTuple):
 
 
 def fitting(plan: PipelinePlan | StagePlan, width: int) -> Window:
-    """As many of the first steps as can be drawn in `width` characters, at least one."""
-    used, stop = len("stage") + 1, 0
+    """As many of the first steps as can be drawn whole in `width` characters."""
+    stages = [len(str(program.stage_id)) for program in _programs(plan)]
+    used, stop = max([len("stage"), *stages]) + 2, 0  # a border on its left, a space on its right
     for step in range(step_count(plan)):
         cells = [cell(program.steps[step]) for program in _programs(plan) if _has(program, step)]
         used += max(len(str(step)), *(text.cell_len for text in cells)) + 3
-        if used > width and stop:
+        if used > width:
             break
         stop += 1
     return Window(0, stop)
@@ -80,8 +82,8 @@ def title(plan: PipelinePlan | StagePlan, window: Window) -> str:
     drawn = f"{window.first} to {window.stop - 1}" if window.stop > window.first else "none"
     part = "" if window == (0, total) else f" (drawn: {drawn})"
     return (
-        f"{plan.schedule} schedule: M = {plan.micro_batches} micro-batches, S = {plan.stages} "
-        f"stages, {plan.num_buffers} buffers, {total} steps{part}"
+        f"{visible(plan.schedule)} schedule: M = {plan.micro_batches} micro-batches, "
+        f"S = {plan.stages} stages, {plan.num_buffers} buffers, {total} steps{part}"
     )
 
 

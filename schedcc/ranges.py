@@ -19,6 +19,21 @@ def gaps(present: Iterable[int], count: int) -> list[range]:
     return missing
 
 
+def runs(ids: Iterable[int]) -> list[range]:
+    """The ids as ranges of neighbours.
+
+    >>> runs([5, 1, 2, 2])
+    [range(1, 3), range(5, 6)]
+    """
+    found: list[range] = []
+    for number in sorted(set(ids)):
+        if found and found[-1].stop == number:
+            found[-1] = range(found[-1].start, number + 1)
+        else:
+            found.append(range(number, number + 1))
+    return found
+
+
 def in_words(noun: str, ranges: Iterable[range]) -> str:
     """Name the ids in `ranges`.
 

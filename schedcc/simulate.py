@@ -18,8 +18,8 @@ from schedcc.errors import UnsoundPlanError
 from schedcc.graph import plan_dependencies
 from schedcc.levels import Seconds
 from schedcc.table import IS_FORWARD, IS_TRANSFER, is_forward
-from schedcc.times import Road, event_times, road_for
-from schedcc.verify import check
+from schedcc.times import Backend, backend_for, event_times
+from schedcc.verify import verdict
 from schemas import (
     BufferInstruction,
     Costs,
@@ -39,8 +39,6 @@ def simulate(
     plan: PipelinePlan,
     costs: Costs | None = None,
     transport: TransportModel | None = None,
-    *,
-    road: Road | None = None,
 ) -> Timeline:
     """Predict the timeline of a plan.
 
@@ -48,7 +46,6 @@ def simulate(
         plan: A sound plan of any form.
         costs: Seconds of forwards and transfers; default: one second a forward, nothing else.
         transport: What transfers wait for; default: the strictest model.
-        road: How to find the times; default: by the size of the plan.
 
     Returns:
         Spans of all instructions, makespan, and what follows from them.
@@ -57,15 +54,23 @@ def simulate(
         UnsoundPlanError: the plan never ends, or does something else than it should.
         ValueError: there are costs for another number of stages, or their sum is no number.
     """
+    return timeline(plan, costs, transport, backend_for(plan.programs))
+
+
+def timeline(
+    plan: PipelinePlan, costs: Costs | None, transport: TransportModel | None, backend: Backend
+) -> Timeline:
+    """What `simulate` predicts, from a backend of the caller's choice."""
     costs = costs or Costs()
-    forward = costs.forward_seconds(plan.stages)
     transport = transport or TransportModel()
-    report = check(plan, transport, road=road)
+    report = verdict(plan, transport, backend)
     if not report.ok:
         raise UnsoundPlanError(f"a plan with errors has no timeline: {next(report.errors())}")
+    # Only now is a number in the header one of programs that there are.
+    forward = costs.forward_seconds(plan.stages)
     graph = plan_dependencies(plan, transport)
     table = graph.table
-    seconds, _ = event_times(graph, _cost(graph, costs, forward), road or road_for(len(table.rows)))
+    seconds, _ = event_times(graph, _cost(graph, costs, forward), backend)
     makespan = float(seconds.max(initial=0.0))
     total = plan.stages * makespan
     if not math.isfinite(total):

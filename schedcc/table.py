@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from schedcc.stage_numbers import StageNumbers
 from schemas import (
     BufferInstruction,
     Direction,
@@ -136,6 +137,8 @@ class PlanTable:
     """Steps and epilogues (`step` is `NONE`)."""
     epilogues: tuple[tuple[EpilogueInstruction, ...], ...]
     """The epilogue of each program."""
+    needed: Sequence[int]
+    """The stages that the table is to hold: all of the pipeline, or some of them."""
 
     @classmethod
     def of(cls, header: PlanHeader, programs: Iterable[StageProgram]) -> "PlanTable":
@@ -148,8 +151,15 @@ class PlanTable:
         cls,
         header: PlanHeader,
         parts: Sequence[tuple[int, Rows, tuple[EpilogueInstruction, ...]]],
+        needed: Sequence[int] | None = None,
     ) -> "PlanTable":
-        """The table of programs that are given as stage, rows of the steps, and epilogue."""
+        """The table of programs that are given as stage, rows of the steps, and epilogue.
+
+        Args:
+            header: What the programs are for.
+            parts: The programs.
+            needed: The stages that the table is to hold; default: all.
+        """
         rows: list[Rows] = []
         for _, steps, epilogue in parts:
             rows += [steps, _epilogue_rows(epilogue)]
@@ -162,6 +172,7 @@ class PlanTable:
             program=np.repeat(np.arange(len(parts)), lengths.reshape(-1, 2).sum(axis=1)),
             rows=Rows.joined(rows) if rows else Rows.of(()),
             epilogues=tuple(epilogue for _, _, epilogue in parts),
+            needed=range(fitting(header.stages)) if needed is None else needed,
         )
 
     @cached_property
@@ -189,11 +200,23 @@ class PlanTable:
     @cached_property
     def inner_transfers(self) -> Ints:
         """The rows of transfers, whole or posted, between stages of the table."""
-        transfers = np.flatnonzero(IS_TRANSFER[self.rows.op])
+        return self._transfers[self._leads_inside]
+
+    @cached_property
+    def outer_transfers(self) -> Ints:
+        """The rows of transfers, whole or posted, from and to stages that are not in the table."""
+        return self._transfers[~self._leads_inside]
+
+    @cached_property
+    def _transfers(self) -> Ints:
+        return np.flatnonzero(IS_TRANSFER[self.rows.op])
+
+    @cached_property
+    def _leads_inside(self) -> Bools:
         numbers = self.stage_numbers
         present = np.zeros(numbers.count, dtype=bool)
         present[numbers[self.stage_ids]] = True
-        return transfers[present[numbers[self.rows.peer[transfers]]]]
+        return present[numbers[self.rows.peer[self._transfers]]]
 
     @cached_property
     def matched(self) -> tuple[Ints, Ints, Ints]:
@@ -226,36 +249,10 @@ class PlanTable:
         return order, ids[order] * (len(self.rows) + 1) + number, number
 
     @cached_property
-    def stage_numbers(self) -> "StageNumbers":
+    def stage_numbers(self) -> StageNumbers:
         """Small numbers for the stages and peers of the table."""
         peers = self.rows.peer[IS_PAIRED[self.rows.op]]
         return StageNumbers.of(np.concatenate([self.stage_ids, peers]))
-
-
-@dataclass(frozen=True, eq=False)
-class StageNumbers:
-    """Small numbers for stages, whatever their ids are in a plan that nobody has checked yet."""
-
-    low: int
-    count: int
-    names: Ints | None
-    """The ids in order, where they are far apart."""
-
-    @classmethod
-    def of(cls, ids: Ints) -> "StageNumbers":
-        """Numbers for these stages."""
-        low, high = int(ids.min(initial=2**62)), int(ids.max(initial=-(2**62)))
-        if high - low < _DENSE:
-            return cls(low, max(0, high - low + 1), None)
-        names = np.unique(ids)
-        return cls(0, len(names), names)
-
-    def __getitem__(self, ids: Ints) -> Ints:
-        return ids - self.low if self.names is None else np.searchsorted(self.names, ids)
-
-
-_DENSE = 2**15
-"""Stages that are so close together need no other numbers."""
 
 
 def _epilogue_rows(epilogue: tuple[EpilogueInstruction, ...]) -> Rows:

@@ -1,9 +1,10 @@
-"""When events happen: longest paths in the dependency graph, by one of two roads.
+"""When events happen: longest paths in the dependency graph, on one of two backends.
 
 networkx for plans that a person may want to look at, arrays for plans of any size. Both give the
 same times and the same verdict on what never happens, which a test holds them to.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 import networkx as nx
@@ -13,31 +14,33 @@ from schedcc.dependencies import Dependencies
 from schedcc.graph import Node, event_nodes, networkx_graph
 from schedcc.levels import Seconds, levels
 from schedcc.table import Bools
+from schemas import StageProgram
 
-Road = Literal["graph", "arrays"]
+Backend = Literal["networkx", "arrays"]
 
 GRAPH_LIMIT = 2_000
 """Instructions up to which networkx gives the verdict: about 0.1 s."""
 
 
-def road_for(rows: int) -> Road:
-    """The road for a plan with `rows` instructions."""
-    return "graph" if rows <= GRAPH_LIMIT else "arrays"
+def backend_for(programs: Iterable[StageProgram]) -> Backend:
+    """The backend for programs of their size."""
+    rows = sum(len(p.epilogue) + sum(map(len, p.steps)) for p in programs)
+    return "networkx" if rows <= GRAPH_LIMIT else "arrays"
 
 
-def event_times(graph: Dependencies, cost: Seconds, road: Road) -> tuple[Seconds, Bools]:
+def event_times(graph: Dependencies, cost: Seconds, backend: Backend) -> tuple[Seconds, Bools]:
     """When each event happens if everything is done at once, and which never happen.
 
     Args:
         graph: Any graph.
         cost: `[events]`: seconds that an event takes once everything before it has happened.
-        road: How to find out.
+        backend: What to find out with.
 
     Returns:
         `[events]`: seconds; and whether the event is on a cycle of waits, or behind one, and so
         has no time.
     """
-    if road == "arrays":
+    if backend == "arrays":
         found = levels(graph, cost)
         return found.seconds, found.stuck
     nodes = event_nodes(graph)

@@ -28,9 +28,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schedcc.dependencies import Dependencies, dependencies, ends, goes_on, starts
+from schedcc.dependencies import Dependencies, ends, goes_on, starts
 from schedcc.table import IS_FORWARD, IS_PAIRED, IS_POST, IS_SEND, IS_TRANSFER, Ints, PlanTable
-from schemas import TransportModel
 
 UNITS_PER_STEP = 3
 """What a step allows under unit costs: a send, a receive and a forward."""
@@ -61,14 +60,12 @@ OVERLAPPED = Form(
 FORMS = (BLOCKING, OVERLAPPED)
 
 
-def proven(table: PlanTable, transport: TransportModel) -> bool:
-    """Whether a known timetable proves the programs free of deadlock and as fast as they should be.
+def follows_a_timetable(graph: Dependencies) -> bool:
+    """Whether a known timetable proves a graph free of deadlock and as fast as it should be.
 
-    `False` proves nothing: the programs may be of another schedule. Transfers whose counterpart is
-    not in the table are left out.
+    `False` proves nothing: the programs may be of another schedule.
     """
-    graph = dependencies(table, transport)
-    split = bool(IS_POST[table.rows.op].any())
+    split = bool(IS_POST[graph.table.rows.op].any())
     return any(_holds(graph, form) for form in FORMS if form.split == split)
 
 

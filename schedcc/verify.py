@@ -1,32 +1,24 @@
-"""Verification: all questions about a plan, answered on one of two roads.
+"""Verification: all questions about a plan, answered on one of two backends.
 
-- Up to `GRAPH_LIMIT` instructions, each check walks the plan, and networkx looks for cycles.
-- Beyond it, screens over arrays look for anything wrong, a timetable proves freedom from deadlock
-  and speed, or else a topological sort decides. Only a plan that does not pass is walked by the
-  checks, which explain what is wrong with it.
+- Up to `GRAPH_LIMIT` instructions, each question walks the plan, and networkx looks for cycles.
+- Beyond it, each question looks at arrays. Only if one of them does not hold is the plan walked, to
+  explain what is wrong with it.
 
 Both give the same verdict on everything; a test holds them to it.
 """
 
-from collections.abc import Callable, Iterator
+from itertools import chain
 
-import numpy as np
-
-from schedcc.checks import PIPELINE_CHECKS, PROGRAM_CHECKS
-from schedcc.checks.deadlock import check_deadlock
-from schedcc.checks.latency import check_latency
-from schedcc.checks.structure import check_stages, check_structure
-from schedcc.dependencies import dependencies
-from schedcc.graph import describe, networkx_graph, plan_dependencies
-from schedcc.levels import levels
-from schedcc.screens import PIPELINE_SCREENS, PROGRAM_SCREENS
+from schedcc import checks
+from schedcc.checks.limit import limited
+from schedcc.checks.question import OrderQuestion, PipelineQuestion, ProgramQuestion
+from schedcc.graph import one_program_a_stage
+from schedcc.order import Order
 from schedcc.table import PlanTable
-from schedcc.times import Road, road_for
-from schedcc.timetable import proven, unit_cost
+from schedcc.times import Backend, backend_for
 from schemas import (
     Finding,
     PipelinePlan,
-    PlanHeader,
     Report,
     StagePlan,
     StageProgram,
@@ -34,24 +26,7 @@ from schemas import (
 )
 
 
-def _names(checks: tuple[Callable[..., object], ...]) -> tuple[str, ...]:
-    return tuple(function.__name__.removeprefix("check_") for function in checks)
-
-
-PROGRAM_QUESTIONS = _names(PROGRAM_CHECKS)
-PIPELINE_QUESTIONS = (
-    *PROGRAM_QUESTIONS,
-    *_names((*PIPELINE_CHECKS, check_deadlock, check_latency)),
-)
-"""Names of all questions; a report on one stage has the first ones only."""
-
-
-def check(
-    plan: PipelinePlan | StagePlan,
-    transport: TransportModel | None = None,
-    *,
-    road: Road | None = None,
-) -> Report:
+def check(plan: PipelinePlan | StagePlan, transport: TransportModel | None = None) -> Report:
     """Verify a plan.
 
     A `PipelinePlan` is asked everything. A `StagePlan` is asked what one stage alone can answer;
@@ -61,80 +36,84 @@ def check(
         plan: A plan from anywhere.
         transport: What its transfers may rely on; default: the strictest model, under which a
             sound plan is sound everywhere.
-        road: How to come to the verdict; default: by the size of the plan.
 
     Returns:
-        A report with every finding of every check; `Report.ok` if none is an error.
+        A report with the findings of every check, of which there are no more than
+        `schedcc.checks.limit.LISTED` of one kind; `Report.ok` if none is an error.
     """
-    programs = (plan.program,) if isinstance(plan, StagePlan) else plan.programs
-    road = road or road_for(sum(len(step) for p in programs for step in p.steps))
-    if isinstance(plan, StagePlan):
-        passed = road == "arrays" and _programs_pass(PlanTable.of(plan, programs))
-        findings = [] if passed else list(_check_programs(plan, programs))
-        return Report(checks=PROGRAM_QUESTIONS, findings=tuple(findings))
+    return verdict(plan, transport, backend_for(_programs(plan)))
+
+
+def verdict(
+    plan: PipelinePlan | StagePlan, transport: TransportModel | None, backend: Backend
+) -> Report:
+    """What `check` reports, from a backend of the caller's choice."""
     transport = transport or TransportModel()
-    found = (_by_graph if road == "graph" else _by_arrays)(plan, transport)
-    return Report(checks=PIPELINE_QUESTIONS, transport=transport, findings=tuple(found))
-
-
-def _by_graph(plan: PipelinePlan, transport: TransportModel) -> Iterator[Finding]:
-    yield from _check_pipeline(plan)
-    graph = plan_dependencies(plan, transport)
-    waits = networkx_graph(graph)
-    describe(waits, plan)
-    yield from check_deadlock(waits)
-    yield from check_latency(plan, graph.table, transport, "graph")
-
-
-def _by_arrays(plan: PipelinePlan, transport: TransportModel) -> Iterator[Finding]:
-    table = PlanTable.of(plan, plan.programs)
-    passed = _pipeline_passes(plan, table)
-    if not passed:
-        yield from _check_pipeline(plan)
-    if passed and proven(table, transport):
-        return
-    graph = dependencies(table, transport) if passed else plan_dependencies(plan, transport)
-    stuck = levels(graph, unit_cost(graph).astype(np.float64)).stuck
-    if stuck.any():
-        waits = networkx_graph(graph, stuck)
-        describe(waits, plan)
-        yield from check_deadlock(waits)
-    yield from check_latency(plan, graph.table, transport, "arrays")
-
-
-def _pipeline_passes(plan: PipelinePlan, table: PlanTable) -> bool:
-    return (
-        not any(check_stages(plan))
-        and _programs_pass(table)
-        and all(screen(table) for screen in PIPELINE_SCREENS)
+    alone = isinstance(plan, StagePlan)
+    table = None if backend == "networkx" else PlanTable.of(plan, _programs(plan))
+    if table is not None and not locally_sound(table, alone=alone):
+        table = None
+    findings = _walked(plan) if table is None else []
+    if isinstance(plan, PipelinePlan):
+        order = Order(one_program_a_stage(plan) if table is None else table, transport)
+        if table is None or not order_sound(order):
+            findings += _misordered(plan, order, backend)
+    return Report(
+        checks=questions(alone=alone),
+        transport=None if alone else transport,
+        findings=tuple(findings),
     )
 
 
-def _programs_pass(table: PlanTable) -> bool:
-    return all(screen(table) for screen in PROGRAM_SCREENS) and epilogues_hold(table)
-
-
-def epilogues_hold(table: PlanTable) -> bool:
-    """Does `check_structure` find nothing in the epilogues? Most of them are alike."""
-    alike = {
-        (stage_id == 0, stage_id == table.stages - 1, epilogue): stage_id
-        for stage_id, epilogue in zip(table.stage_ids.tolist(), table.epilogues, strict=True)
-    }
-    header = PlanHeader(format="", micro_batches=table.micro_batches, stages=table.stages)
-    programs = (
-        StageProgram(stage_id=stage_id, steps=(), epilogue=epilogue)
-        for (_, _, epilogue), stage_id in alike.items()
+def questions(*, alone: bool) -> tuple[str, ...]:
+    """The names of all questions, or of those that one stage can answer alone."""
+    return tuple(
+        question.name
+        for question in checks.QUESTIONS
+        if not alone or isinstance(question, ProgramQuestion)
     )
-    return not any(finding for program in programs for finding in check_structure(header, program))
 
 
-def _check_pipeline(plan: PipelinePlan) -> Iterator[Finding]:
-    yield from _check_programs(plan, plan.programs)
-    for pipeline_check in PIPELINE_CHECKS:
-        yield from pipeline_check(plan)
+def locally_sound(table: PlanTable, *, alone: bool) -> bool:
+    """Whether a look at arrays finds nothing wrong with programs, but for the order of waits.
+
+    Args:
+        table: The programs.
+        alone: Whether they are asked only what each can answer alone.
+    """
+    return all(
+        question.holds(table)
+        for question in checks.QUESTIONS
+        if isinstance(question, ProgramQuestion)
+        or (isinstance(question, PipelineQuestion) and not alone)
+    )
 
 
-def _check_programs(header: PlanHeader, programs: tuple[StageProgram, ...]) -> Iterator[Finding]:
-    for program_check in PROGRAM_CHECKS:
-        for program in programs:
-            yield from program_check(header, program)
+def order_sound(order: Order) -> bool:
+    """Whether a look at arrays finds nothing wrong with the order of waits in sound programs."""
+    return all(q.holds(order) for q in checks.QUESTIONS if isinstance(q, OrderQuestion))
+
+
+def _walked(plan: PipelinePlan | StagePlan) -> list[Finding]:
+    """All findings but for the order of waits."""
+    found: list[Finding] = []
+    for question in checks.QUESTIONS:
+        if isinstance(question, ProgramQuestion):
+            explained = (question.explain(plan, program) for program in _programs(plan))
+            found += limited(chain.from_iterable(explained))
+        elif isinstance(question, PipelineQuestion) and isinstance(plan, PipelinePlan):
+            found += limited(question.explain(plan))
+    return found
+
+
+def _misordered(plan: PipelinePlan, order: Order, backend: Backend) -> list[Finding]:
+    """All findings about the order of waits."""
+    found: list[Finding] = []
+    for question in checks.QUESTIONS:
+        if isinstance(question, OrderQuestion):
+            found += limited(question.explain(plan, order, backend))
+    return found
+
+
+def _programs(plan: PipelinePlan | StagePlan) -> tuple[StageProgram, ...]:
+    return (plan.program,) if isinstance(plan, StagePlan) else plan.programs

@@ -1,15 +1,15 @@
 """Plans: the instructions of one stage, or of all stages of a pipeline.
 
-A plan is a frozen value. Its JSON form is lossless, and keys that this version does not know are
-kept at the level of plans and programs (an instruction with an unknown key is refused, because
-nobody could say what executing it means).
+A plan is a frozen value. Its JSON form is lossless. Plans and programs may carry extensions under
+keys that begin with `x-`, which are kept; any other unknown key is refused, since nobody could say
+what executing it means.
 """
 
 from collections.abc import Iterator
 from hashlib import sha256
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
-from schemas.base import Annotatable, Count, Id, Size
+from schemas.base import Count, Extensible, Id, Size
 from schemas.instructions import EpilogueInstruction, Instruction, StepInstruction
 
 Step = tuple[StepInstruction, ...]
@@ -30,8 +30,10 @@ class Placed(NamedTuple):
         return "epilogue" if self.step is None else f"step {self.step}"
 
 
-class StageProgram(Annotatable):
+class StageProgram(Extensible):
     """The instructions of one stage: its steps, then its epilogue."""
+
+    noun: ClassVar[str] = "a program"
 
     stage_id: Id
     steps: tuple[Step, ...]
@@ -49,8 +51,10 @@ class StageProgram(Annotatable):
             offset += 1
 
 
-class PlanHeader(Annotatable):
+class PlanHeader(Extensible):
     """What a plan is a plan for."""
+
+    noun: ClassVar[str] = "a plan"
 
     format: str
     schedule: str = "inference"

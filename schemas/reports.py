@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import computed_field
 
-from schemas.base import Frozen, Verdict
+from schemas.base import Count, Frozen, Verdict
 from schemas.transport import TransportModel
 
 
@@ -31,6 +31,8 @@ class Finding(Frozen):
     """The stage of the culprit, if it is one stage's."""
     step: int | None = None
     """The step of the culprit; `None` in the epilogue and where no single step is to blame."""
+    count: Count = 1
+    """Flaws that this stands for: beyond a number, those of one kind are counted, not listed."""
 
     def __str__(self) -> str:
         numbers = (("stage", self.stage_id), ("step", self.step))

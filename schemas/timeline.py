@@ -50,7 +50,8 @@ class Costs(Frozen):
 class Span(Frozen):
     """When one instruction ran, in seconds since the start of the plan.
 
-    The span of a post is that of its transfer, which the stage does not wait for.
+    The span of a post lasts from the post to the end of its transfer, and that of a `GroupEnd` to
+    the end of the last transfer of its group; the stage goes on at their starts.
     """
 
     step: int | None

@@ -235,7 +235,7 @@ def fuzz(number: int, seed: int, folder: Path) -> Counter[int]:
         file = folder / f"edited{origin.suffix}"
         file.write_bytes(edited(origin, random, others))
         try:
-            # Small plans take the road of large ones, too.
+            # Small plans are decided on the backend of large ones, too.
             with patch.object(times, "GRAPH_LIMIT", random.choice((0, times.GRAPH_LIMIT))):
                 run = check_file(file)
             failure = complaint(file, run)

@@ -7,8 +7,9 @@ import argparse
 from collections import Counter
 from random import Random
 
-from schedcc import check, compile_pipeline
-from schedcc.times import Road
+from schedcc import compile_pipeline
+from schedcc.times import Backend
+from schedcc.verify import verdict
 from schemas import PipelinePlan, TransportModel
 from tests.executor import FailedError, execute
 from tests.mutations import random_mutant
@@ -20,7 +21,7 @@ MODELS = tuple(
     for queue in ("stage", "channel")
     for buffered in (0, 1, 2)
 )
-ROADS: tuple[Road, ...] = ("graph", "arrays")
+BACKENDS: tuple[Backend, ...] = ("networkx", "arrays")
 
 
 def failure(plan: PipelinePlan, transport: TransportModel) -> FailedError | None:
@@ -32,18 +33,18 @@ def failure(plan: PipelinePlan, transport: TransportModel) -> FailedError | None
     return None
 
 
-def compare(plan: PipelinePlan, transport: TransportModel, road: Road) -> str:
+def compare(plan: PipelinePlan, transport: TransportModel, backend: Backend) -> str:
     """The verdict on a plan: `sound`, or the kind of its first failure.
 
     Args:
         plan: Any plan.
         transport: What its transfers may rely on.
-        road: On which the checker comes to its verdict.
+        backend: With which the checker comes to its verdict.
 
     Raises:
         AssertionError: checker and executor disagree, about the verdict or about its kind.
     """
-    failed, report = failure(plan, transport), check(plan, transport, road=road)
+    failed, report = failure(plan, transport), verdict(plan, transport, backend)
     codes = {finding.code.value for finding in report.errors()}
     agreed = report.ok == (failed is None) and (failed is None or failed.kind in codes)
     if not transport.step_barrier:
@@ -53,7 +54,7 @@ def compare(plan: PipelinePlan, transport: TransportModel, road: Road) -> str:
         by_transfers = any("(collective)" not in finding.message for finding in deadlocks)
         agreed &= not by_transfers or bool(codes & {"structure", "channel"})
     wanted = f"{failed.kind}: {failed}" if failed else "sound"
-    assert agreed, f"{wanted}, found {codes} ({transport}; {road}): {plan.model_dump_json()}"
+    assert agreed, f"{wanted}, found {codes} ({transport}; {backend}): {plan.model_dump_json()}"
     return "sound" if failed is None else failed.kind
 
 
@@ -83,11 +84,11 @@ def walk(number: int, seed: int) -> Counter[str]:
     plan = a_plan(random)
     for _ in range(number):
         mutant = random_mutant(plan, random)
-        verdict = compare(mutant, a_model(random), random.choice(ROADS))
-        verdicts[verdict] += 1
+        came = compare(mutant, a_model(random), random.choice(BACKENDS))
+        verdicts[came] += 1
         if random.random() < 0.02:
             plan = a_plan(random)
-        elif verdict == "sound" or random.random() < 0.02:  # some flaws show only in company
+        elif came == "sound" or random.random() < 0.02:  # some flaws show only in company
             plan = mutant
     return verdicts
 

@@ -68,3 +68,39 @@ def random_transfers(draw: st.DrawFn) -> PipelinePlan:
             else:
                 words.insert(at, f"{end}{name}")
     return pipeline(*map(" ".join, programs), micro_batches=max(1, len(messages)))
+
+
+@st.composite
+def grouped_transfers(draw: st.DrawFn, micro_batches: int = 5, stages: int = 4) -> PipelinePlan:
+    """A pipeline whose stages receive and send in groups of any size, a buffer a micro-batch.
+
+    A stage posts the receives of a group before its first forward, and the sends after its last.
+    """
+    count, length = draw(st.integers(1, micro_batches)), draw(st.integers(2, stages))
+    return pipeline(
+        *(_grouped_program(draw, count, stage, length) for stage in range(length)),
+        micro_batches=count,
+        num_buffers=count,
+    )
+
+
+def _grouped_program(draw: st.DrawFn, count: int, stage: int, stages: int) -> str:
+    first, last = stage == 0, stage == stages - 1
+    cuts = st.lists(st.booleans(), min_size=count, max_size=count)
+    begins = [m for m, cut in enumerate(draw(cuts)) if cut or m == 0]
+    ends = [m for m, cut in enumerate(draw(cuts)) if cut or m == count - 1]
+    ahead = draw(st.booleans())
+    words: list[str] = []
+    for m in range(count):
+        if not first and m in begins:
+            stop = next((other for other in begins if other > m), count)
+            words += ["{", *(f"r<{k}@{k}" for k in range(m, stop)), "}"]
+        words += [] if first else [f"r.{m}@{m}"]
+        words += [f"L{m}@{m}"] if first or last else []
+        words.append(f"F{m}@{m}")
+        if not last and m in ends:
+            start = max((other + 1 for other in ends if other < m), default=0)
+            words += ["{", *(f"s>{k}@{k}" for k in range(start, m + 1)), "}"]
+            words += [] if ahead else [f"s.{k}@{k}" for k in range(start, m + 1)]
+    words += [f"s.{k}@{k}" for k in range(count)] if ahead and not last else []
+    return " ".join(words)

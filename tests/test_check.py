@@ -5,6 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedcc import UnsoundPlanError, check, compile_pipeline, compile_stage, require_sound
+from schedcc.checks.limit import LISTED
+from schedcc.verify import verdict
 from schemas import (
     AllReduceLoss,
     AllReduceMetrics,
@@ -136,7 +138,7 @@ def test_a_plan_has_no_stage_that_it_does_not_name():
         compile_pipeline(2, 2).stage(2)
 
 
-@pytest.mark.parametrize("road", ["graph", "arrays"])
+@pytest.mark.parametrize("backend", ["networkx", "arrays"])
 @pytest.mark.parametrize(
     ("code", "first", "far"),
     [
@@ -144,10 +146,68 @@ def test_a_plan_has_no_stage_that_it_does_not_name():
         ("deadlock", f"R0:{2**62} S0:{2**62}", "R0:0 S0:0"),
     ],
 )
-def test_programs_of_stages_beyond_all_numbers_get_their_findings(code, first, far, road):
+def test_programs_of_stages_beyond_all_numbers_get_their_findings(code, first, far, backend):
     plan = pipeline(first, far)
     beyond = plan.programs[1].model_copy(update={"stage_id": 10**25})
     plan = plan.model_copy(update={"programs": (plan.programs[0], beyond)})
     assert {"structure", code} <= {
-        finding.code.value for finding in check(plan, road=road).findings
+        finding.code.value for finding in verdict(plan, None, backend).findings
     }
+
+
+def test_findings_of_a_kind_beyond_a_number_are_counted(run, tmp_path):
+    few = 300
+    plan = compile_pipeline(few, 3)
+    first, *others = plan.programs
+    without = tuple(
+        program.model_copy(
+            update={
+                "steps": tuple(
+                    tuple(i for i in step if i.op != "RecvActivation") for step in program.steps
+                )
+            }
+        )
+        for program in others
+    )
+    plan = plan.model_copy(update={"programs": (first, *without)})
+    listed = check(plan).findings
+    by_code = {code: [f for f in listed if f.code == code] for code in ("buffer", "channel")}
+    for code, findings in by_code.items():
+        assert len(findings) == LISTED + 1
+        assert sum(finding.count for finding in findings) == 2 * few
+        assert findings[-1].severity == "error"
+        stages = "stages 1-2" if code == "buffer" else "stages 0-1"
+        assert str(findings[-1]) == f"{code}: 500 more of these, on {stages}"
+    file = tmp_path / "plan.json"
+    file.write_text(plan.model_dump_json())
+    assert f"{file}: 1200 findings (structure" in run("check", file).out
+    alone = check(plan.stage(1)).findings
+    assert str(alone[-1]) == "buffer: stage 1: 200 more of these"
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        [BroadcastLoss(source=1)],
+        [BroadcastLogits(source=1), CollectLogits(), MoveLogits(source=1, destination=0)],
+        [MoveLogits(source=1, destination=-n) for n in range(40)],
+        [ReduceLoss(), BroadcastLoss(source=0), AllReduceLoss(), BroadcastLoss(source=1)],
+    ],
+    ids=["one", "logits", "all others", "losses"],
+)
+def test_twice_as_much_that_is_wrong_has_twice_as_many_findings(repeated):
+    plan = compile_pipeline(2, 3)
+
+    def found(times: int) -> int:
+        spoilt = tuple(
+            program.model_copy(update={"epilogue": (*program.epilogue, *repeated * times)})
+            if program.stage_id != 1
+            else program
+            for program in plan.programs
+        )
+        report = check(plan.model_copy(update={"programs": spoilt}))
+        return sum(finding.count for finding in report.findings)
+
+    few, many = found(25), found(100)
+    assert few > 25
+    assert many < 4.5 * few

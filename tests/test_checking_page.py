@@ -1,6 +1,7 @@
 """The timetables of `docs/checking.md`, held against the dependency graphs of compiled plans."""
 
 from itertools import pairwise, product
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from schedcc import Costs, compile_pipeline, dependency_graph, simulate
 from schedcc.graph import Event
 from schemas import Instruction, PipelinePlan, TransportModel
 from tests.executor import execute
-from tests.plans import with_program
+from tests.plans import pipeline, with_program
 from tests.strategies import at_corners, sizes
 
 MODELS = [
@@ -137,3 +138,59 @@ def test_the_order_of_transfers_in_a_step_costs_what_the_page_says(order, makesp
 @given(size=sizes(10, 8), overlap=st.booleans())
 def test_compiled_plans_of_both_forms_execute_with_a_barrier_after_every_step(size, overlap):
     execute(compile_pipeline(*size, overlap=overlap), TransportModel(step_barrier=True))
+
+
+@at_corners()
+@settings(max_examples=40)
+@given(size=sizes(10, 6))
+def test_a_program_of_the_overlapped_form_is_in_the_order_that_the_page_says(size):
+    micro_batches, stages = size
+    for program in compile_pipeline(*size, overlap=True).programs:
+        first, last = program.stage_id == 0, program.stage_id == stages - 1
+        wanted = [] if first else [("PostRecvActivation", m) for m in range(2)]
+        for m in range(micro_batches):
+            wanted += [("LoadMicroBatch", m)] if first or last else []
+            wanted += [] if last else [("WaitSendActivation", m - 2)]
+            wanted += [] if first else [("WaitRecvActivation", m)]
+            wanted += [("ForwardPass", m)]
+            wanted += [] if last else [("PostSendActivation", m)]
+            wanted += [] if first else [("PostRecvActivation", m + 2)]
+        if not last:
+            wanted += [("WaitSendActivation", m) for m in (micro_batches - 2, micro_batches - 1)]
+        found = [(i.op, i.micro_batch) for step in program.steps for i in step]
+        assert found == [(op, m) for op, m in wanted if 0 <= m < micro_batches]
+
+
+def test_the_span_of_a_post_lasts_until_its_transfer_has_ended():
+    plan = pipeline("L0 F0 { s>0 } s.0", "{ r<0 } r.0 L0 F0")
+    sender, receiver = simulate(plan, Costs(forward=1.0, transfer=10.0)).stages
+    of_send = {span.instruction.op: (span.start, span.end) for span in sender.spans}
+    of_receive = {span.instruction.op: (span.start, span.end) for span in receiver.spans}
+    assert of_send["PostSendActivation"] == of_send["WaitSendActivation"] == (1.0, 11.0)
+    assert of_send["GroupEnd"] == (1.0, 11.0)
+    assert of_receive["PostRecvActivation"] == of_receive["WaitRecvActivation"] == (0.0, 11.0)
+
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "texts", "micro_batches", "options"),
+    [
+        ("lazy.json", ("L0 F0 S0 |", "| L0 R0 F0"), 1, ["--step-barrier"]),
+        (
+            "swapped.json",
+            ("L0 F0 | L1 S0 F1 | S1", "| L1 R1 F1 | L0 R0 F0"),
+            2,
+            [],
+        ),
+    ],
+)
+def test_the_findings_in_the_readme_are_what_the_command_prints(
+    run, tmp_path, monkeypatch, name, texts, micro_batches, options
+):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text(pipeline(*texts, micro_batches=micro_batches).model_dump_json())
+    done = run("check", name, *options)
+    assert done.status == 1
+    assert "\n".join(["$ schedcc check " + " ".join([name, *options]), done.out]) in README

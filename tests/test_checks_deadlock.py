@@ -5,7 +5,7 @@ from time import perf_counter
 
 import pytest
 
-from schedcc.screens import collectives_hold
+from schedcc.checks.collectives import collectives_hold
 from schedcc.table import PlanTable
 from schemas import BroadcastLoss, Finding, MoveLogits, PipelinePlan
 from tests.plans import deadlocks, pipeline, program

@@ -2,7 +2,8 @@
 
 import pytest
 
-from schedcc.checks.structure import check_stages, check_structure
+from schedcc.checks.stages import check_stages
+from schedcc.checks.structure import check_structure
 from schemas import (
     AllReduceLoss,
     AllReduceMetrics,

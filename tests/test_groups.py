@@ -1,10 +1,19 @@
 """Groups of transfers in a plan: one entry of the queue, and no order in it."""
 
+from random import Random
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from schedcc import TransportModel, check
+from schedcc.verify import verdict
 from schemas import Finding
+from tests.mutant_walk import MODELS as EVERY_MODEL
+from tests.mutant_walk import compare
+from tests.mutations import random_mutant
 from tests.plans import deadlocks, pipeline
+from tests.strategies import grouped_transfers
 
 EXCHANGE = "{ s>0:1 r<1:1 } s.0:1 r.1:1", "{ r<0:0 s>1:0 } r.0:0 s.1:0"
 MODELS = [
@@ -62,8 +71,8 @@ def test_a_group_between_stages_is_sound_as_a_whole():
         "| L0 { r<0 } r.0 F0 | L1 { r<1 } r.1 F1",
         micro_batches=2,
     )
-    for road in ("graph", "arrays"):
-        assert not check(plan, road=road).findings
+    for backend in ("networkx", "arrays"):
+        assert not verdict(plan, None, backend).findings
 
 
 @pytest.mark.parametrize(
@@ -81,5 +90,20 @@ def test_a_group_is_closed_in_its_step_and_holds_only_posts(text, message, step)
     finding = next(f for f in structure(f"L0 F0 {text}", "L0 R0 F0") if message in f.message)
     assert finding.step == step
     assert finding.stage_id == 0
-    for road in ("graph", "arrays"):
-        assert not check(pipeline(f"L0 F0 {text}", "L0 R0 F0"), road=road).ok
+    for backend in ("networkx", "arrays"):
+        assert not verdict(pipeline(f"L0 F0 {text}", "L0 R0 F0"), None, backend).ok
+
+
+@settings(max_examples=40)
+@given(
+    plan=grouped_transfers(),
+    seed=st.integers(0, 10**9),
+    changes=st.integers(0, 2),
+    backend=st.sampled_from(["networkx", "arrays"]),
+)
+def test_the_executor_agrees_about_groups_under_every_model(plan, seed, changes, backend):
+    random = Random(seed)
+    for _ in range(changes):
+        plan = random_mutant(plan, random)
+    for model in EVERY_MODEL:
+        compare(plan, model, backend)

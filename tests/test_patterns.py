@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from schedcc import (
     ScheduleError,
-    check,
     check_schedule,
     compile_pipeline,
     compile_stage,
@@ -16,6 +15,7 @@ from schedcc import (
 )
 from schedcc.inference import inference_steps
 from schedcc.passes import overlapped
+from schedcc.verify import verdict
 from schemas import StageProgram, Step, TransportModel
 from tests.strategies import at_corners, outcomes, sizes
 
@@ -68,7 +68,7 @@ def test_a_lazy_stage_is_refused_like_any_other_at_once():
 def test_a_schedule_has_the_verdict_of_its_plan(size, overlap, outcome, model):
     plan = compile_pipeline(*size, overlap=overlap, outcome=outcome)
     report = check_schedule(*size, overlap=overlap, outcome=outcome, transport=model)
-    assert report == check(plan, model, road="graph")
+    assert report == verdict(plan, model, "networkx")
     assert report.ok
 
 

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from schedcc import PlanFileError, check, compile_pipeline
 from schedcc.files import read_plan
 from schedcc.grid import draw, fitting
+from schemas import PipelinePlan
 
 
 def example() -> Any:
@@ -165,6 +167,80 @@ def test_the_first_flaw_of_what_is_nearly_a_plan_is_named(tmp_path, place, value
     file = tmp_path / "plan.json"
     file.write_text(json.dumps(data))
     assert one_line(file) == f"not a plan: {complaint}"
+
+
+EXTENSIONS = "(extensions begin with 'x-')"
+PROGRAM = f"a program, which has 'stage_id', 'steps', 'epilogue' {EXTENSIONS}"
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "complaint"),
+    [
+        ([], "micro_batch", f"a plan, did you mean 'micro_batches'? {EXTENSIONS}"),
+        ([], "Programs", f"a plan, did you mean 'programs'? {EXTENSIONS}"),
+        ([], "num-buffers", f"a plan, did you mean 'num_buffers'? {EXTENSIONS}"),
+        (
+            [],
+            "made_by",
+            "a plan, which has 'format', 'schedule', 'micro_batches', 'stages', 'num_buffers', "
+            f"'programs' {EXTENSIONS}",
+        ),
+        (["programs", 1], "epilog", f"a program, did you mean 'epilogue'? {EXTENSIONS}"),
+        (["programs", 1], "step", f"a program, did you mean 'steps'? {EXTENSIONS}"),
+        (["programs", 1], "device", PROGRAM),
+        (["programs", 1], "micro_batches", PROGRAM),
+        (["programs", 1], "X-device", PROGRAM),
+        (["programs", 1], "x_device", PROGRAM),
+    ],
+)
+def test_a_key_that_is_neither_known_nor_an_extension_is_refused(
+    tmp_path, run, place, key, complaint
+):
+    data = example()
+    target = data
+    for part in place:
+        target = target[part]
+    target[key] = target.pop("epilogue") if key == "epilog" else []
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(data))
+    path = "programs[1]" if place else ""
+    named = f".{key}" if key.isidentifier() else f"['{key}']"
+    needed = f"not a plan: {path}{named} is not a key of {complaint}".replace(": .", ": ")
+    assert one_line(file) == needed
+    shown = run("check", file)
+    assert (shown.status, shown.out, shown.err) == (2, "", f"schedcc: {file}: {needed}\n")
+    with pytest.raises(ValidationError, match=f"'{key}' is not a key of "):
+        PipelinePlan.model_validate(data)
+
+
+def test_a_misspelled_key_of_an_instruction_is_told_with_the_right_one(tmp_path):
+    data = example()
+    data["programs"][0]["steps"][0][1]["microbatch"] = 0
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(data))
+    assert one_line(file) == (
+        "not a plan: programs[0].steps[0][1].microbatch is not a key that this instruction has, "
+        "did you mean 'micro_batch'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        ('{"format"', '{"stages": 3, "format"', "stages"),
+        ('{"stage_id": 1', '{"stage_id": 0, "stage_id": 1', "programs[1].stage_id"),
+        ('"buffer": 0}', '"buffer": 0, "buffer": 1}', "programs[0].steps[0][0].buffer"),
+        ('{"format"', '{"x-a": {"b": [1, {"c": 1, "c": 1}]}, "format"', "[x-a].b[1].c"),
+        ('{"format"', '{"f\\u006frmat": "other", "format"', "format"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path, old, new, place):
+    text = json.dumps(example())
+    assert old in text
+    file = tmp_path / "plan.json"
+    file.write_text(text.replace(old, new, 1))
+    expected = place.replace("[x-a]", "['x-a']")
+    assert one_line(file) == f"not a plan: {expected} is there twice, needed once"
 
 
 def test_several_flaws_are_counted(tmp_path):

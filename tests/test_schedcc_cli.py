@@ -161,6 +161,17 @@ def test_a_plan_without_programs_can_be_drawn(run, tmp_path):
 
 
 COUNT = "needed an integer of at least 1"
+NUMBERS = "the numbers of micro-batches and stages, such as -M 8 -S 4"
+
+
+@pytest.mark.parametrize("command", ["compile", "compare"])
+def test_a_plan_of_no_size_is_one_line_and_status_2(run, command):
+    assert run(command) == (2, "", f"schedcc: needed {NUMBERS}\n")
+
+
+@pytest.mark.parametrize("command", ["check", "show", "simulate", "export", "trace"])
+def test_a_command_without_a_plan_says_that_it_takes_a_file(run, command):
+    assert run(command) == (2, "", f"schedcc: needed a plan file, or {NUMBERS}\n")
 
 
 @pytest.mark.parametrize("command", ["compile", "show"])
@@ -175,8 +186,7 @@ COUNT = "needed an integer of at least 1"
             "stage_id is 3, needed an integer from 0 to 2 (stages=3)",
         ),
         ("-M 2 -S 1 --stage-id -1", "stage_id is -1, needed 0 (stages=1)"),
-        ("-M 2", "needed the numbers of micro-batches and stages, such as -M 8 -S 4"),
-        ("", "needed the numbers of micro-batches and stages, such as -M 8 -S 4"),
+        ("-M 2", f"needed {NUMBERS}"),
     ],
 )
 def test_a_pipeline_that_cannot_exist_is_one_line_and_status_2(run, command, arguments, complaint):
@@ -229,8 +239,6 @@ def test_check_takes_the_compilers_own_plans_of_any_size(run):
     done = run("check", "-M", 5000, "-S", 40, "--overlap")
     assert done.status == 0
     assert done.out.startswith("M = 5000, S = 40: sound (structure, ")
-    complaint = "schedcc: needed the numbers of micro-batches and stages, such as -M 8 -S 4\n"
-    assert run("check") == (2, "", complaint)
     both = run("check", "plan.json", "-M", 5)
     assert both == (2, "", "schedcc: needed a plan file or -M and -S, not both\n")
 

@@ -12,12 +12,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from schedcc import UnsoundPlanError, compile_pipeline, simulate
+from schedcc import UnsoundPlanError, check, compile_pipeline, simulate
 from schemas import Costs, PipelinePlan, Timeline, TransportModel, json_schemas
 from tests.plans import pipeline
-from tests.strategies import at_corners, sizes
+from tests.strategies import at_corners, grouped_transfers, sizes
 
 PER_CHANNEL = TransportModel(queue="channel")
+EVERY_MODEL = [
+    TransportModel(queue=queue, buffered_sends=buffered)
+    for queue in ("stage", "channel")
+    for buffered in (0, 1, 2)
+]
 QUEUES = {"stage": TransportModel(), "channel": PER_CHANNEL}
 
 # Eighths add up exactly in binary, so results are compared exactly.
@@ -105,6 +110,57 @@ class EventDriven:
         for end in ends:
             if end["waiter"]:
                 self.resume(end["waiter"])
+
+
+WEAKER = [
+    tuple(TransportModel(queue=queue, buffered_sends=count) for queue, count in pair)
+    for pair in (
+        (("stage", 0), ("channel", 0)),
+        (("stage", 1), ("channel", 1)),
+        (("stage", 0), ("stage", 1)),
+        (("stage", 1), ("stage", 2)),
+        (("stage", 2), ("stage", 9)),
+        (("channel", 0), ("channel", 1)),
+        (("channel", 1), ("channel", 2)),
+        (("stage", 0), ("channel", 2)),
+    )
+]
+
+
+@settings(max_examples=80)
+@given(
+    plan=grouped_transfers()
+    | st.builds(compile_pipeline, st.integers(1, 6), st.integers(1, 5), overlap=st.booleans()),
+    transfer=seconds,
+    forwards=st.lists(seconds, min_size=8, max_size=8),
+)
+def test_no_plan_takes_longer_under_a_weaker_model(plan, transfer, forwards):
+    costs = Costs(forward=tuple(forwards[: plan.stages]), transfer=transfer)
+    for stronger, weaker in WEAKER:
+        if not check(plan, stronger).ok:
+            continue
+        before, after = (simulate(plan, costs, model) for model in (stronger, weaker))
+        assert after.makespan <= before.makespan, (stronger, weaker)
+        for stage, own in zip(before.stages, after.stages, strict=True):
+            for span, earlier in zip(stage.spans, own.spans, strict=True):
+                assert earlier.start <= span.start
+                assert earlier.end <= span.end
+
+
+@pytest.mark.parametrize("model", EVERY_MODEL, ids=str)
+def test_members_of_a_group_travel_together_under_every_model(model):
+    plan = pipeline(
+        "L0 F0 L1 F1 { s>0 s>1 } s.0 s.1",
+        "{ r<0 r<1 } r.0 L0 F0 r.1 L1 F1",
+        micro_batches=2,
+    )
+    assert simulate(plan, Costs(forward=1.0, transfer=10.0), model).makespan == 14.0
+
+
+@settings(max_examples=100)
+@given(plan=grouped_transfers())
+def test_pipelines_in_groups_are_sound(plan):
+    assert check(plan).ok
 
 
 def spans(timeline: Timeline) -> Spans:

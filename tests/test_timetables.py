@@ -7,12 +7,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedcc import check, compile_pipeline, dependency_graph
+from schedcc import compile_pipeline, dependency_graph
 from schedcc.graph import plan_dependencies
 from schedcc.levels import levels
-from schedcc.screens import PIPELINE_SCREENS, PROGRAM_SCREENS
+from schedcc.order import Order
 from schedcc.table import PlanTable
-from schedcc.timetable import UNITS_PER_STEP, proven, unit_cost
+from schedcc.timetable import UNITS_PER_STEP, unit_cost
+from schedcc.verify import locally_sound, verdict
 from schemas import TransportModel
 from tests.mutations import random_mutant
 from tests.strategies import at_corners, random_transfers, sizes
@@ -32,7 +33,7 @@ def test_a_timetable_proves_every_plan_of_the_compiler_under_every_model(size, o
         plan := compile_pipeline(*size, overlap=overlap),
         plan.programs,
     )
-    assert all(proven(table, model) for model in EVERY_MODEL)
+    assert all(Order(table, model).proven for model in EVERY_MODEL)
 
 
 @at_corners()
@@ -41,8 +42,8 @@ def test_a_timetable_proves_every_plan_of_the_compiler_under_every_model(size, o
 def test_steps_of_the_blocking_form_are_atomic(size):
     plan = compile_pipeline(*size)
     barriers = TransportModel(step_barrier=True)
-    assert proven(PlanTable.of(plan, plan.programs), barriers)
-    assert check(plan, barriers, road="graph").ok
+    assert Order(PlanTable.of(plan, plan.programs), barriers).proven
+    assert verdict(plan, barriers, "networkx").ok
 
 
 @settings(max_examples=80, deadline=None)
@@ -50,9 +51,8 @@ def test_steps_of_the_blocking_form_are_atomic(size):
 def test_what_a_timetable_proves_is_neither_stuck_nor_slow(size, overlap, seed):
     plan = random_mutant(compile_pipeline(*size, overlap=overlap), Random(seed))
     table = PlanTable.of(plan, plan.programs)
-    screens = (*PROGRAM_SCREENS, *PIPELINE_SCREENS)
-    if all(screen(table) for screen in screens) and proven(table, TransportModel()):
-        codes = {finding.code.value for finding in check(plan, road="graph").findings}
+    if locally_sound(table, alone=False) and Order(table, TransportModel()).proven:
+        codes = {finding.code.value for finding in verdict(plan, None, "networkx").findings}
         assert not codes & {"deadlock", "latency"}
 
 

@@ -164,7 +164,6 @@ def test_costs_that_cannot_be_are_one_line_and_status_2(run, command, option, co
         ("-M 0 -S 2", "micro_batches is 0, needed an integer of at least 1"),
         ("-M 2 -S 0", "stages is 0, needed an integer of at least 1"),
         ("-M 2", "needed the numbers of micro-batches and stages, such as -M 8 -S 4"),
-        ("", "needed the numbers of micro-batches and stages, such as -M 8 -S 4"),
     ],
 )
 def test_sizes_that_cannot_be_are_one_line_and_status_2(run, command, arguments, complaint):
@@ -218,3 +217,22 @@ def test_check_asks_nothing_about_the_transport_of_one_stage(run, tmp_path):
 def test_check_refuses_a_transport_that_cannot_be(run, unsound):
     complaint = "schedcc: buffered_sends is -1, needed at least 0\n"
     assert run("check", unsound, "--buffered-sends=-1") == (2, "", complaint)
+
+
+@pytest.mark.parametrize("command", ["simulate", "trace"])
+@pytest.mark.parametrize("number", [10**9, 10**30, 10**300])
+@pytest.mark.parametrize("key", ["stages", "micro_batches"])
+def test_a_header_of_any_size_is_refused_before_anything_of_that_size_is_made(
+    run, tmp_path, command, number, key
+):
+    plan = schedcc.compile_pipeline(2, 2).model_copy(update={key: number})
+    file = tmp_path / "plan.json"
+    file.write_text(plan.model_dump_json())
+    output = ["-o", tmp_path / "trace.json"][: 2 * (command == "trace")]
+    for forward in ("1", "1,2"):
+        done = run(command, file, "--forward", forward, *output)
+        assert (done.status, done.out) == (2, "")
+        assert done.err.startswith("schedcc: a plan with errors has no timeline: ")
+        assert done.err.count("\n") == 1
+    with pytest.raises(schedcc.UnsoundPlanError):
+        schedcc.simulate(plan)

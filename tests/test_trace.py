@@ -100,7 +100,7 @@ def test_bad_input_is_one_sentence(tmp_path, run):
     for arguments, message in (
         ((tmp_path,), "holds no recording"),
         ((stage,), "the plan of stage 1 alone, needed all stages"),
-        ((), "needed the numbers of micro-batches and stages"),
+        ((), "needed a plan file, or the numbers of micro-batches and stages"),
         (("-M", 2, "-S", 2, "-o", nowhere), f"{nowhere}: cannot be written"),
     ):
         shown = run("trace", *arguments)

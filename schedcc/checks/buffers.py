@@ -3,7 +3,14 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import IntEnum, auto
+from typing import Any
 
+import numpy as np
+
+from schedcc.checks.question import ProgramQuestion
+from schedcc.positions import by_position, positions
+from schedcc.table import Ints, PlanTable
 from schemas import (
     BufferInstruction,
     Finding,
@@ -15,6 +22,105 @@ from schemas import (
     StageProgram,
     places,
 )
+
+
+class _Kind(IntEnum):
+    """How an instruction touches a place."""
+
+    NOT = 0
+    READ = auto()
+    POST_READ = auto()
+    WAIT_READ = auto()
+    WRITE = auto()
+    POST_WRITE = auto()
+    WAIT_WRITE = auto()
+    DELIVER = auto()
+    """A write whose value nobody has to read."""
+
+
+_AFTER: dict[_Kind, tuple[_Kind, ...]] = {
+    _Kind.READ: (_Kind.READ, _Kind.POST_READ, _Kind.WRITE, _Kind.POST_WRITE, _Kind.DELIVER),
+    _Kind.POST_READ: (_Kind.WAIT_READ,),
+    _Kind.WAIT_READ: (_Kind.READ, _Kind.POST_READ, _Kind.WRITE, _Kind.POST_WRITE, _Kind.DELIVER),
+    _Kind.WRITE: (_Kind.READ, _Kind.POST_READ),
+    _Kind.POST_WRITE: (_Kind.WAIT_WRITE,),
+    _Kind.WAIT_WRITE: (_Kind.READ, _Kind.POST_READ),
+    _Kind.DELIVER: (_Kind.READ, _Kind.POST_READ, _Kind.WRITE, _Kind.POST_WRITE, _Kind.DELIVER),
+}
+"""What may touch a place next."""
+
+_MAY_FOLLOW = np.zeros((len(_Kind), len(_Kind)), dtype=bool)
+for _first, _seconds in _AFTER.items():
+    _MAY_FOLLOW[_first, list(_seconds)] = True
+_MAY_BEGIN = np.isin(list(_Kind), [_Kind.WRITE, _Kind.POST_WRITE, _Kind.DELIVER])
+_MAY_END = np.isin(list(_Kind), [_Kind.READ, _Kind.WAIT_READ, _Kind.DELIVER])
+_KEEPS_MICRO_BATCH = ~np.isin(list(_Kind), [_Kind.WRITE, _Kind.POST_WRITE, _Kind.DELIVER])
+_IS_WAIT = np.isin(list(_Kind), [_Kind.WAIT_READ, _Kind.WAIT_WRITE])
+
+
+def _kind(op: Any, place: Place, stage_id: int, stages: int) -> _Kind:
+    effects = getattr(op, "effects", None)
+    if effects is None:
+        return _Kind.NOT
+    where = (stage_id, stages)
+    if place in places(effects.writes, *where):
+        if place in places(effects.delivers, *where):
+            return _Kind.DELIVER
+        return {
+            Phase.WHOLE: _Kind.WRITE,
+            Phase.POST: _Kind.POST_WRITE,
+            Phase.WAIT: _Kind.WAIT_WRITE,
+        }[effects.phase]
+    if place in places(effects.reads, *where):
+        return {
+            Phase.WHOLE: _Kind.READ,
+            Phase.POST: _Kind.POST_READ,
+            Phase.WAIT: _Kind.WAIT_READ,
+        }[effects.phase]
+    return _Kind.NOT
+
+
+_KINDS = {
+    place: by_position(lambda op, *where, place=place: _kind(op, place, *where)) for place in Place
+}
+
+
+def buffers_hold(table: PlanTable) -> bool:
+    """Does every place hold what is read there, until it is read, and is no place in flight?
+
+    The life of a place is a word over `_Kind`, and whether it is a good one can be told from each
+    two neighbours. This covers posts and their waits as well.
+    """
+    where = positions(table)
+    return all(_lives_hold(table, kinds[table.rows.op, where]) for kinds in _KINDS.values())
+
+
+def _lives_hold(table: PlanTable, kind: Ints) -> bool:
+    """Whether the lives of one place in all buffers of all programs are good."""
+    touching = np.flatnonzero(kind)
+    if len(touching) == 0:
+        return True
+    program, buffer = table.program[touching], table.rows.buffer[touching]
+    if int(buffer.max()) < 2**8 and len(table.stage_ids) < 2**8:
+        key = (program * 2**8 + buffer).astype(np.uint16)  # numpy sorts these by radix
+        order = touching[np.argsort(key, kind="stable")]
+    else:
+        order = touching[np.lexsort((buffer, program))]
+    before, after = order[:-1], order[1:]
+    same = table.program[before] == table.program[after]
+    same &= table.rows.buffer[before] == table.rows.buffer[after]
+    same_value = table.rows.micro_batch[before] == table.rows.micro_batch[after]
+    same_peer = table.rows.peer[before] == table.rows.peer[after]
+    good = _MAY_FOLLOW[kind[before], kind[after]]
+    good &= same_value | ~_KEEPS_MICRO_BATCH[kind[after]]
+    good &= same_peer | ~_IS_WAIT[kind[after]]
+    begins = np.concatenate(([True], ~same))
+    ends = np.concatenate((~same, [True]))
+    return (
+        bool((good | ~same).all())
+        and bool(_MAY_BEGIN[kind[order[begins]]].all())
+        and bool(_MAY_END[kind[order[ends]]].all())
+    )
 
 
 @dataclass
@@ -96,3 +202,6 @@ def _walk(
 
 def _since(placed: Placed) -> str:
     return f"{placed.where}: {placed.instruction}"
+
+
+BUFFERS = ProgramQuestion("buffers", holds=buffers_hold, explain=check_buffers)

@@ -3,8 +3,35 @@
 from collections import Counter
 from collections.abc import Iterator
 
+import numpy as np
+
 from schedcc.channels import Channel, Traffic, channels
+from schedcc.checks.question import PipelineQuestion
+from schedcc.table import Ints, PlanTable
 from schemas import BufferInstruction, Finding, FindingCode, PipelinePlan, Placed
+
+
+def channels_hold(table: PlanTable) -> bool:
+    """Do the k-th send and the k-th receive of every channel name the same micro-batch?
+
+    Of channels that lead to stages which the table is not to hold, only one end is here: they are
+    left out.
+    """
+    send, receive, _ = table.matched
+    micro_batch = table.rows.micro_batch
+    return (
+        2 * len(send) == len(table.inner_transfers)
+        and bool((micro_batch[send] == micro_batch[receive]).all())
+        and _elsewhere(table, table.rows.peer[table.outer_transfers])
+    )
+
+
+def _elsewhere(table: PlanTable, peers: Ints) -> bool:
+    """Whether these are stages of the pipeline, but none that the table is to hold."""
+    if len(peers) == 0 or len(table.needed) == table.stages:
+        return len(peers) == 0
+    in_pipeline = (peers >= 0) & (peers < table.stages)
+    return bool(in_pipeline.all()) and not np.isin(peers, list(table.needed)).any()
 
 
 def check_channels(plan: PipelinePlan) -> Iterator[Finding]:
@@ -16,8 +43,10 @@ def check_channels(plan: PipelinePlan) -> Iterator[Finding]:
 
 def _unmatched(channel: Channel, traffic: Traffic) -> Iterator[Finding]:
     sends, receives = _micro_batches(traffic.sends), _micro_batches(traffic.receives)
+    last_send = dict(zip(sends, traffic.sends, strict=True))
+    last_receive = dict(zip(receives, traffic.receives, strict=True))
     for micro_batch, count in sorted((Counter(sends) - Counter(receives)).items()):
-        last = [p for p, m in zip(traffic.sends, sends, strict=True) if m == micro_batch][-1]
+        last = last_send[micro_batch]
         yield _finding(
             channel.source,
             last.step,
@@ -25,7 +54,7 @@ def _unmatched(channel: Channel, traffic: Traffic) -> Iterator[Finding]:
             f"{last.instruction} waits for a receive that never comes",
         )
     for micro_batch, count in sorted((Counter(receives) - Counter(sends)).items()):
-        last = [p for p, m in zip(traffic.receives, receives, strict=True) if m == micro_batch][-1]
+        last = last_receive[micro_batch]
         yield _finding(
             channel.destination,
             last.step,
@@ -58,3 +87,6 @@ def _more(count: int) -> str:
 
 def _finding(stage_id: int, step: int | None, message: str) -> Finding:
     return Finding(code=FindingCode.CHANNEL, stage_id=stage_id, step=step, message=message)
+
+
+CHANNELS = PipelineQuestion("channels", holds=channels_hold, explain=check_channels)

@@ -3,7 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator
 
+import numpy as np
+
+from schedcc.checks.question import ProgramQuestion
 from schedcc.ranges import gaps, in_words
+from schedcc.table import IS_FORWARD, IS_SEND, IS_TRANSFER, Ints, PlanTable
 from schemas import (
     BufferInstruction,
     Finding,
@@ -16,6 +20,32 @@ from schemas import (
     StageProgram,
     places,
 )
+
+
+def coverage_holds(table: PlanTable) -> bool:
+    """Is every micro-batch forwarded once, in order, and its output sent once?"""
+    rows = table.rows
+    forwards = IS_FORWARD[rows.op]
+    outputs = IS_TRANSFER[rows.op] & IS_SEND[rows.op]
+    order = np.lexsort((rows.micro_batch[outputs], table.program[outputs]))
+    every = np.arange(len(table.stage_ids))
+    return _each_once(
+        table, every, table.program[forwards], rows.micro_batch[forwards]
+    ) and _each_once(
+        table,
+        every[table.stage_ids != table.stages - 1],
+        table.program[outputs][order],
+        rows.micro_batch[outputs][order],
+    )
+
+
+def _each_once(table: PlanTable, programs: Ints, program: Ints, micro_batch: Ints) -> bool:
+    """Whether the given programs have all micro-batches in order, and no other program has any."""
+    if len(program) != len(programs) * table.micro_batches:
+        return False  # before anything is made whose size the header alone says
+    expected = np.tile(np.arange(table.micro_batches), len(programs))
+    same_programs = program == np.repeat(programs, table.micro_batches)
+    return bool(same_programs.all()) and bool((micro_batch == expected).all())
 
 
 def check_coverage(header: PlanHeader, program: StageProgram) -> Iterator[Finding]:
@@ -55,3 +85,6 @@ def check_coverage(header: PlanHeader, program: StageProgram) -> Iterator[Findin
 
 def _finding(program: StageProgram, step: int | None, message: str) -> Finding:
     return Finding(code=FindingCode.COVERAGE, stage_id=program.stage_id, step=step, message=message)
+
+
+COVERAGE = ProgramQuestion("coverage", holds=coverage_holds, explain=check_coverage)

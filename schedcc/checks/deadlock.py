@@ -4,10 +4,15 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import networkx as nx
+import numpy as np
 
-from schedcc.graph import Barrier, Event, Node
-from schedcc.times import knots
-from schemas import Finding, FindingCode
+from schedcc.checks.question import OrderQuestion
+from schedcc.graph import Barrier, Event, Node, describe, networkx_graph
+from schedcc.levels import levels
+from schedcc.order import Order
+from schedcc.times import Backend, knots
+from schedcc.timetable import unit_cost
+from schemas import Finding, FindingCode, PipelinePlan
 
 _TRIED = 64
 """Waits from which a short cycle is looked for; all of them would take quadratic time."""
@@ -58,3 +63,18 @@ def _describe(graph: "nx.DiGraph[Node]", event: Node) -> str:
     node = graph.nodes[event]
     where = "epilogue" if node["step"] is None else f"step {node['step']}"
     return f"stage {event.stage_id}, {where}: {node['instruction']}"
+
+
+def _explain(plan: PipelinePlan, order: Order, backend: Backend) -> Iterator[Finding]:
+    """The circles; with arrays, networkx sees only what a topological sort has not got through."""
+    stuck = None
+    if backend == "arrays":
+        stuck = levels(order.graph, unit_cost(order.graph).astype(np.float64)).stuck
+        if not stuck.any():
+            return
+    waits = networkx_graph(order.graph, stuck)
+    describe(waits, plan)
+    yield from check_deadlock(waits)
+
+
+DEADLOCK = OrderQuestion("deadlock", holds=lambda order: order.proven, explain=_explain)

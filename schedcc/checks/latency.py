@@ -1,14 +1,17 @@
 """`latency`: is the plan as fast as its steps allow, or does one transfer wait for another?"""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
+from schedcc.checks.question import OrderQuestion
 from schedcc.dependencies import Dependencies, dependencies
 from schedcc.graph import Event, event_nodes
 from schedcc.levels import Seconds
+from schedcc.order import Order
 from schedcc.table import IS_FORWARD, IS_POST, IS_TRANSFER, Ints, PlanTable, fitting
-from schedcc.times import Road, event_times
+from schedcc.times import Backend, event_times
 from schedcc.timetable import UNITS_PER_STEP, unit_cost
 from schemas import Finding, FindingCode, PipelinePlan, TransportModel
 
@@ -16,26 +19,25 @@ _SHOWN = 8
 """Transfers of a chain that a message shows."""
 
 
-def check_latency(
-    plan: PipelinePlan, table: PlanTable, transport: TransportModel, road: Road
-) -> Iterator[Finding]:
+def check_latency(plan: PipelinePlan, order: Order, backend: Backend) -> Iterator[Finding]:
     """Is the critical path under unit costs no longer than M + S - 1 steps allow?
 
     A forward and a transfer cost 1; a step allows a send, a receive and a forward. Steps of a
-    blocking plan are atomic, so they are measured with a barrier after each. A plan that exceeds
-    it may be free of deadlock and yet serialise: if every stage sends before it receives, the
-    transfers of one step wait for each other from the last stage to the first.
+    blocking plan are atomic, so they are measured with a barrier after each, and so is any plan
+    under a model with barriers. A plan that exceeds it may be free of deadlock and yet serialise:
+    if every stage sends before it receives, the transfers of one step wait for each other from the
+    last stage to the first.
     """
-    timed = _timed(table, transport, road)
+    table = order.table
+    timed = _timed(table, order.transport, backend)
     if timed is None:
         return  # a deadlock, which has a finding of its own
-    graph, times = timed
     steps = table.micro_batches + table.stages - 1
-    allowed, found = UNITS_PER_STEP * steps, int(times.max(initial=0))
-    if found <= allowed:
+    allowed = UNITS_PER_STEP * steps
+    if timed.length <= allowed:
         return
-    rows = _longest_chain(graph, _critical_path(graph, times))
-    nodes = event_nodes(graph)
+    rows = _longest_chain(timed.graph, _critical_path(timed.graph, timed.times))
+    nodes = event_nodes(timed.graph)
     programs = {fitting(program.stage_id): list(program.placed()) for program in plan.programs}
     lines = []
     for row in rows[:_SHOWN]:
@@ -46,10 +48,15 @@ def check_latency(
     if len(rows) > _SHOWN:
         lines.append(f"  ... and {len(rows) - _SHOWN} more")
     step = int(table.rows.step[rows[0]]) if len(rows) else -1
+    measured = ""
+    if timed.barriers:
+        free = _under(order.transport, table, backend, barriers=False)
+        without = "" if free is None else f" ({free.length} without)"
+        measured = f" with a barrier after each step{without}"
     message = (
-        f"the critical path is {found} long (a forward or a transfer 1 each), needed at most "
-        f"{allowed} = 3 x {steps} steps; the longest chain in it of transfers that wait for one "
-        f"another:"
+        f"the critical path is {timed.length} long{measured}, a forward or a transfer 1 each; "
+        f"needed at most {allowed} = 3 x {steps} steps; the longest chain in it of transfers that "
+        f"wait for one another:"
     )
     yield Finding(
         code=FindingCode.LATENCY,
@@ -59,18 +66,35 @@ def check_latency(
     )
 
 
-def _timed(
-    table: PlanTable, transport: TransportModel, road: Road
-) -> tuple[Dependencies, Seconds] | None:
-    """The dependencies and their times, with barriers if the plan can have them."""
+class _Timed(NamedTuple):
+    """The dependencies of a plan, and when its events happen."""
+
+    graph: Dependencies
+    times: Seconds
+    barriers: bool
+
+    @property
+    def length(self) -> int:
+        """Of the critical path."""
+        return int(self.times.max(initial=0))
+
+
+def _timed(table: PlanTable, transport: TransportModel, backend: Backend) -> _Timed | None:
+    """With barriers where the model has them, or the plan is blocking and can have them."""
     blocking = not IS_POST[table.rows.op].any()
-    for barrier in (True, False) if blocking else (False,):
-        model = transport.model_copy(update={"step_barrier": barrier})
-        graph = dependencies(table, model)
-        times, stuck = event_times(graph, unit_cost(graph).astype(np.float64), road)
-        if not stuck.any():
-            return graph, times
-    return None
+    found = None
+    if blocking or transport.step_barrier:
+        found = _under(transport, table, backend, barriers=True)
+    return found or _under(transport, table, backend, barriers=False)
+
+
+def _under(
+    transport: TransportModel, table: PlanTable, backend: Backend, *, barriers: bool
+) -> _Timed | None:
+    """The times with or without barriers; `None` where some never come."""
+    graph = dependencies(table, transport.model_copy(update={"step_barrier": barriers}))
+    times, stuck = event_times(graph, unit_cost(graph).astype(np.float64), backend)
+    return None if stuck.any() else _Timed(graph, times, barriers)
 
 
 def _critical_path(graph: Dependencies, times: Seconds) -> list[int]:
@@ -92,13 +116,14 @@ def _critical_path(graph: Dependencies, times: Seconds) -> list[int]:
 def _longest_chain(graph: Dependencies, path: list[int]) -> Ints:
     """The rows of the longest run of transfers on a path without a forward or a barrier."""
     op = graph.table.rows.op
-    longest: list[int] = []
-    run: list[int] = []
+    runs: list[list[int]] = [[]]
     for event in path:
         row, is_end = divmod(event, 2)
         if event >= 2 * len(op) or (is_end and IS_FORWARD[op[row]]):
-            run = []
+            runs.append([])
         elif is_end and IS_TRANSFER[op[row]]:
-            run = [*run, row]
-        longest = max(longest, run, key=len)
-    return np.array(longest, dtype=np.int64)
+            runs[-1].append(row)
+    return np.array(max(runs, key=len), dtype=np.int64)
+
+
+LATENCY = OrderQuestion("latency", holds=lambda order: order.proven, explain=check_latency)

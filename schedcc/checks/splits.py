@@ -2,6 +2,10 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
+from schedcc.checks.question import ProgramQuestion
+from schedcc.table import IS_POST, IS_SEND, IS_WAIT, PlanTable
 from schemas import (
     Finding,
     FindingCode,
@@ -11,6 +15,19 @@ from schemas import (
     StageProgram,
     TransferInstruction,
 )
+
+
+def splits_hold(table: PlanTable) -> bool:
+    """Are the posts and waits of each transfer a post, its wait, a post, its wait, and so on?"""
+    rows = table.rows
+    split = np.flatnonzero(IS_POST[rows.op] | IS_WAIT[rows.op])
+    key = (rows.peer, rows.buffer, IS_SEND[rows.op], rows.micro_batch, table.program)
+    order = split[np.lexsort([column[split] for column in key])]
+    post, wait = order[0::2], order[1::2]
+    if len(post) != len(wait):
+        return False
+    in_turn = IS_POST[rows.op[post]].all() and IS_WAIT[rows.op[wait]].all()
+    return bool(in_turn) and all(bool((c[post] == c[wait]).all()) for c in key)
 
 
 def check_splits(_: PlanHeader, program: StageProgram) -> Iterator[Finding]:
@@ -43,3 +60,6 @@ def _finding(program: StageProgram, placed: Placed, complaint: str) -> Finding:
         step=placed.step,
         message=f"{placed.instruction!r} {complaint}",
     )
+
+
+SPLITS = ProgramQuestion("splits", holds=splits_hold, explain=check_splits)

@@ -1,9 +1,22 @@
 """`structure`: does every instruction make sense where it stands?"""
 
-from collections import Counter
 from collections.abc import Iterator
 
-from schedcc.ranges import gaps, in_words
+import numpy as np
+
+from schedcc.checks.epilogues import check_order_of_results
+from schedcc.checks.question import ProgramQuestion
+from schedcc.positions import by_position, positions
+from schedcc.table import (
+    IS_BUFFER,
+    IS_GROUP_END,
+    IS_GROUP_START,
+    IS_PAIRED,
+    IS_POST,
+    IS_SEND,
+    Ints,
+    PlanTable,
+)
 from schemas import (
     BufferInstruction,
     Direction,
@@ -14,30 +27,55 @@ from schemas import (
     HandOver,
     MoveLogits,
     Phase,
-    PipelinePlan,
     Placed,
     PlanHeader,
-    ResultInstruction,
     StageProgram,
     TransferInstruction,
 )
 
+_BELONGS = by_position(lambda op, stage_id, stages: op.position.includes(stage_id, stages))
 
-def check_stages(plan: PipelinePlan) -> Iterator[Finding]:
-    """Does the plan have one program for each of its stages?"""
-    counts = Counter(program.stage_id for program in plan.programs)
-    if missing := gaps(counts, plan.stages):
-        yield Finding(
-            code=FindingCode.STRUCTURE,
-            message=f"no program for {in_words('stage', missing)} (stages={plan.stages})",
-        )
-    for stage_id, count in counts.items():
-        if count > 1:
-            yield Finding(
-                code=FindingCode.STRUCTURE,
-                stage_id=stage_id,
-                message=f"{count} programs for stage {stage_id}, needed 1",
-            )
+
+def structure_holds(table: PlanTable) -> bool:
+    """Are ids in range, peers neighbours, instructions where they belong, epilogues in order?"""
+    rows, stages = table.rows, table.stages
+    op, buffer_rows, paired = rows.op, IS_BUFFER[rows.op], IS_PAIRED[rows.op]
+    neighbour = table.stage + np.where(IS_SEND[op], 1, -1)
+    bracket = IS_GROUP_START[op].astype(np.int64) - IS_GROUP_END[op]
+    depth = np.cumsum(bracket)
+    inside = depth - bracket > 0
+    new_step = ~(table.follows & (rows.step == np.roll(rows.step, 1)))
+    return (
+        bool(((table.stage_ids >= 0) & (table.stage_ids < stages)).all())
+        and bool(_BELONGS[op, positions(table)].all())
+        and _in_range(rows.micro_batch[buffer_rows], table.micro_batches)
+        and _in_range(rows.buffer[buffer_rows], table.num_buffers)
+        and _in_range(rows.peer[paired], stages)
+        and bool((rows.peer[paired] == neighbour[paired]).all())
+        and _in_range(depth, 2)
+        and not inside[new_step].any()
+        and bool((~inside | IS_POST[op] | IS_GROUP_END[op]).all())
+        and int(depth[-1:].sum()) == 0
+        and _epilogues_hold(table)
+    )
+
+
+def _epilogues_hold(table: PlanTable) -> bool:
+    """Is nothing wrong with the epilogues? Most of them are alike: a few are walked."""
+    alike = {
+        (stage_id == 0, stage_id == table.stages - 1, epilogue): stage_id
+        for stage_id, epilogue in zip(table.stage_ids.tolist(), table.epilogues, strict=True)
+    }
+    header = PlanHeader(format="", micro_batches=table.micro_batches, stages=table.stages)
+    programs = (
+        StageProgram(stage_id=stage_id, steps=(), epilogue=epilogue)
+        for (_, _, epilogue), stage_id in alike.items()
+    )
+    return not any(finding for program in programs for finding in check_structure(header, program))
+
+
+def _in_range(values: Ints, count: int) -> bool:
+    return bool(((values >= 0) & (values < count)).all())
 
 
 def check_structure(header: PlanHeader, program: StageProgram) -> Iterator[Finding]:
@@ -58,7 +96,7 @@ def check_structure(header: PlanHeader, program: StageProgram) -> Iterator[Findi
                 message=f"{placed.instruction}: {message}",
             )
     yield from _check_groups(program)
-    yield from _check_epilogue(header, program)
+    yield from check_order_of_results(header, program)
 
 
 def _complaints(header: PlanHeader, stage_id: int, placed: Placed) -> Iterator[str]:
@@ -130,38 +168,8 @@ def _misplaced(program: StageProgram, placed: Placed, complaint: str) -> Finding
     )
 
 
-def _check_epilogue(header: PlanHeader, program: StageProgram) -> Iterator[Finding]:
-    last = program.stage_id == header.stages - 1
-    seen: list[ResultInstruction] = []
-    for instruction in program.epilogue:
-        assert isinstance(instruction, ResultInstruction)
-        ops = [earlier.op for earlier in seen]
-        complaints = []
-        if instruction.op in ops:
-            complaints.append("found a second time in the epilogue, needed once")
-        complaints += [
-            f"{earlier} has handed out the {instruction.gives} already"
-            for earlier in seen
-            if earlier.gives is not None
-            and earlier.gives == instruction.gives
-            and earlier.op != instruction.op
-        ]
-        if last and instruction.needs and not any(need in seen for need in instruction.needs):
-            needed = " or ".join(map(str, instruction.needs))
-            complaints.append(f"no {needed} before it, on whose result it works")
-        complaints += [
-            f"found after {op}, which hands out what it changes"
-            for op in instruction.precedes
-            if op in ops
-        ]
-        for complaint in complaints:
-            yield Finding(
-                code=FindingCode.STRUCTURE,
-                stage_id=program.stage_id,
-                message=f"epilogue: {instruction}: {complaint}",
-            )
-        seen.append(instruction)
-
-
 def _needed(count: int) -> str:
     return "needed 0" if count == 1 else f"needed 0 to {count - 1}"
+
+
+STRUCTURE = ProgramQuestion("structure", holds=structure_holds, explain=check_structure)

@@ -10,6 +10,7 @@ import typer
 from schedcc import __version__
 from schedcc.cli.command_line import CommandLine
 from schedcc.cli.exchange import export_command, import_command
+from schedcc.cli.output import say
 from schedcc.cli.plans import check_command, compile_command, show
 from schedcc.cli.recordings import conform_command, postmortem_command, trace_command
 from schedcc.cli.timing import compare_command, simulate_command
@@ -46,6 +47,6 @@ def main() -> NoReturn:
     try:
         app()
     except ValueError as error:
-        typer.echo(f"schedcc: {error}", err=True)
+        say(f"schedcc: {error}", error=True)
         raise SystemExit(2) from None
     raise SystemExit(0)

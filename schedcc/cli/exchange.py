@@ -5,11 +5,18 @@ from typing import Annotated
 
 import typer
 
-from schedcc.cli.options import File, MicroBatches, Output, Overlap, Stages, read_or_compiled
+from schedcc.cli.options import (
+    File,
+    MicroBatches,
+    Output,
+    Overlap,
+    Stages,
+    all_stages,
+    read_or_compiled,
+)
 from schedcc.exchange import read_torch_csv, to_torch_csv
 from schedcc.exchange.reading import Format
 from schedcc.files import write_text
-from schemas import StagePlan
 
 
 def export_command(
@@ -23,9 +30,7 @@ def export_command(
 
     Load it with _PipelineScheduleRuntime._load_csv(file, format="compute_comms") and call eval.
     """
-    plan = read_or_compiled(file, micro_batches, stages, None, overlap)
-    if isinstance(plan, StagePlan):
-        raise ValueError(f"{file}: the plan of stage {plan.stage_id} alone, needed all stages")
+    plan = all_stages(read_or_compiled(file, micro_batches, stages, None, overlap), file)
     write_text(to_torch_csv(plan), output)
 
 

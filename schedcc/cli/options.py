@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from schedcc.compiler import compile_pipeline, compile_stage
 from schedcc.files import explain, read_plan
+from schedcc.plain_text import visible
 from schemas import Costs, PipelinePlan, StagePlan, TransportModel
 
 File = Annotated[Path | None, typer.Argument(help="Plan file (or CSV); or give -M and -S.")]
@@ -45,20 +46,41 @@ Bandwidth = Annotated[float | None, typer.Option(help="Bytes per second between 
 
 
 def compiled(
-    micro_batches: int | None, stages: int | None, stage_id: int | None, overlap: bool
+    micro_batches: int | None,
+    stages: int | None,
+    stage_id: int | None,
+    overlap: bool,
+    instead: str = "",
 ) -> PipelinePlan | StagePlan:
-    """The plan that -M, -S and their companions ask for."""
-    micro_batches, stages = required_sizes(micro_batches, stages)
+    """The plan that -M, -S and their companions ask for; `instead` as in `required_sizes`."""
+    micro_batches, stages = required_sizes(micro_batches, stages, instead)
     if stage_id is None:
         return compile_pipeline(micro_batches, stages, overlap=overlap)
     return compile_stage(micro_batches, stages, stage_id, overlap=overlap)
 
 
-def required_sizes(micro_batches: int | None, stages: int | None) -> tuple[int, int]:
-    """M and S, which have to be given."""
-    if micro_batches is None or stages is None:
-        raise ValueError("needed the numbers of micro-batches and stages, such as -M 8 -S 4")
-    return micro_batches, stages
+def required_sizes(
+    micro_batches: int | None, stages: int | None, instead: str = ""
+) -> tuple[int, int]:
+    """M and S, which have to be given.
+
+    Args:
+        micro_batches: M, if it was given.
+        stages: S, if it was given.
+        instead: What could have been given in place of both, for the message.
+
+    Raises:
+        ValueError: one is missing.
+    """
+    if micro_batches is not None and stages is not None:
+        return micro_batches, stages
+    sizes = "the numbers of micro-batches and stages, such as -M 8 -S 4"
+    nothing = micro_batches is None and stages is None
+    raise ValueError(f"needed {instead if nothing else ''}{sizes}")
+
+
+PLAN_FILE = "a plan file, or "
+"""What commands take instead of -M and -S."""
 
 
 def read_or_compiled(
@@ -70,10 +92,22 @@ def read_or_compiled(
 ) -> PipelinePlan | StagePlan:
     """The plan in a file, or the one that -M, -S and their companions ask for."""
     if file is None:
-        return compiled(micro_batches, stages, stage_id, overlap)
+        return compiled(micro_batches, stages, stage_id, overlap, PLAN_FILE)
     if (micro_batches, stages, stage_id, overlap) != (None, None, None, False):
         raise ValueError("needed a plan file or -M and -S, not both")
     return read_plan(file)
+
+
+def all_stages(plan: PipelinePlan | StagePlan, source: Path | None) -> PipelinePlan:
+    """`plan`, if it is of a whole pipeline.
+
+    Raises:
+        ValueError: it is of one stage.
+    """
+    if isinstance(plan, StagePlan):
+        found = f"the plan of stage {plan.stage_id} alone"
+        raise ValueError(f"{visible(source)}: {found}, needed all stages")
+    return plan
 
 
 def transport_model(

@@ -3,10 +3,10 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from schedcc.certify import check_schedule
 from schedcc.cli.options import (
+    PLAN_FILE,
     AsJson,
     BufferedSends,
     File,
@@ -22,8 +22,10 @@ from schedcc.cli.options import (
     required_sizes,
     transport_model,
 )
+from schedcc.cli.output import print_rich, say, screen_width
 from schedcc.files import write_text
 from schedcc.grid import Window, draw, epilogue_lines, fitting, legend, step_count, title
+from schedcc.plain_text import visible
 from schedcc.verify import check
 from schemas import StagePlan
 
@@ -52,16 +54,16 @@ def show(
 ) -> None:
     """Draw the grid of steps and stages."""
     plan = read_or_compiled(file, micro_batches, stages, stage_id, overlap)
-    console = Console(highlight=False, markup=False, emoji=False)  # a plan's text is no markup
-    if steps is None:
-        window = fitting(plan, console.width)
-    else:
-        window = Window.parse(steps, step_count(plan))
-        console.width = 1_000_000  # the user has chosen the steps: nothing is folded
-    console.print(title(plan, window))
-    console.print(draw(plan, window))
-    for line in [*epilogue_lines(plan), legend(plan)]:
-        console.print(line)
+    total, width = step_count(plan), screen_width()
+    window = fitting(plan, width) if steps is None else Window.parse(steps, total)
+    say(title(plan, window))
+    if steps is None and window.stop < total:
+        rest = f"--steps {window.stop}:{total}"
+        say(f"the other {total - window.stop} do not fit into {width} columns: {rest} draws them")
+    print_rich(draw(plan, window))
+    for line in epilogue_lines(plan):
+        say(line)
+    print_rich(legend(plan))
 
 
 def check_command(
@@ -87,7 +89,7 @@ def check_command(
         if isinstance(plan, StagePlan):
             alone = f"; stage {plan.stage_id} alone, not its transfers with the others"
     else:
-        sizes = required_sizes(micro_batches, stages)
+        sizes = required_sizes(micro_batches, stages, PLAN_FILE)
         report = check_schedule(*sizes, overlap=overlap, transport=transport)
         name = f"M = {sizes[0]}, S = {sizes[1]}"
     if as_json:
@@ -95,9 +97,9 @@ def check_command(
     else:
         for finding in report.findings:
             warning = "warning: " if finding.severity == "warning" else ""
-            typer.echo(f"{warning}{finding}")
+            say(f"{warning}{finding}")
         asked = ", ".join(report.checks) + (alone or f"; {report.transport}")
-        errors = len(list(report.errors()))
+        errors = sum(finding.count for finding in report.errors())
         verdict = "sound" if report.ok else f"{errors} finding{'s' if errors != 1 else ''}"
-        typer.echo(f"{name}: {verdict} ({asked})")
+        say(f"{visible(name)}: {verdict} ({asked})")
     raise typer.Exit(0 if report.ok else 1)

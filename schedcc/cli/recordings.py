@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from schedcc.cli.options import (
@@ -19,10 +18,13 @@ from schedcc.cli.options import (
     Overlap,
     Stages,
     Transfer,
+    all_stages,
     cost_model,
     read_or_compiled,
 )
+from schedcc.cli.output import cell_text, print_rich, say, screen_width
 from schedcc.files import read_plan
+from schedcc.plain_text import visible
 from schedcc.recordings.conform import CLOCK_ERROR, conform
 from schedcc.recordings.files import read_recording
 from schedcc.recordings.postmortem import postmortem
@@ -30,7 +32,7 @@ from schedcc.recordings.recording import joined
 from schedcc.simulate import simulate
 from schedcc.trace import recorded_trace, simulated_trace
 from schemas import StagePlan
-from schemas.postmortem import Cause, Postmortem, RankStatus
+from schemas.postmortem import Postmortem, RankStatus
 
 Directory = Annotated[Path, typer.Argument(help="Directory of a recording (pipeval --record).")]
 
@@ -69,11 +71,11 @@ def conform_command(
         typer.echo(found.model_dump_json(indent=2))
     else:
         for line in (*found.deviations, *(f"note: {note}" for note in found.notes)):
-            typer.echo(str(line))
+            say(line)
         count = len(found.deviations)
         verdict = "followed the plan" if found.ok else f"{count} deviation{'s'[: count > 1]}"
         runs = f"{len(found.runs)} run{'s'[: len(found.runs) != 1]}"
-        typer.echo(f"{directory}: {verdict} ({runs}, {found.instructions} instructions)")
+        say(f"{visible(directory)}: {verdict} ({runs}, {found.instructions} instructions)")
     raise typer.Exit(0 if found.ok else 1)
 
 
@@ -97,33 +99,28 @@ def trace_command(
     if source is not None and source.is_dir():
         trace = recorded_trace(read_recording(source))
     else:
-        plan = read_or_compiled(source, micro_batches, stages, None, overlap)
-        if isinstance(plan, StagePlan):
-            raise ValueError(
-                f"{source}: the plan of stage {plan.stage_id} alone, needed all stages"
-            )
+        plan = all_stages(read_or_compiled(source, micro_batches, stages, None, overlap), source)
         costs = cost_model(forward, transfer, activation_bytes, bandwidth)
         trace = simulated_trace(simulate(plan, costs))
     try:
         output.write_text(json.dumps(trace) + "\n", encoding="utf-8")
     except OSError as error:
-        raise ValueError(f"{output}: cannot be written: {error.strerror}") from error
-    typer.echo(f"{output}: {len(trace['traceEvents'])} events")
+        raise ValueError(f"{visible(output)}: cannot be written: {error.strerror}") from error
+    say(f"{visible(output)}: {len(trace['traceEvents'])} events")
 
 
 def _print_postmortem(directory: Path, found: Postmortem) -> None:
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    console.width = max(console.width, _WIDTH)
     if found.cause is None:
-        console.print(f"{directory}: every rank ended in order, after {found.seconds:.6g} s")
-        console.print(_activities(found))
+        say(f"{visible(directory)}: every rank ended in order, after {found.seconds:.6g} s")
+        print_rich(_activities(found))
     else:
-        console.print(f"cause ({found.cause.kind}): {found.cause.message}")
-        console.print(_whereabouts(found))
-        _print_waits(console, found)
-        _print_traceback(console, found.cause)
+        say(f"cause ({found.cause.kind}): {found.cause.message}")
+        print_rich(_whereabouts(found), width=max(screen_width(), _WIDTH))
+        _print_waits(found)
+        if found.cause.traceback:
+            say(found.cause.traceback.rstrip())
     for damage in found.damages:
-        console.print(f"damaged: {damage}")
+        say(f"damaged: {damage}")
 
 
 def _whereabouts(found: Postmortem) -> Table:
@@ -134,7 +131,7 @@ def _whereabouts(found: Postmortem) -> Table:
     table.add_column("since", justify="right", no_wrap=True)
     for status in found.ranks:
         ids = str(status.rank), str(status.stage_id)
-        table.add_row(*ids, status.state, _doing(status), f"{status.since:.3f} s")
+        table.add_row(*ids, status.state, cell_text(_doing(status)), f"{status.since:.3f} s")
     table.caption = "since: before the last event of any rank"
     table.caption_justify = "left"
     return table
@@ -149,22 +146,16 @@ def _doing(status: RankStatus) -> str:
     return f"{text}\n{shorten(f'{status.error.kind}: {message}', 2 * _WIDTH, placeholder=' ...')}"
 
 
-def _print_waits(console: Console, found: Postmortem) -> None:
+def _print_waits(found: Postmortem) -> None:
     if not found.waits:
         return
     width = [max(len(str(end)) for end in ends) for ends in zip(*_ends(found), strict=True)]
     for wait, (waiter, needed) in zip(found.waits, _ends(found), strict=True):
-        line = f"  {waiter:{width[0]}}  waits for  {needed:{width[1]}}  ({wait.why})"
-        console.print(line)
+        say(f"  {waiter:{width[0]}}  waits for  {needed:{width[1]}}  ({wait.why})")
 
 
 def _ends(found: Postmortem) -> list[tuple[str, str]]:
     return [(str(wait.waiter), str(wait.needed)) for wait in found.waits]
-
-
-def _print_traceback(console: Console, cause: Cause) -> None:
-    if cause.traceback:
-        console.print(cause.traceback.rstrip())
 
 
 def _activities(found: Postmortem) -> Table:

@@ -2,7 +2,6 @@
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from schedcc.cli.options import (
@@ -17,14 +16,16 @@ from schedcc.cli.options import (
     Queue,
     Stages,
     Transfer,
+    all_stages,
     compiled,
     cost_model,
     read_or_compiled,
     transport_model,
 )
+from schedcc.cli.output import print_rich, say
 from schedcc.compare import compare
 from schedcc.simulate import simulate
-from schemas import PipelinePlan, StagePlan, Timeline
+from schemas import PipelinePlan, Timeline
 
 
 def simulate_command(
@@ -41,9 +42,7 @@ def simulate_command(
     as_json: AsJson = False,
 ) -> None:
     """Predict how long a plan takes, and where stages are idle."""
-    plan = read_or_compiled(file, micro_batches, stages, None, overlap)
-    if isinstance(plan, StagePlan):
-        raise ValueError(f"{file}: the plan of stage {plan.stage_id} alone, needed all stages")
+    plan = all_stages(read_or_compiled(file, micro_batches, stages, None, overlap), file)
     costs = cost_model(forward, transfer, activation_bytes, bandwidth)
     timeline = simulate(plan, costs, transport_model(queue, buffered_sends))
     if as_json:
@@ -77,23 +76,19 @@ def compare_command(
     spans = [(c.timeline.makespan, c.timeline.bubble) if c.timeline else None for c in columns]
     table.add_row("seconds, simulated", *(f"{s[0]:.6g}" if s else "-" for s in spans))
     table.add_row("bubble, simulated", *(f"{s[1]:.1%}" if s else "-" for s in spans))
-    console = Console(highlight=False)
-    console.print(f"M = {plan.micro_batches} micro-batches, S = {plan.stages} stages, {transport}")
-    console.print(table)
+    say(f"M = {plan.micro_batches} micro-batches, S = {plan.stages} stages, {transport}")
+    print_rich(table)
 
 
 def _print_timeline(plan: PipelinePlan, timeline: Timeline) -> None:
-    console = Console(highlight=False)
-    console.print(
+    say(
         f"M = {plan.micro_batches} micro-batches, S = {plan.stages} stages: "
-        f"{timeline.makespan:.6g} s, {timeline.bubble:.1%} idle",
-        soft_wrap=True,
+        f"{timeline.makespan:.6g} s, {timeline.bubble:.1%} idle"
     )
-    console.print(
+    say(
         f"without transfers at best {timeline.ideal:.6g} s = all forwards of one micro-batch "
         f"+ (M - 1) x slowest, "
-        f"{timeline.ideal_bubble:.1%} idle with equal stages",
-        soft_wrap=True,
+        f"{timeline.ideal_bubble:.1%} idle with equal stages"
     )
     table = Table(box=box.ROUNDED, pad_edge=False)
     for heading in ("stage", "busy", "idle", "peak bytes"):
@@ -101,4 +96,4 @@ def _print_timeline(plan: PipelinePlan, timeline: Timeline) -> None:
     for stage in timeline.stages:
         seconds = (f"{stage.busy:.6g} s", f"{stage.idle:.6g} s")
         table.add_row(str(stage.stage_id), *seconds, str(stage.peak_bytes))
-    console.print(table)
+    print_rich(table)

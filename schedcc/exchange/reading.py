@@ -10,6 +10,7 @@ from schedcc.errors import PlanFileError, require_count
 from schedcc.exchange.actions import FORWARD_KINDS, TRANSFERS, Action, Cell, Kind, parse_cell
 from schedcc.exchange.buffers import with_buffers
 from schedcc.exchange.lowering import with_transfers
+from schedcc.plain_text import visible
 from schemas import (
     ForwardPass,
     LoadMicroBatch,
@@ -40,13 +41,13 @@ def read_torch_csv(
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise PlanFileError(f"{path}: cannot be read: {error.strerror}") from error
+        raise PlanFileError(f"{visible(path)}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise PlanFileError(f"{path}: not UTF-8 text: {error.reason}") from error
+        raise PlanFileError(f"{visible(path)}: not UTF-8 text: {error.reason}") from error
     try:
         return from_torch_csv(text, micro_batches=micro_batches, form=form)
     except PlanFileError as error:
-        raise PlanFileError(f"{path}: not a schedule: {error}") from error
+        raise PlanFileError(f"{visible(path)}: not a schedule: {error}") from error
 
 
 def from_torch_csv(

@@ -5,18 +5,28 @@ used.
 """
 
 import fcntl
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
 from pydantic_core import from_json
 
 from schedcc.files import explain
+from schedcc.plain_text import visible
 from schedcc.ranges import gaps, in_words
-from schedcc.recordings.recording import Executed, RankRecording, Recording, Run
+from schedcc.recordings.recording import (
+    Executed,
+    PipelineId,
+    RankRecording,
+    Recording,
+    Run,
+)
 from schemas import Instruction, Placed, StagePlan
 from schemas.recording import (
     EVENT,
     Closed,
+    DataEnded,
     ErrorRaised,
     InstructionEnded,
     InstructionStarted,
@@ -42,7 +52,7 @@ def read_recording(directory: Path) -> Recording:
     files = rank_files(directory)
     if not files:
         what = "holds no recording (rank_*.jsonl)" if directory.is_dir() else "is no directory"
-        raise RecordingFileError(f"{directory} {what}")
+        raise RecordingFileError(f"{visible(directory)} {what}")
     ranks: list[RankRecording] = []
     damages: list[str] = []
     wall: dict[str, int] = {}
@@ -52,27 +62,28 @@ def read_recording(directory: Path) -> Recording:
         except RecordingFileError as error:
             damages.append(str(error))
     if not ranks:
-        raise RecordingFileError(f"{directory}: {damages[0]}")
+        raise RecordingFileError(f"{visible(directory)}: {damages[0]}")
     damages += [damage for rank in ranks for damage in rank.damages]
-    damages += _missing(ranks)
-    return Recording(directory, tuple(ranks), tuple(damages))
+    recording = Recording(directory, tuple(ranks), tuple(damages))
+    return replace(recording, damages=(*damages, *_missing(recording)))
 
 
 def _read_rank(file: Path, wall: dict[str, int]) -> RankRecording:
+    name = visible(file.name)
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise RecordingFileError(f"{file.name}: cannot be read: {error.strerror}") from error
+        raise RecordingFileError(f"{name}: cannot be read: {error.strerror}") from error
     lines = content.split(b"\n")
     rest = lines.pop()  # what follows the last line end: nothing, unless a line breaks off
     if not lines:
-        raise RecordingFileError(f"{file.name}: breaks off in its header ({len(rest)} bytes)")
+        raise RecordingFileError(f"{name}: breaks off in its header ({len(rest)} bytes)")
     try:
         header = RecordingHeader.model_validate(from_json(lines[0]))
     except ValidationError as error:
-        raise RecordingFileError(f"{file.name}: not a recording: {explain(error)}") from error
+        raise RecordingFileError(f"{name}: not a recording: {explain(error)}") from error
     except ValueError as error:
-        raise RecordingFileError(f"{file.name}: not a recording: {error}") from error
+        raise RecordingFileError(f"{name}: not a recording: {error}") from error
     rank = RankRecording(file, header, alive=_is_locked(file))
     # Ranks with one clock share its offset to the time of day, as the first of them has seen it.
     offset = wall.setdefault(header.clock, header.wall_ns - header.monotonic_ns)
@@ -82,13 +93,13 @@ def _read_rank(file: Path, wall: dict[str, int]) -> RankRecording:
         try:
             reader.take(EVENT.validate_python(from_json(line)), number)
         except ValidationError as error:
-            rank.damages.append(f"{file.name}, line {number}: no event: {explain(error)}")
+            rank.damages.append(f"{name}, line {number}: no event: {explain(error)}")
         except ValueError as error:
-            rank.damages.append(f"{file.name}, line {number}: not JSON: {error}")
+            rank.damages.append(f"{name}, line {number}: not JSON: {error}")
     if rest:
         rank.cut = True
         rank.damages.append(
-            f"{file.name}: the last line breaks off after {len(rest)} bytes "
+            f"{name}: the last line breaks off after {len(rest)} bytes "
             "(its process ended while writing)"
         )
     return rank
@@ -121,7 +132,11 @@ class _Events:
             case ErrorRaised():
                 rank.errors.append((at, event))
                 self._run = None
+            case DataEnded():
+                self._end_of_data(event.micro_batches, at, line)
             case RunEnded():
+                if event.micro_batches is not None:
+                    self._end_of_data(event.micro_batches, at, line)
                 if self._run is not None:
                     self._run.end, self._run = at, None
             case Closed():
@@ -147,25 +162,42 @@ class _Events:
             return
         current.end, current.nbytes = at, event.bytes
 
+    def _end_of_data(self, micro_batches: int, at: int, line: int) -> None:
+        run = self._run
+        if run is None:
+            self._damage(line, "the data ends outside of a run")
+        elif run.micro_batches is None:
+            run.micro_batches, run.told = micro_batches, len(run.executed)
+            run.data_ended = at
+        elif run.micro_batches != micro_batches:
+            self._damage(
+                line,
+                f"the data ends after {micro_batches} micro-batches, and after "
+                f"{run.micro_batches} before",
+            )
+
     def _damage(self, line: int, what: str) -> None:
-        self._rank.damages.append(f"{self._rank.file.name}, line {line}: {what}")
+        self._rank.damages.append(f"{self._rank.file_name}, line {line}: {what}")
 
 
-def _missing(ranks: list[RankRecording]) -> list[str]:
-    """Which stages of the replicas have no file, and which files do not belong together."""
-    damages = []
+def _missing(recording: Recording) -> list[str]:
+    """Which stages of the pipelines have no file, and which files do not belong together."""
+    damages, ranks = [], recording.ranks
     sizes = {rank.header.stages for rank in ranks}
     if len(sizes) > 1:
         damages.append(
             "the files are of different runs: "
-            + ", ".join(f"{r.file.name} of {r.header.stages} stages" for r in ranks)
+            + ", ".join(f"{r.file_name} of {r.header.stages} stages" for r in ranks)
         )
-    for replica in sorted({rank.header.replica for rank in ranks}):
-        found = (r.header.stage_id for r in ranks if r.header.replica == replica)
-        missing = gaps(found, max(sizes))
+    for rank, count in Counter(rank.header.rank for rank in ranks).items():
+        if count > 1:
+            names = ", ".join(r.file_name for r in ranks if r.header.rank == rank)
+            damages.append(f"{count} files are of rank {rank}: {names}")
+    for pipeline, by_stage in recording.pipelines.items():
+        missing = gaps(by_stage, max(sizes))
         if missing:
-            copies = "" if replica == 0 else f" of replica {replica}"
-            damages.append(f"no recording of {in_words('stage', missing)}{copies}")
+            which = "" if pipeline == PipelineId(0) else f" of {pipeline}"
+            damages.append(f"no recording of {in_words('stage', missing)}{which}")
     return damages
 
 

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedcc import Costs, Outcome, TransportModel, check, compile_pipeline, compile_stage, simulate
+from schedcc import Costs, Outcome, TransportModel, check, compile_pipeline, compile_stage
+from schedcc.simulate import timeline
 from schedcc.table import PlanTable
 from schedcc.times import GRAPH_LIMIT
-from schedcc.verify import _pipeline_passes
+from schedcc.verify import locally_sound, verdict
 from schemas import PipelinePlan, Report
 from tests.mutations import random_mutant
 from tests.plans import pipeline
@@ -25,7 +26,7 @@ MODELS = st.builds(
 
 
 def both(plan: PipelinePlan, model: TransportModel) -> tuple[Report, Report]:
-    return check(plan, model, road="graph"), check(plan, model, road="arrays")
+    return verdict(plan, model, "networkx"), verdict(plan, model, "arrays")
 
 
 def said(report: Report) -> Counter:
@@ -78,8 +79,8 @@ def test_any_programs_get_the_same_findings_on_both(plan, model):
 def test_both_give_the_same_timeline(size, overlap, model, transfer, forwards):
     plan = compile_pipeline(*size, overlap=overlap)
     costs = Costs(forward=tuple(forwards[: size[1]]), transfer=transfer)
-    graph = simulate(plan, costs, model, road="graph")
-    assert graph == simulate(plan, costs, model, road="arrays")
+    graph = timeline(plan, costs, model, "networkx")
+    assert graph == timeline(plan, costs, model, "arrays")
 
 
 def test_a_sound_plan_that_is_not_the_compilers_is_sound_on_both():
@@ -101,7 +102,7 @@ def test_one_stage_is_asked_the_same_on_both(stage_id):
     sound = compile_stage(9, 3, stage_id, overlap=True)
     spoilt = sound.model_copy(update={"steps": sound.steps[:-1]})
     for plan, ok in ((sound, True), (spoilt, False)):
-        graph, arrays = check(plan, road="graph"), check(plan, road="arrays")
+        graph, arrays = verdict(plan, None, "networkx"), verdict(plan, None, "arrays")
         assert graph == arrays
         assert graph.ok == ok
 
@@ -109,7 +110,7 @@ def test_one_stage_is_asked_the_same_on_both(stage_id):
 def test_a_large_plan_passes_without_a_walk_and_a_flaw_in_it_is_found():
     plan = compile_pipeline(300, 4, overlap=True)
     assert sum(len(step) for p in plan.programs for step in p.steps) > GRAPH_LIMIT
-    assert _pipeline_passes(plan, PlanTable.of(plan, plan.programs))
+    assert locally_sound(PlanTable.of(plan, plan.programs), alone=False)
     first, *others = plan.programs
     steps = (*first.steps[:200], first.steps[200][::-1], *first.steps[201:])
     spoilt = first.model_copy(update={"steps": steps})

@@ -1,0 +1,20 @@
+"""Text from outside, such as paths and names in files, as it can be shown on any terminal."""
+
+_MEANT = "\n\t"
+"""What may stand in a text of several lines."""
+
+
+def visible(text: object, *, lines: bool = False) -> str:
+    r"""A text with its control characters, and all else that cannot be printed, as escapes.
+
+    So no name in a file can move the cursor, change colours, end a line or turn its direction.
+
+    >>> print(visible("a\x1b[2J\nb"))
+    a\x1b[2J\nb
+
+    Args:
+        text: Any text, or what is shown by its `str`.
+        lines: Whether line ends and tabs are meant, and stay.
+    """
+    kept = _MEANT if lines else ""
+    return "".join(c if c.isprintable() or c in kept else repr(c)[1:-1] for c in str(text))
