@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from runtime.activation import ALIGNMENT, ActivationError, describe
-from runtime.structure import StructureError, put_together, take_apart
+from runtime.structure import NOTHING, StructureError, put_together, take_apart
 
 Take = Callable[[int, int, torch.device], torch.Tensor]
 """`(nbytes, lead, device) -> memory`, uint8, at an address that is `lead` modulo `ALIGNMENT`."""
@@ -97,7 +97,7 @@ def copied(tensors: list[torch.Tensor], take: Take = fresh) -> list[torch.Tensor
         take: Gives the memory.
     """
     try:
-        signature = describe(b"", tensors)
+        signature = describe(NOTHING, tensors)
     except ActivationError:  # no memory with strides, so no transport will move it either
         return [tensor.clone() for tensor in tensors]
     blocks = signature.memory_of(tensors)

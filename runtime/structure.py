@@ -16,6 +16,9 @@ from torch.utils import _pytree as pytree
 ALONE = b""
 """The structure of a value that is one tensor."""
 
+NOTHING = pickle.dumps(None)
+"""The structure of a value whose tensors do not matter."""
+
 
 class StructureError(ValueError):
     """A value holds something that cannot be carried to another process."""
