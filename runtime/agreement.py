@@ -6,6 +6,7 @@ and a disagreement is the same error on every stage of every data-parallel repli
 
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
+from typing import Any
 
 from runtime.activation import Signature
 from runtime.failure.errors import AgreedError
@@ -37,6 +38,8 @@ class Announcement:
     """Whether the stages compare notes after the run as well."""
     rehearsals: int = 0
     """New signatures among the inputs, which every stage of a replica finds out for itself."""
+    weights: Any = None
+    """What the stage says of its weights, where an evaluation begins."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Agreement:
     """Micro-batches of this run in all replicas."""
     rehearsals: int
     """The most new signatures that a replica has to rehearse."""
+    weights: list[list[Any]]
+    """What all stages say of their weights, by replica."""
 
 
 def agree(
@@ -98,6 +103,7 @@ def agree(
         final=all(announcements[0].ended for announcements in replicas),
         everywhere=sum(counts),
         rehearsals=max(announcements[0].rehearsals for announcements in replicas),
+        weights=[[a.weights for a in announcements] for announcements in replicas],
     )
 
 

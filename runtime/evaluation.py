@@ -17,18 +17,21 @@ from runtime.failure.fingerprint import Digests, fingerprint
 from runtime.failure.finite import FiniteCheck, require_finite
 from runtime.failure.guard import Guard, Run
 from runtime.form import Overlap, Trial
+from runtime.found_modules import modules_in
 from runtime.interpreter import Forward, Interpreter, Work
 from runtime.listeners import Listener
 from runtime.metrics import StatefulMetrics
 from runtime.micro_batches import CopiedInputs, DataError, DrawnSource, EmptyDataError, Pair, draw
+from runtime.modes import evaluating
 from runtime.plan_cache import PlanCache
 from runtime.recorder import Recorder
 from runtime.request import Request, part_of
 from runtime.results import Results
 from runtime.shapes import ShapeCache
-from runtime.stage import LastStage, WeightFunction, evaluating
+from runtime.stage import LastStage, WeightFunction
 from runtime.transport import Transport
 from runtime.values import Layout, LossFunction, Measure
+from runtime.weights import StageWeights
 
 CHUNK = 256
 """Micro-batches between two drains of the pipe when a whole data set is evaluated."""
@@ -46,6 +49,12 @@ class EvaluatedStage:
     metrics: StatefulMetrics
     weight_fn: WeightFunction
     keyword_inputs: bool
+    weights: StageWeights
+
+    def evaluated(self, request: Request, *, last: bool) -> list[nn.Module]:
+        """What has to be in evaluation mode: the layers, and what their outputs are given to."""
+        given = (self.loss_fn, self.metric_fns, self.metrics, self.weight_fn, request.logits_fn)
+        return [self.module, *(modules_in(*given) if last else ())]
 
     @property
     def computes_something(self) -> bool:
@@ -114,7 +123,8 @@ class StageEvaluations:
         micro_batches = everywhere = 0
         final = False
         recorded = self._recorder.evaluation() if self._recorder else nullcontext()
-        with self._guard.run() as run, recorded, evaluating(self._stage.module):
+        weights, modules = self._stage.weights, self._stage.evaluated(request, last=self._last)
+        with self._guard.run() as run, recorded, weights.evaluation(), evaluating(*modules):
             self._begin(run)
             results = Results(
                 self._transport.device,
@@ -125,6 +135,9 @@ class StageEvaluations:
             while not final:
                 begins = everywhere == 0
                 drawn, agreement = self._agree(data, request, outcome, asked, run, begins=begins)
+                if begins:
+                    run.phase("the comparison of weights")
+                    weights.settle(agreement.weights)
                 final = agreement.final
                 everywhere += agreement.everywhere
                 if everywhere == 0:
@@ -170,7 +183,10 @@ class StageEvaluations:
         inputs: tuple[Signature, ...] = ()
         digests: tuple[Digests, ...] = ()
         if request.compute_loss and self._last and not self._stage.computes_something:
-            raise DataError("compute_loss is True, but the evaluator has no loss_fn")
+            raise DataError(
+                "compute_loss is True, but the evaluator has no loss_fn and no metrics: needed "
+                "one of them, or compute_loss=False"
+            )
         if begins and outcome.compute_metrics and self._last:
             self._stage.metrics.reset()
         if draws:
@@ -196,6 +212,7 @@ class StageEvaluations:
             inputs=inputs,
             digests=digests,
             check_finite=self._conduct.check_finite,
+            weights=self._stage.weights.token if begins else None,
         )
         return drawn, agree(self._transport, mine, self._shapes.new)
 
