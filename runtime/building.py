@@ -9,17 +9,17 @@ begin with the state of the first.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeVar
 from uuid import uuid4
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from runtime.device import random_state, restore_random_state
 from runtime.failure.guard import Guard
 from runtime.layers import Layer, LayerSpec, StageModule
+from runtime.operations import Operations
 from runtime.ties import Ties
 from runtime.transport.protocol import Transport
 
@@ -131,23 +131,21 @@ class _Turns:
             self._turn += 1
 
 
-class _FirstDraw(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _FirstDraw(Operations):  # type: ignore[no-untyped-call]
     """Waits for the turn before the first random number is drawn."""
 
     def __init__(self, turns: _Turns, device: torch.device) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._turns, self._device = turns, device
 
-    def __torch_dispatch__(
-        self, func: Any, _types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:  # the name is torch's
-        kwargs = kwargs or {}
-        if torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None:
+    def before(self, operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """See whether the operation draws."""
+        draws = torch.Tag.nondeterministic_seeded in getattr(operation, "tags", ())
+        if draws and kwargs.get("generator") is None:
             tensor = args[0] if args and isinstance(args[0], torch.Tensor) else None
             on = kwargs.get("device") if tensor is None else tensor.device
             if on is None or torch.device(on).type != "meta":
                 self._begin()
-        return func(*args, **kwargs)
 
     def _begin(self) -> None:
         """Go on from the turn's state, unless the factory has set a seed, or has drawn already."""

@@ -2,8 +2,9 @@
 
 A change of mode is more than a flag: modules override `train` and `eval` to merge adapters, to keep
 parts frozen and so on. So these methods are called, once each way, and only where something is in
-training mode; what was in evaluation mode is not touched. What they changed is put back bit for
-bit, see `runtime.undo`; what the evaluation itself changed (a counter, a cache) stays.
+training mode; what was in evaluation mode is not touched. What they changed in weights is put back
+bit for bit, see `runtime.undo`, and so is what `eval` changed in anything else and `train` did not
+care for. What the evaluation itself changed (a counter, a cache) stays.
 """
 
 from collections.abc import Iterator, Mapping
@@ -40,8 +41,9 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
                 for module in reversed(modules):
                     _leave(module, before)
         finally:
-            left.undo()
-            entered.undo()
+            both = entered.attributes & left.attributes  # which the module has seen to itself
+            left.undo(keep=both)
+            entered.undo(keep=both)
             for part, mode in before.items():
                 part.training = mode
 

@@ -6,14 +6,18 @@ name, the entries of lists and dicts among them, and tensors by a copy of those 
 made just before. What is not written to costs no memory.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from runtime.operations import Operations
+
+_REGISTERS = {"_parameters", "_buffers", "_modules"}
+"""Where a module has its tensors and its parts."""
 
 Contents = dict[Any, Any] | list[Any] | set[Any] | None
 
@@ -52,9 +56,16 @@ class Changes:
                     self._memory.append((tensor, alias))
             self._copies = list(copies.made.values())
 
-    def undo(self) -> None:
-        """Put everything back that has been noted."""
+    @property
+    def attributes(self) -> set[tuple[nn.Module, str]]:
+        """The attributes that were changed, other than tensors and parts of modules."""
+        return {(module, name) for module, name, *_ in self._attributes if name not in _REGISTERS}
+
+    def undo(self, keep: Container[tuple[nn.Module, str]] = ()) -> None:
+        """Put everything back that has been noted, but for the attributes in `keep`."""
         for module, name, there, value, contents in self._attributes:
+            if (module, name) in keep:
+                continue
             if there:
                 vars(module)[name] = value
                 _put_back(value, contents)
@@ -75,27 +86,25 @@ class Changes:
                 self._attributes.append((module, name, there, value, contents))
 
 
-class _CopyBeforeWrite(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _CopyBeforeWrite(Operations):  # type: ignore[no-untyped-call]
     """Copies tensors just before an operation writes to their memory."""
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._watched: dict[int, list[torch.Tensor]] = {}
         for tensor in tensors:
             self._watched.setdefault(_storage(tensor), []).append(tensor)
         self._watched.pop(0, None)  # what has no memory of its own
         self.made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def __torch_dispatch__(
-        self, func: Any, _types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:  # the name is torch's
-        kwargs = kwargs or {}
-        if func._schema.is_mutable:
-            for number, argument in enumerate(func._schema.arguments):
+    def before(self, operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Copy what the operation writes to."""
+        schema = getattr(operation, "_schema", None)
+        if schema is not None and schema.is_mutable:
+            for number, argument in enumerate(schema.arguments):
                 if argument.alias_info is not None and argument.alias_info.is_write:
                     value = args[number] if number < len(args) else kwargs.get(argument.name)
                     self._keep(value if isinstance(value, (list, tuple)) else [value])
-        return func(*args, **kwargs)
 
     def _keep(self, written: Iterable[Any]) -> None:
         for tensor in written:
