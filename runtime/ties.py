@@ -21,6 +21,10 @@ from runtime.layers import Layer, TiedLayer, TiedLayerSpec
 from runtime.transport.protocol import Transport
 
 
+class TieError(ValueError):
+    """A tie has come undone on one stage."""
+
+
 class Tie(NamedTuple):
     """What tied layers have in common."""
 
@@ -84,6 +88,9 @@ class Ties:
         Args:
             stage: Its layers.
             ignored: Tensors that forwards change, by the layer's place in the stage and the name.
+
+        Raises:
+            TieError: a tied tensor is no longer there.
         """
         found: dict[Tie, dict[str, Said]] = {}
         for tie, (index, _) in self._places.items():
@@ -147,7 +154,7 @@ class Ties:
             return {own: (prefix + own, tensor) for own, tensor in tensors.items()}
         tensors = dict(_named_tensors(layer))
         if name not in tensors:
-            raise AgreementError(f"{tie} is no longer there: the layer has no {name!r}")
+            raise TieError(f"{tie} is no longer there: the layer has no {name!r}")
         return {"": (name, tensors[name])}
 
 

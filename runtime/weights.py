@@ -29,6 +29,10 @@ Digests = tuple[str | None, ...]
 """Of layers; `None` says nothing."""
 
 
+_Place = tuple[int, str]
+"""A layer of the stage, and the name of a tensor in it."""
+
+
 class DifferentWeightsError(AgreementError):
     """Processes have different weights where they are to have the same."""
 
@@ -82,7 +86,9 @@ class StageWeights:
         self._stage, self._boundaries, self._transport = stage, tuple(boundaries), transport
         self._ties, self._checked = ties, built is not None
         self._built = built if transport.stages > 1 and any(built or ()) else None
-        self._written: set[tuple[int, str]] = set()
+        self._before: dict[_Place, tuple[int, int]] = {}
+        self._written: set[_Place] = set()
+        """Buffers that forwards write to."""
         self.token = WeightsToken()
         """What this stage says of its weights, inside `evaluation`."""
 
@@ -96,11 +102,11 @@ class StageWeights:
             built=() if self._built is None else self._as_built(self._built),
             own=self._own() if replicated else (),
         )
-        before = self._buffers() if replicated or self._ties else {}
+        self._before = {}
         try:
             yield
         finally:
-            now = self._buffers() if before else {}
+            before, now = self._before, self._buffers() if self._before else {}
             self._written |= {place for place in before if before[place] != now.get(place)}
 
     def settle(self, everyone: Sequence[Sequence[WeightsToken]]) -> None:
@@ -121,6 +127,8 @@ class StageWeights:
         self._built = None
         if self._ties:
             self._ties.hold(self._stage, [token.ties for token in tokens], self._transport)
+        if self._ties or self.token.own:
+            self._before = self._buffers()
 
     def _own(self) -> Digests:
         layers = list(self._stage)
@@ -139,7 +147,7 @@ class StageWeights:
                 digests[index] = None
         return tuple(digests)
 
-    def _buffers(self) -> dict[tuple[int, str], tuple[int, int]]:
+    def _buffers(self) -> dict[_Place, tuple[int, int]]:
         """Which memory each buffer has, and how often it was written to."""
         return {
             (index, name): (buffer.data_ptr(), _version(buffer))
