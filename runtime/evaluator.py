@@ -146,6 +146,7 @@ class Evaluator:
         self.module = build_with_ties(entries, ties, self._transport, self._guard, build)
         """This stage's layers; nothing keeps the others alive."""
 
+        self._weights = StageWeights(self.module, self.boundaries, self._transport, ties, built)
         self._micro_batches = micro_batches
         metric_fns, stateful = split_metrics(metrics or {})
         stage = EvaluatedStage(
@@ -156,7 +157,7 @@ class Evaluator:
             metrics=StatefulMetrics(stateful, self._transport),
             weight_fn=weight_fn,
             keyword_inputs=keyword_inputs,
-            weights=StageWeights(self.module, self.boundaries, self._transport, ties, built),
+            weights=self._weights,
         )
         self._evaluations = StageEvaluations(
             self._transport,
@@ -306,9 +307,10 @@ class Evaluator:
         Raises:
             CheckpointError: a layer cannot be saved or written, on any rank; the same everywhere.
         """
-        states = {index: state_of_module(layer) for index, layer in self._layers().items()}
         with self._guard.run() as run:
             run.phase("the saving of a checkpoint", waits_for="", patient=True)
+            self._weights.hold_ties()
+            states = {index: state_of_module(layer) for index, layer in self._layers().items()}
             return save_states(
                 states, Path(directory), self._transport, parallel_write=parallel_write
             )

@@ -130,6 +130,16 @@ class StageWeights:
         if self._ties or self.token.own:
             self._before = self._buffers()
 
+    def hold_ties(self) -> None:
+        """Make tied weights equal on all stages, which have to call this together.
+
+        Raises:
+            TieError, AgreementError: they cannot be.
+        """
+        if self._ties:
+            mine = self._ties.state(self._stage, self._written)
+            self._ties.hold(self._stage, self._transport.gather_objects(mine), self._transport)
+
     def _own(self) -> Digests:
         layers = list(self._stage)
         written = [

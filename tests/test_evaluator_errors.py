@@ -112,6 +112,22 @@ def test_missing_data_a_missing_loss_and_items_that_are_no_pairs_are_named():
         assert message in str(error)
 
 
+def test_a_missing_loss_and_logits_for_nobody_are_refused_with_the_way_out():
+    evaluator = Evaluator(mlp(), micro_batches=4)
+    with pytest.raises(DataError, match=r"needed one of them, or compute_loss=False$"):
+        evaluator.evaluate(DATA)
+    assert evaluator.evaluate(DATA, compute_loss=False).micro_batches == 4
+    for option in ({"logits_to": "all"}, {"logits_to": "first"}, {"logits_device": "cpu"}):
+        ((name, value),) = option.items()
+        for call in (evaluator.evaluate, evaluator.eval_batch):
+            with pytest.raises(ScheduleError) as caught:
+                call(DATA, compute_loss=False, **option)
+            assert str(caught.value) == (
+                f"{name} is {value!r}, but nobody gets logits: needed return_logits=True or an "
+                "on_logits"
+            )
+
+
 def test_a_layer_that_fails_in_the_rehearsal_is_an_error_everywhere():
     class Fails(nn.Module):
         def forward(self, _: torch.Tensor) -> torch.Tensor:
