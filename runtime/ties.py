@@ -77,7 +77,7 @@ class Ties:
             for tie, name in layer_ties.items():
                 if tie in self.holders:
                     self._places.setdefault(tie, (index, name))
-        self._agreed: dict[tuple[Tie, str], str | None] = {}
+        self._agreed: dict[tuple[Tie, str], str] = {}
 
     def __bool__(self) -> bool:
         return bool(self.holders)
@@ -118,11 +118,12 @@ class Ties:
         if moves:
             self._hand_over(stage, moves, transport)
         for tie in self._places:
+            stages = self.holders[tie]
             for name in everyone[self._here][tie]:
-                source = _source(
-                    self.holders[tie], [everyone[s][tie][name] for s in self.holders[tie]]
-                )
-                self._agreed[tie, name] = everyone[source][tie][name].digest
+                said = {stage: everyone[stage][tie][name] for stage in stages}
+                digest = said[_source(stages, list(said.values()))].digest
+                if digest is not None:
+                    self._agreed[tie, name] = digest
 
     def _hand_over(
         self, stage: nn.Sequential, moves: Sequence["_Move"], transport: Transport

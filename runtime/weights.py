@@ -18,6 +18,7 @@ from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from runtime.agreement import AgreementError, require_same
 from runtime.digests import sampled, weights_of
@@ -163,7 +164,7 @@ class StageWeights:
             (index, name): (buffer.data_ptr(), _version(buffer))
             for index, layer in enumerate(self._stage)
             for name, buffer in layer.named_buffers(remove_duplicate=False)
-            if buffer.layout is torch.strided
+            if not is_lazy(buffer) and buffer.layout is torch.strided
         }
 
 

@@ -69,9 +69,9 @@ def test_only_weights_that_differ_are_handed_over():
 
 
 class Head(nn.Module):
-    def __init__(self, weight: nn.Parameter) -> None:
+    def __init__(self, weight: torch.Tensor) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight = nn.Parameter(weight) if type(weight) is torch.Tensor else weight
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden @ self.weight.T
@@ -239,6 +239,22 @@ def test_a_change_of_weight_and_one_of_bias_on_two_stages_meet():
     for part in ("weight", "bias"):
         assert torch.equal(first[f"0.{part}"], torch.full_like(first[f"0.{part}"], 0.5))
         assert torch.equal(last[f"2.{part}"], first[f"0.{part}"])
+
+
+def test_a_checkpoint_has_one_value_for_tied_weights(tmp_path):
+    def save(ev: Evaluator) -> None:
+        if ev.is_first:
+            copy_(ev.module[0].weight)
+        ev.save_state_dict(tmp_path)
+
+    def load(ev: Evaluator) -> list[torch.Tensor]:
+        ev.load_state_dir(tmp_path)
+        return [tensor.clone() for tensor in ev.module.state_dict().values()]
+
+    over_stages(3, save, layers=head_and_embedding)
+    (found,) = over_stages(1, load, layers=lambda: [nn.Embedding(5, 4), nn.Tanh(), Head(NEW * 0)])
+    assert len(found) == 2
+    assert all(torch.equal(weight, NEW) for weight in found)
 
 
 class Counting(nn.Module):
