@@ -57,16 +57,21 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     return part() if part is not None and is_traceable_wrapper_subclass(tensor) else tensor
 
 
-def weights_of(layer: nn.Module) -> dict[str, torch.Tensor]:
-    """A layer's parameters and persistent buffers, by name, as far as they are whole here.
+def parameters_of(layer: nn.Module) -> dict[str, torch.Tensor]:
+    """A layer's parameters by name, as far as they are whole here.
 
     Not those that are spread over processes or have a format of their own.
     """
-    return {name: tensor for name, tensor in _named(layer) if _is_plain(tensor)}
+    named = layer.named_parameters(remove_duplicate=False)
+    return {name: parameter for name, parameter in named if _is_plain(parameter)}
 
 
-def _named(layer: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from layer.named_parameters(remove_duplicate=False)
+def buffers_of(layer: nn.Module) -> dict[str, torch.Tensor]:
+    """A layer's persistent buffers by name, likewise."""
+    return {name: buffer for name, buffer in _named_buffers(layer) if _is_plain(buffer)}
+
+
+def _named_buffers(layer: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     for prefix, module in layer.named_modules():
         for name, buffer in module._buffers.items():
             if buffer is not None and name not in module._non_persistent_buffers_set:
@@ -74,7 +79,7 @@ def _named(layer: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    return (
+    return is_lazy(tensor) or (
         tensor.layout is torch.strided
         and not tensor.is_quantized
         and not is_traceable_wrapper_subclass(tensor)

@@ -2,16 +2,16 @@
 
 - *Ties* hold, see `runtime.ties`.
 - *Replicas* evaluate one model: parameters and persistent buffers of a stage are the same in all.
-- *Layers that every process has built* (modules of the list) were built alike: where each process
-  draws its own random weights, the stages together are a model that nobody has made. Layers that
-  have changed since, because weights were loaded, are not compared.
+- *Layers that every process has built* (modules of the list) have the same parameters: where each
+  process draws its own, the stages together are a model that nobody has made. Layers that have
+  changed since, because weights were loaded, are not compared.
 
 For the last two, samples are compared (see `runtime.digests`): cheap, and enough to tell apart
 weights that were drawn or loaded differently. What forwards write to, such as a counter, is a state
 of the layer, and not compared any more.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from runtime.agreement import AgreementError, require_same
-from runtime.digests import sampled, weights_of
+from runtime.digests import buffers_of, parameters_of, sampled
 from runtime.layers import Layer
 from runtime.ties import State, Ties
 from runtime.transport.protocol import Transport
@@ -47,21 +47,18 @@ class WeightsToken:
     ties: State = field(default_factory=dict)
     built: Digests = ()
     """Of all layers as this process built them; of its own only while they are as they were."""
-    own: Digests = ()
-    """Of this stage's layers as they are, where there are replicas."""
+    own: Sequence[Mapping[str, str | None]] = ()
+    """Of this stage's layers as they are, where there are replicas: of all parameters, under an
+    empty name, and of each persistent buffer; `None`: forwards write to it."""
 
 
 def digests_of(layers: Sequence[Layer], without: Sequence[Collection[str]]) -> Digests:
-    """Digests of the modules among layers, without tensors of the given names of each."""
-    return tuple(
-        _digest(layer, names) if isinstance(layer, nn.Module) else None
-        for layer, names in zip(layers, without, strict=True)
-    )
-
-
-def _digest(layer: nn.Module, without: Collection[str]) -> str | None:
-    weights = weights_of(layer)
-    return sampled({name: tensor for name, tensor in weights.items() if name not in without})
+    """Digests of the modules among layers, without parameters of the given names of each."""
+    found = []
+    for layer, names in zip(layers, without, strict=True):
+        parameters = parameters_of(layer) if isinstance(layer, nn.Module) else {}
+        found.append(sampled({n: p for n, p in parameters.items() if n not in names}))
+    return tuple(found)
 
 
 class StageWeights:
@@ -141,13 +138,14 @@ class StageWeights:
             mine = self._ties.state(self._stage, self._written)
             self._ties.hold(self._stage, self._transport.gather_objects(mine), self._transport)
 
-    def _own(self) -> Digests:
-        layers = list(self._stage)
-        written = [
-            {name for place, name in self._written if place == index}
-            for index in range(len(layers))
-        ]
-        return digests_of(layers, written)
+    def _own(self) -> list[dict[str, str | None]]:
+        found: list[dict[str, str | None]] = []
+        for index, layer in enumerate(self._stage):
+            found.append({"": sampled(parameters_of(layer))})
+            for name, buffer in buffers_of(layer).items():
+                written = (index, name) in self._written
+                found[-1][name] = None if written else sampled({name: buffer})
+        return found
 
     def _as_built(self, built: Digests) -> Digests:
         digests = list(built)
@@ -181,7 +179,8 @@ def require_same_replicas(
         for replica, tokens in enumerate(everyone):
             found = tokens[stage_id].own
             for index, (one, other) in enumerate(zip(expected, found, strict=False)):
-                if one != other:
+                said = [(one[name], other[name]) for name in one.keys() & other.keys()]
+                if any(None not in pair and pair[0] != pair[1] for pair in said):
                     raise DifferentWeightsError(
                         f"layer {first_layer + index} has other weights on stage {stage_id} of "
                         f"replica {replica} than on stage {stage_id} of replica 0, needed the same "

@@ -131,6 +131,14 @@ class Counting(nn.Module):
         return x + self.offset
 
 
+def test_a_replica_without_data_does_not_count_and_yet_may_go_on():
+    def call(ev: Evaluator, replica: int) -> list[float | None]:
+        return [ev.evaluate(DATA if replica == 0 else []).loss for _ in range(2)]
+
+    results = over_stages(2, call, replicas=2, layers=lambda: [Counting(), *mlp()])
+    assert len({loss for found in results for loss in found}) == 1
+
+
 def test_what_forwards_count_may_differ_between_replicas_and_what_they_only_read_may_not():
     def call(ev: Evaluator, replica: int) -> None:
         for _ in range(3):
