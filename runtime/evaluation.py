@@ -1,10 +1,11 @@
 """Evaluations on one stage: drawing, agreement, and the runs of the pipeline that they take."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 import schedcc
@@ -124,7 +125,10 @@ class StageEvaluations:
         final = False
         recorded = self._recorder.evaluation() if self._recorder else nullcontext()
         weights, modules = self._stage.weights, self._stage.evaluated(request, last=self._last)
-        with self._guard.run() as run, recorded, weights.evaluation(), evaluating(*modules):
+        with ExitStack() as entered:
+            run = entered.enter_context(self._guard.run())
+            for context in (recorded, weights.evaluation(), torch.no_grad()):
+                entered.enter_context(context)
             self._begin(run)
             results = Results(
                 self._transport.device,
@@ -138,6 +142,7 @@ class StageEvaluations:
                 if begins:
                     run.phase("the comparison of weights")
                     weights.settle(agreement.weights)
+                    entered.enter_context(evaluating(*modules))
                 final = agreement.final
                 everywhere += agreement.everywhere
                 if everywhere == 0:
