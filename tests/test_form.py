@@ -60,6 +60,7 @@ def test_measuring_uses_copies_and_leaves_the_data_alone():
     before = [inputs.clone() for inputs, _ in data]
 
     def layers() -> list[torch.nn.Module]:
+        torch.manual_seed(0)
         return [torch.nn.Linear(4, 6), torch.nn.ReLU(inplace=True), torch.nn.Linear(6, 6)]
 
     found = over_stages(2, lambda ev: eval_batch(ev, data).losses, overlap="auto", layers=layers)
