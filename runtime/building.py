@@ -80,7 +80,8 @@ def built_in_turn(build: Callable[[], Built], transport: Transport) -> Built:
         with _ONE_AT_A_TIME:
             restore_random_state(state, transport.device)
             built = build()
-            turns.end(random_state(transport.device))
+            now = random_state(transport.device)
+        turns.end(now)
     else:
         with _FirstDraw(turns, transport.device):
             built = build()
