@@ -69,8 +69,9 @@ def measure_memory(job: MemoryJob) -> list[MemoryOf]:
 def _workload(micro_batches: int, rows: int) -> Workload:
     """Inputs of `[rows, 1]`, so that next to nothing of what is measured is the data itself."""
     setting = SETTING.model_copy(update={"micro_batches": micro_batches, "rows": rows})
+    torch.manual_seed(0)  # the same on every rank
     layers: list[nn.Module] = [nn.Linear(1, setting.width), nn.Linear(setting.width, setting.width)]
-    same = torch.Generator().manual_seed(0)  # on every rank
+    same = torch.Generator().manual_seed(0)
     pair = (
         torch.randn(rows, 1, generator=same),
         torch.randn(setting.width, generator=same),

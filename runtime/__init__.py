@@ -21,19 +21,22 @@ if TYPE_CHECKING:
         RemoteError,
         StalledError,
     )
-    from runtime.layers import LayerSpec, TiedLayerSpec
+    from runtime.layers import LayersError, LayerSpec, TiedLayerSpec
     from runtime.logits import label_log_probs
     from runtime.metrics import MetricError
     from runtime.micro_batches import DataError
     from runtime.partition import PartitionError
+    from runtime.weights import DifferentWeightsError
 
 _MODULES = {
     "AgreementError": "runtime.agreement",
     "CheckpointError": "runtime.checkpoint",
     "DataError": "runtime.micro_batches",
     "DifferentDataError": "runtime.failure",
+    "DifferentWeightsError": "runtime.weights",
     "EvalResult": "runtime.eval_result",
     "Evaluator": "runtime.evaluator",
+    "LayersError": "runtime.layers",
     "LayerSpec": "runtime.layers",
     "LostPeerError": "runtime.failure",
     "MetricError": "runtime.metrics",
@@ -50,9 +53,11 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "DifferentDataError",
+    "DifferentWeightsError",
     "EvalResult",
     "Evaluator",
     "LayerSpec",
+    "LayersError",
     "LostPeerError",
     "MetricError",
     "NonFiniteError",

@@ -6,6 +6,7 @@ and a disagreement is the same error on every stage of every data-parallel repli
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from runtime.failure.errors import AgreedError
 from runtime.failure.fingerprint import Digests, require_same_data
@@ -35,6 +36,8 @@ class Announcement:
     """Of what was fetched, from the stages that compare it."""
     check_finite: bool = False
     """Whether the stages compare notes after the run as well."""
+    weights: Any = None
+    """What the stage says of its weights, where an evaluation begins."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Agreement:
     """Whether no replica has any others."""
     everywhere: int
     """Micro-batches that have been fetched for this run, in all replicas."""
+    weights: list[list[Any]]
+    """What all stages say of their weights, by replica."""
 
 
 def agree(transport: Transport, mine: Announcement) -> Agreement:
@@ -87,6 +92,7 @@ def agree(transport: Transport, mine: Announcement) -> Agreement:
         window=window,
         final=all(first.ended for first in firsts),
         everywhere=sum(first.found or 0 for first in firsts),
+        weights=[[a.weights for a in announcements] for announcements in replicas],
     )
 
 

@@ -83,6 +83,19 @@ class OwnRandomState:
                 self._states = [torch.get_rng_state(), *others]
 
 
+def random_state(device: torch.device) -> list[torch.Tensor]:
+    """The states of the generators of the CPU and, if `device` is a GPU, of that."""
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def restore_random_state(states: list[torch.Tensor], device: torch.device) -> None:
+    """Put the generators into the states that `random_state` gave."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+
+
 def local_device(processes: int) -> torch.device:
     """The device of this process, one of `processes` on this machine.
 

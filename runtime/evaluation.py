@@ -1,7 +1,7 @@
 """Evaluations on one stage: the runs of the pipeline, and what is agreed on before each."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,21 +17,24 @@ from runtime.failure.fingerprint import Digests
 from runtime.failure.finite import FiniteCheck, require_finite
 from runtime.failure.guard import Guard, Run
 from runtime.form import FormChoice, Overlap
+from runtime.found_modules import modules_in
 from runtime.interpreter import Forward, Work
 from runtime.listeners import Listener
 from runtime.metrics import StatefulMetrics
 from runtime.micro_batches import DataError, EmptyDataError, Prefetcher, Reading
+from runtime.modes import evaluating
 from runtime.ownership import Owner
 from runtime.plan_cache import PlanCache
 from runtime.recorder import Recorder
 from runtime.request import Request, part_of
 from runtime.results import Results
 from runtime.samples import SampleWeights
-from runtime.stage import LastStage, WeightFunction, evaluating
+from runtime.stage import LastStage, WeightFunction
 from runtime.stream import FETCHING, Stream, Window, window_of
 from runtime.transfers import Transfers
 from runtime.transport import Transport
 from runtime.values import Layout, LossFunction, Measure
+from runtime.weights import StageWeights
 
 CHUNK = 256
 """Micro-batches between two drains of the pipe when a whole data set is evaluated."""
@@ -50,6 +53,12 @@ class EvaluatedStage:
     weight_fn: WeightFunction | None
     """`None`: by samples, where these are certain."""
     keyword_inputs: bool
+    weights: StageWeights
+
+    def evaluated(self, request: Request, *, last: bool) -> list[nn.Module]:
+        """What has to be in evaluation mode: the layers, and what their outputs are given to."""
+        given = (self.loss_fn, self.metric_fns, self.metrics, self.weight_fn, request.logits_fn)
+        return [self.module, *(modules_in(*given) if last else ())]
 
     @property
     def computes_something(self) -> bool:
@@ -120,11 +129,21 @@ class StageEvaluations:
             replicas=self._transport.replicas, compute_metrics=bool(self._stage.metrics)
         )
         recorded = self._recorder.evaluation() if self._recorder else nullcontext()
-        with self._guard.run() as run, recorded, evaluating(self._stage.module):
+        weights, modules = self._stage.weights, self._stage.evaluated(request, last=self._last)
+        with ExitStack() as entered:
+            run = entered.enter_context(self._guard.run())
+            for context in (recorded, weights.evaluation(), torch.no_grad()):
+                entered.enter_context(context)
             self._begin(run)
             evaluation = self._prepared(data, request, outcome, asked)
-            while not self._run_next(evaluation, run):
-                pass
+            agreement = self._agree(evaluation, run, weights.token)
+            run.phase("the comparison of weights")
+            weights.settle(agreement.weights)
+            entered.enter_context(evaluating(*modules))
+            if agreement.everywhere == 0:
+                raise EmptyDataError("the data holds no micro-batch, needed at least one")
+            while not self._run(evaluation, agreement, run):
+                agreement = self._agree(evaluation, run)
             run.drain()
             evaluation.results.logits.finish()
         self._layout = evaluation.results.losses.agreed
@@ -149,7 +168,10 @@ class StageEvaluations:
         asked: int | None,
     ) -> "_Evaluation":
         if request.compute_loss and self._last and not self._stage.computes_something:
-            raise DataError("compute_loss is True, but the evaluator has no loss_fn")
+            raise DataError(
+                "compute_loss is True, but the evaluator has no loss_fn and no metrics: needed "
+                "one of them, or compute_loss=False"
+            )
         if outcome.compute_metrics and self._last:
             self._stage.metrics.reset()
         results = Results(
@@ -185,19 +207,14 @@ class StageEvaluations:
             around=OwnRandomState(self._transport.device) if asked is None else nullcontext,
         )
 
-    def _run_next(self, evaluation: "_Evaluation", run: Run) -> bool:
-        """Agree on what comes next, and run it; whether that was all."""
-        agreement = self._agree(evaluation, run)
-        if not evaluation.began and agreement.everywhere == 0:
-            raise EmptyDataError("the data holds no micro-batch, needed at least one")
-        evaluation.began = True
-        final = agreement.final or evaluation.asked is not None
-        run.before = evaluation.micro_batches
-        self._run(evaluation, agreement.window, run, final=final)
-        return final
+    def _agree(self, evaluation: "_Evaluation", run: Run, weights: Any = None) -> Agreement:
+        """Fetch the first micro-batches of a run, and make sure that all stages fit together.
 
-    def _agree(self, evaluation: "_Evaluation", run: Run) -> Agreement:
-        """Fetch this stage's first micro-batches, and make sure that all stages fit together."""
+        Args:
+            evaluation: What is under way.
+            run: Told what this stage is at.
+            weights: What it says of its weights.
+        """
         prefetcher = evaluation.prefetcher
         found, ended = None, True
         digests: tuple[Digests, ...] = ()
@@ -221,14 +238,18 @@ class StageEvaluations:
             window=window,
             digests=digests,
             check_finite=self._conduct.check_finite,
+            weights=weights,
         )
         return agree(self._transport, announcement)
 
-    def _run(self, evaluation: "_Evaluation", window: Window, run: Run, *, final: bool) -> None:
+    def _run(self, evaluation: "_Evaluation", agreement: Agreement, run: Run) -> bool:
+        """Evaluate the micro-batches that come next; whether these were the last ones."""
+        window, run.before = agreement.window, evaluation.micro_batches
+        final = agreement.final or evaluation.asked is not None
         run.phase("the connection of the channels")
         self._plans.connect()
         if not final and window.ended and not window.notes:
-            return  # other replicas have more data, and meet this one in the last run
+            return False  # other replicas have more data, and meet this one in the last run
         planned = len(window.notes) if window.ended else evaluation.asked or CHUNK
         outcome = evaluation.outcome if final else part_of(evaluation.outcome)
         kind = window.notes[0].kind if window.notes else ""
@@ -281,6 +302,7 @@ class StageEvaluations:
             run.phase("the comparison of losses")
             everyone = self._transport.gather_objects(finite.notes(stream.count))
             require_finite(everyone, self._stage.boundaries, run.before)
+        return final
 
     def _forward(
         self,
@@ -338,7 +360,6 @@ class _Evaluation:
     """The number of micro-batches that the caller asked for; `None`: all that there are."""
     prefetcher: Prefetcher | None
     results: Results
-    began: bool = False
     micro_batches: int = 0
     """Those that have been evaluated."""
 

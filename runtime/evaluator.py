@@ -9,13 +9,14 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from runtime.building import build_with_ties
 from runtime.checkpoint import Mismatch, load_layers, save_states, state_of_module
 from runtime.eval_result import EvalResult
 from runtime.evaluation import Conduct, EvaluatedStage, StageEvaluations
 from runtime.failure.guard import TIMEOUT, Guard
 from runtime.form import Overlap
 from runtime.grid import default_transport, require_grid
-from runtime.layers import Layer, StageModule, build_stage
+from runtime.layers import Layer, StageModule, build_stage, require_layers
 from runtime.listeners import Listener
 from runtime.logits import LogitsCallback, LogitsFunction
 from runtime.metrics import Metric, StatefulMetrics, split_metrics
@@ -25,9 +26,10 @@ from runtime.profile import agreed_profile
 from runtime.recorder import Recorder
 from runtime.request import Request
 from runtime.stage import WeightFunction
-from runtime.ties import build_with_ties
+from runtime.ties import Ties
 from runtime.transport import Channels, Transport
 from runtime.values import LossFunction
+from runtime.weights import StageWeights, digests_of
 from schedcc.epilogue import LogitsTo, ReduceOutput
 from schedcc.errors import require_count
 from schemas import CheckpointManifest
@@ -63,8 +65,9 @@ class Evaluator:
         dynamic_shapes: bool = False,
         check_data: bool = True,
         check_finite: bool = False,
+        check_weights: bool = True,
         listeners: Sequence[Listener] = (),
-        record: Path | None = None,
+        record: str | Path | None = None,
     ) -> None:
         """Build this stage's layers, on its device.
 
@@ -104,20 +107,25 @@ class Evaluator:
                 what is `None` in a stage's pairs is not compared.
             check_finite: Whether a loss that is NaN or infinite is an error, which names the stage
                 where it began.
+            check_weights: Whether replicas compare samples of their weights when an evaluation
+                starts, and all processes, at the first, those of the modules in `layers` as they
+                have built them, unless others have been loaded.
             listeners: Told about every instruction.
             record: Directory where each stage writes what it executes, see `runtime.recorder`.
 
         Raises:
+            LayersError: `layers` is a whole model, an iterator, or holds something else.
             RecordingError: `record` already holds a recording, or cannot be written.
             PartitionError: the layers cannot be divided so.
             AgreementError: the processes make another grid, or tied layers do not fit.
-            RemoteError: another stage could not build its tied layers, or profile them.
+            RemoteError: another stage could not build its layers, or profile them.
             MetricError: a metric cannot be combined over the replicas.
             ValueError: `overlap` is no choice, or `channels` are named beside a transport.
             TransportError: NCCL was not initialised as it has to be.
         """
         if transport is not None and channels is not None:
             raise ValueError(f"channels is {channels!r}, but the transport has channels already")
+        entries = require_layers(layers)
         self._transport = transport or default_transport(stages, replicas, mesh, channels)
         require_grid(self._transport, stages, replicas)
         self.stages, self.stage_id = self._transport.stages, self._transport.stage_id
@@ -130,17 +138,19 @@ class Evaluator:
             sample_inputs,
             keyword_inputs=keyword_inputs,
         )
-        entries = list(layers)
         self.boundaries = divide(entries, self.stages, partition, profile)
+        ties = Ties(entries, self.boundaries, self.stage_id)
+        built = digests_of(entries, ties.names) if check_weights else None
         device = self._transport.device
 
         def build() -> StageModule:
             own = self.boundaries[self.stage_id : self.stage_id + 2]
             return build_stage(layers, *own, keyword_inputs=keyword_inputs).to(device)
 
-        self.module = build_with_ties(entries, self.boundaries, self._transport, self._guard, build)
+        self.module = build_with_ties(entries, ties, self._transport, self._guard, build)
         """This stage's layers; nothing keeps the others alive."""
 
+        self._weights = StageWeights(self.module, self.boundaries, self._transport, ties, built)
         self._micro_batches = micro_batches
         metric_fns, stateful = split_metrics(metrics or {})
         stage = EvaluatedStage(
@@ -151,6 +161,7 @@ class Evaluator:
             metrics=StatefulMetrics(stateful, self._transport),
             weight_fn=weight_fn,
             keyword_inputs=keyword_inputs,
+            weights=self._weights,
         )
         self._evaluations = StageEvaluations(
             self._transport,
@@ -214,6 +225,7 @@ class Evaluator:
             ScheduleError: M is no integer of at least 1, or an option does not exist.
             DataError: this stage's data is not made of pairs, or missing.
             AgreementError: the stages do not agree, or a stage's data ended early.
+            DifferentWeightsError: processes have other weights than others, see `check_weights`.
             DifferentDataError: first and last stage read different micro-batches.
             NonFiniteError: a loss is NaN or infinite, with `check_finite`.
             RemoteError: another stage failed, ended without a word, or did not get on in time.
@@ -298,9 +310,10 @@ class Evaluator:
         Raises:
             CheckpointError: a layer cannot be saved or written, on any rank; the same everywhere.
         """
-        states = {index: state_of_module(layer) for index, layer in self._layers().items()}
         with self._guard.run() as run:
             run.phase("the saving of a checkpoint", waits_for="", patient=True)
+            self._weights.hold_ties()
+            states = {index: state_of_module(layer) for index, layer in self._layers().items()}
             return save_states(
                 states, Path(directory), self._transport, parallel_write=parallel_write
             )

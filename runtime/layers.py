@@ -18,10 +18,14 @@ The idea and the names are those of DeepSpeed (`deepspeed.runtime.pipe.module`).
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeAlias
 
+import torch
 from torch import nn
+
+from runtime.device import random_state_kept
 
 ForwardFunction = Callable[[Any, Any], Any]
 """`(module, input) -> output`: another way to use a tied layer's module."""
@@ -98,6 +102,36 @@ Layer: TypeAlias = nn.Module | LayerSpec
 """An entry of a model's list of layers."""
 
 
+class LayersError(ValueError):
+    """What was given as a model's layers is no list of layers."""
+
+
+def require_layers(layers: Any) -> list[Layer]:
+    """The entries of a list of layers.
+
+    Raises:
+        LayersError: it is a whole model, can be read only once, or holds something else.
+    """
+    name = type(layers).__name__
+    if isinstance(layers, nn.Module) and not isinstance(layers, (nn.Sequential, nn.ModuleList)):
+        raise LayersError(
+            f"layers is a whole model of type {name}, needed a list of its layers or an "
+            "nn.Sequential: how to cut a model into layers is not known from the outside"
+        )
+    if not isinstance(layers, (nn.Module, Sequence)) or isinstance(layers, str):
+        raise LayersError(
+            f"layers is of type {name}, needed a list of modules and LayerSpecs or an nn.Sequential"
+        )
+    entries: list[Any] = list(layers)  # type: ignore[arg-type]
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, (nn.Module, LayerSpec)):
+            raise LayersError(
+                f"layer {index} is {entry!r}, needed an nn.Module or a LayerSpec (which wraps a "
+                "class or a function that makes the layer)"
+            )
+    return entries
+
+
 def type_name(layer: Layer) -> str:
     """The name of a layer's class, or of the function that makes it."""
     return layer.type_name if isinstance(layer, LayerSpec) else type(layer).__name__
@@ -157,12 +191,17 @@ def build_stage(
     entries = list(layers)
     names = list(layers._modules) if isinstance(layers, nn.Sequential) else None
     tied: dict[Hashable, nn.Module] = {}
+    # On one process they are not built again, and so draw no random numbers.
+    before = {entry.key for entry in entries[:first] if isinstance(entry, TiedLayerSpec)}
     built: dict[str, nn.Module] = {}
     for index in range(first, stop):
+        entry = entries[index]
+        again = isinstance(entry, TiedLayerSpec) and entry.key in before
         try:
-            layer = _build(entries[index], tied)
+            with random_state_kept(_current_device()) if again else nullcontext():
+                layer = _build(entry, tied)
         except Exception as error:
-            error.add_note(f"when layer {index} was built: {entries[index]!r}")
+            error.add_note(f"when layer {index} was built: {entry!r}")
             raise
         built[str(index) if names is None else names[index]] = layer
     return StageModule(built, keyword_inputs=keyword_inputs and first == 0)
@@ -175,3 +214,10 @@ def _build(layer: Layer, tied: dict[Hashable, nn.Module]) -> nn.Module:
         module = tied[layer.key]
         return module if layer.forward_fn is None else TiedLayer(module, layer.forward_fn)
     return layer.build() if isinstance(layer, LayerSpec) else layer
+
+
+def _current_device() -> torch.device:
+    """The device whose generator factories may draw from, beside that of the CPU."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")

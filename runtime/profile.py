@@ -1,5 +1,9 @@
-"""Profile: how long the forward of each layer takes, to divide layers by it."""
+"""Profile: how long the forward of each layer takes, to divide layers by it.
 
+Layers that exist already are copied first: they may count their calls, or keep something.
+"""
+
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +14,8 @@ from torch.utils import _pytree as pytree
 from runtime.device import Clock, random_state_kept
 from runtime.failure.guard import Guard
 from runtime.layers import Layer, build_stage
+from runtime.modes import evaluating
 from runtime.partition import PartitionError
-from runtime.stage import evaluating
 from runtime.transport.protocol import Transport
 
 REPEATS = 3
@@ -69,7 +73,7 @@ def profile(
     """The seconds of each layer's forward on `device`, one layer being there at a time.
 
     Raises:
-        PartitionError: there is no sample.
+        PartitionError: there is no sample, or a layer cannot be copied.
     """
     if sample_inputs is None:
         raise PartitionError(
@@ -77,17 +81,28 @@ def profile(
         )
     clock = Clock(device)
     value = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), sample_inputs)
+    entries = list(layers)
     seconds = []
     with random_state_kept(device):
-        for index in range(len(layers)):
-            layer = build_stage(layers, index, index + 1, keyword_inputs=keyword_inputs)
-            home = next((parameter.device for parameter in layer.parameters()), device)
+        for index, entry in enumerate(entries):
+            entries[index] = _copied(index, entry) if isinstance(entry, nn.Module) else entry
+            layer = build_stage(entries, index, index + 1, keyword_inputs=keyword_inputs)
+            entries[index] = entry  # one copy is in memory at a time
             layer.to(device)
             with evaluating(layer):
                 took, value = _measure(layer, value, clock)
-            layer.to(home)
             seconds.append(took)
     return seconds
+
+
+def _copied(index: int, layer: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(layer)
+    except Exception as error:
+        raise PartitionError(
+            f"layer {index} of type {type(layer).__name__} cannot be copied ({error}), needed to "
+            "measure it without changing it: needed another partition than 'profile'"
+        ) from error
 
 
 def _measure(layer: nn.Module, value: Any, clock: Clock) -> tuple[float, Any]:

@@ -56,12 +56,15 @@ class Recorder:
     It closes its file when it is let go of, or else when the process exits in order.
     """
 
-    def __init__(self, directory: Path, transport: Transport) -> None:
+    def __init__(self, directory: str | Path, transport: Transport) -> None:
         """Create this rank's file in `directory`, which is created where it does not exist.
 
         Raises:
             RecordingError: the directory holds a recording of this rank, or cannot be written.
         """
+        if not isinstance(directory, (str, Path)) or not str(directory):
+            raise RecordingError(f"record is {directory!r}, needed the path of a directory")
+        directory = Path(directory)
         rank = _rank(transport)
         path = directory / rank_file(rank)
         try:

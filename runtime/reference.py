@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from runtime.stage import WeightFunction, evaluating
+from runtime.modes import evaluating
+from runtime.stage import WeightFunction
 from runtime.sums import weighted_average
 from runtime.values import LossFunction
 

@@ -7,6 +7,7 @@ import torch
 from runtime.logits import LogitsCallback, LogitsFunction, LogitsWish
 from schedcc import Outcome
 from schedcc.epilogue import LogitsTo, ReduceOutput
+from schedcc.errors import ScheduleError
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,25 @@ class Request:
     logits_device: torch.device | str | None = None
     on_logits: LogitsCallback | None = None
     logits_fn: LogitsFunction | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse options of logits that nobody is to get.
+
+        Raises:
+            ScheduleError: naming the first of them.
+        """
+        if self.return_logits or self.on_logits is not None:
+            return
+        asked = {
+            "logits_to": None if self.logits_to == "last" else self.logits_to,
+            "logits_device": self.logits_device,
+        }
+        for name, value in asked.items():
+            if value is not None:
+                raise ScheduleError(
+                    f"{name} is {value!r}, but nobody gets logits: needed return_logits=True or "
+                    "an on_logits"
+                )
 
     @property
     def needs_labels(self) -> bool:

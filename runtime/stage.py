@@ -1,7 +1,6 @@
 """A stage: its layers, and on the last one what is computed from their outputs."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,16 +42,3 @@ class LastStage:
         if self.metrics is not None:
             self.metrics.update(output, label)
         return output if self.logits_fn is None else self.logits_fn(output, label)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients inside; afterwards everything as it was."""
-    training = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part, mode in training.items():
-            part.training = mode

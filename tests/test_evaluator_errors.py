@@ -112,6 +112,22 @@ def test_missing_data_a_missing_loss_and_items_that_are_no_pairs_are_named():
         assert message in str(error)
 
 
+def test_a_missing_loss_and_logits_for_nobody_are_refused_with_the_way_out():
+    evaluator = Evaluator(mlp(), micro_batches=4)
+    with pytest.raises(DataError, match=r"needed one of them, or compute_loss=False$"):
+        evaluator.evaluate(DATA)
+    assert evaluator.evaluate(DATA, compute_loss=False).micro_batches == 4
+    for option in ({"logits_to": "all"}, {"logits_to": "first"}, {"logits_device": "cpu"}):
+        ((name, value),) = option.items()
+        for call in (evaluator.evaluate, evaluator.eval_batch):
+            with pytest.raises(ScheduleError) as caught:
+                call(DATA, compute_loss=False, **option)
+            assert str(caught.value) == (
+                f"{name} is {value!r}, but nobody gets logits: needed return_logits=True or an "
+                "on_logits"
+            )
+
+
 def test_a_layer_that_fails_at_once_is_an_error_everywhere():
     class Fails(nn.Module):
         def forward(self, _: torch.Tensor) -> torch.Tensor:
@@ -121,6 +137,7 @@ def test_a_layer_that_fails_at_once_is_an_error_everywhere():
         ev.eval_batch(iter(DATA), num_micro_batches=4)
 
     def layers() -> list[nn.Module]:
+        torch.manual_seed(0)
         return [nn.Linear(4, 6), Fails(), nn.Linear(6, 6), nn.Linear(6, 6)]
 
     for stage_id, error in enumerate(errors(4, call, layers=layers)):
@@ -152,6 +169,7 @@ def test_after_a_failure_all_stages_know_the_same_shapes():
         return ev.eval_batch(iter(data), num_micro_batches=4).loss
 
     def layers() -> list[nn.Module]:
+        torch.manual_seed(0)
         return [nn.Linear(4, 6), FailsOnce(), nn.Linear(6, 6), nn.Linear(6, 6)]
 
     losses = over_stages(4, call, layers=layers)
@@ -195,7 +213,7 @@ def test_an_output_that_changes_shape_behind_the_agreement_is_refused():
     def call(ev: Evaluator) -> None:
         ev.eval_batch(iter(DATA), num_micro_batches=4)
 
-    found = errors(2, call, layers=lambda: [Grows(), nn.Linear(4, 6)])
+    found = errors(2, call, layers=lambda: [Grows(), *mlp(1)])
     expected = "leaves the stage as float32[4, 4], but float32[2, 4] was agreed on with stage 1"
     assert expected in str(found[0])
 

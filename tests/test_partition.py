@@ -149,3 +149,40 @@ def test_a_layer_that_cannot_be_profiled_is_an_error_on_every_stage():
     assert "at stage 0, the profile of the layers" in origin.__notes__
     assert isinstance(told, RemoteError)
     assert told.failure.reason == str(origin)
+
+
+class Remembering(nn.Module):
+    """Counts its calls, and keeps what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.weight = nn.Parameter(torch.ones(2))
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.seen.append(x)
+        return x * self.weight
+
+
+def test_a_profile_leaves_the_layers_as_they_were():
+    layers = [Remembering(), Remembering().eval(), LayerSpec(Remembering)]
+    modules = layers[:2]
+    places = [module.weight.data_ptr() for module in modules]
+    evaluator = Evaluator(layers, partition="profile", sample_inputs=torch.zeros(3, 2))
+    assert [float(layer.calls) for layer in evaluator.module] == [0.0] * 3
+    assert [layer.seen for layer in evaluator.module] == [[]] * 3
+    assert [module.training for module in modules] == [True, False]
+    assert [module.weight.data_ptr() for module in modules] == places
+    assert list(evaluator.module)[:2] == modules
+
+
+def test_a_layer_that_cannot_be_copied_cannot_be_profiled():
+    class Unique(nn.Module):
+        def __deepcopy__(self, _: dict) -> "Unique":
+            raise ArithmeticError("there is only one")
+
+    for error in profile_error([nn.ReLU(), Unique()], torch.zeros(2)):
+        assert isinstance(error, PartitionError)
+        assert "layer 1 of type Unique cannot be copied (there is only one), needed" in str(error)

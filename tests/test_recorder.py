@@ -199,6 +199,14 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
         Evaluator(mlp(), record=tmp_path / "file")
 
 
+def test_the_directory_may_be_a_string_and_nothing_else(tmp_path):
+    Evaluator(mlp(), record=str(tmp_path / "r"))
+    assert (tmp_path / "r").is_dir()
+    for wrong in (True, 3, "", tmp_path.open):
+        with pytest.raises(RecordingError, match=r"^record is .*, needed the path of a dir"):
+            Evaluator(mlp(), record=wrong)
+
+
 def test_a_full_disk_ends_the_recording_and_not_the_evaluation(tmp_path, monkeypatch):
     log = LineLog(tmp_path / "log")
     log.write("one")

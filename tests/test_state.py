@@ -1,6 +1,7 @@
 """An evaluation leaves everything as it was: weights, gradients, modes, random numbers, data."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -139,3 +140,111 @@ def test_gradients_may_be_off_or_on_around_an_evaluation():
             result = evaluator.eval_batch(iter(DATA), return_logits=True, num_micro_batches=3)
             assert torch.is_grad_enabled() == enabled
         assert not any(y.requires_grad for y in result.logits)
+
+
+class Critic(nn.Module):
+    """A loss with statistics and dropout, in training mode as every new module is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.features = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
+
+    def forward(self, output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return nn.functional.mse_loss(self.features(output), self.features(label))
+
+
+def critics() -> dict[str, tuple[Any, nn.Module]]:
+    """Losses that are, or hold, a critic; and the critic."""
+    one, two, three = Critic(), Critic(), Critic()
+
+    def scaled(scale: float, output: Any, label: Any) -> Any:
+        return scale * two(output, label)
+
+    return {
+        "module": (one, one),
+        "partial and closure": (partial(scaled, 1.0), two),
+        "method": (three.forward, three),
+    }
+
+
+@pytest.mark.parametrize("kind", list(critics()))
+@pytest.mark.parametrize("stages", [1, 3])
+@pytest.mark.parametrize("name", ["loss_fn", "metric"])
+def test_a_loss_in_training_mode_is_evaluated_in_evaluation_mode(kind, stages, name):
+    whole = nn.Sequential(*mlp()).eval()
+    with torch.no_grad():
+        expected = [float(Critic().eval()(whole(x), y)) for x, y in DATA]
+    average = sum(loss * len(x) for loss, (x, _) in zip(expected, DATA, strict=True)) / 7
+
+    def call(ev: Evaluator) -> list[Any]:
+        results = [ev.evaluate(DATA) for _ in range(2)]
+        return [r.loss if name == "loss_fn" else r.metrics["critic"] for r in results]
+
+    function, critic = critics()[kind]
+    before = {name: tensor.clone() for name, tensor in critic.state_dict().items()}
+    options = {"loss_fn": function if name == "loss_fn" else None}
+    if name == "metric":
+        options["metrics"] = {"critic": function}
+    found = over_stages(stages, call, **options)
+    assert found == [[pytest.approx(average, rel=1e-12)] * 2] * stages
+    assert all(part.training for part in critic.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in critic.state_dict().items())
+
+
+class Merging(nn.Module):
+    """Adds what it has learnt to its weight when it is to be evaluated, as adapters do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.learnt = nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.randn(4, 4))
+        self.merged = False
+
+    def train(self, mode: bool = True) -> "Merging":
+        super().train(mode)
+        if mode == self.merged:
+            self.weight.data += -self.learnt if mode else self.learnt
+            self.merged = not mode
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ (self.weight if self.merged else self.weight + self.learnt)
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3])
+@pytest.mark.parametrize("overlap", [False, True])
+def test_an_adapter_is_merged_in_an_evaluation_and_as_before_afterwards(stages, overlap):
+    def layers() -> list[nn.Module]:
+        torch.manual_seed(3)
+        return [Merging(), nn.Dropout(), *mlp(3)]
+
+    whole = nn.Sequential(*layers()).eval()
+    with torch.no_grad():
+        expected = [float(nn.functional.mse_loss(whole(x), y)) for x, y in DATA]
+
+    def call(ev: Evaluator) -> list[list[float]]:
+        parts = list(ev.module)
+        before = [tensor.clone() for tensor in ev.module.state_dict().values()]
+        found = [list(ev.evaluate(DATA).losses or ()) for _ in range(3)]
+        assert all(map(torch.equal, ev.module.state_dict().values(), before))
+        assert all(part.training for part in parts)
+        assert not any(part.merged for part in parts if isinstance(part, Merging))
+        return found
+
+    assert over_stages(stages, call, layers=layers, overlap=overlap) == [[expected] * 3] * stages
+
+
+def test_an_evaluation_that_fails_leaves_modules_as_before():
+    class Fails(nn.Module):
+        def forward(self, _: torch.Tensor) -> torch.Tensor:
+            raise ArithmeticError("no forward today")
+
+    merging, critic = Merging(), Critic()
+    weight = merging.weight.clone()
+    evaluator = Evaluator([merging, nn.Dropout(), Fails()], loss_fn=critic)
+    with pytest.raises(ArithmeticError):
+        evaluator.evaluate(DATA)
+    assert torch.equal(merging.weight, weight)
+    assert not merging.merged
+    assert all(part.training for part in (*evaluator.module.modules(), *critic.modules()))
+    assert torch.is_grad_enabled()

@@ -80,6 +80,10 @@ def evaluate_shards(sizes: tuple[tuple[int, ...], ...]) -> list[tuple[EvalResult
             layers, loss_fn=nn.functional.mse_loss, partition=[0, 2, 4], mesh=mesh
         )
         data = batches(sizes[replica], seed=replica)
+        evaluator.evaluate(iter(data))
+        if evaluator.is_last:  # the stage before has to learn of it
+            with torch.no_grad():
+                evaluator.module.get_parameter("3.weight").mul_(0.5)
         result = evaluator.evaluate(iter(data), return_logits=True, logits_to="all")
         everyone: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, (_on_cpu(result), evaluator.module.state_dict()))
@@ -257,3 +261,39 @@ def _losses(layers: list[nn.Module], mesh: DeviceMesh, data: Data) -> list[float
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, evaluator.evaluate(data).loss)
     return everyone
+
+
+def build_alike(boundaries: list[int]) -> list[tuple[list[torch.Tensor], torch.Tensor, bool]]:
+    """Build a stage of `tests.test_building.specs`; then one that draws nothing.
+
+    Returns:
+        Of every rank: the weights of its stage; the state of the generator after it; and whether a
+        generator was left as it was by further evaluators, for which no two ranks had one seed
+        (that of the first rank draws).
+    """
+    from tests.test_building import specs
+
+    torch.set_num_threads(1)
+    with process_group(TIMEOUT):
+        rank, size = dist.get_rank(), dist.get_world_size()
+        torch.manual_seed(5)
+        evaluator = Evaluator(specs(), partition=boundaries)
+        weights = [tensor.clone() for tensor in evaluator.module.state_dict().values()]
+        after = torch.get_rng_state()
+
+        store = dist.distributed_c10d._get_default_store()
+
+        def meeting(index: int) -> nn.Module:
+            """A layer that can only be built while those of all other stages are."""
+            store.set(f"building {index}", "now")
+            store.wait([f"building {other}" for other in range(size)], TIMEOUT)
+            return nn.Linear(2, 2, device="meta").to_empty(device="cpu")
+
+        torch.manual_seed(100 + rank)
+        before = torch.get_rng_state()
+        Evaluator([LayerSpec(meeting, index) for index in range(size)], partition="uniform")
+        Evaluator([LayerSpec(nn.Linear, 2, 2) for _ in range(size)], partition="uniform")
+        kept = torch.equal(torch.get_rng_state(), before) or rank == 0
+        everyone: list[Any] = [None] * size
+        dist.all_gather_object(everyone, (weights, after, kept))
+        return everyone
