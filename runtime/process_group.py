@@ -9,23 +9,33 @@ import torch
 import torch.distributed as dist
 
 from runtime.device import local_device
+from runtime.launcher import LaunchError, launched_process, processes_of_launcher
 from runtime.transport.nccl import LAUNCH_ORDER
+
+__all__ = [
+    "TIMEOUT",
+    "LaunchError",
+    "launched",
+    "process_group",
+    "processes_of_launcher",
+    "require_environment",
+]
 
 TIMEOUT = timedelta(minutes=5)
 """How long processes may take to find each other, and a transfer its counterpart."""
 
 
-class LaunchError(ValueError):
-    """The processes of a run were not started as they have to be."""
-
-
 def launched() -> bool:
-    """Whether a launcher (torchrun) started this process, as one rank of a run."""
-    return dist.is_torchelastic_launched() or {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+    """Whether a launcher started this process, as one rank of a run.
+
+    Raises:
+        LaunchError: the environment says half of it.
+    """
+    return launched_process() is not None
 
 
 def require_environment(stages: int | None = None) -> None:
-    """Look at what the launcher has set.
+    """Look at what the launcher has set, and set what torch looks for.
 
     Args:
         stages: The number of processes that are wanted, if there is one.
@@ -33,16 +43,33 @@ def require_environment(stages: int | None = None) -> None:
     Raises:
         LaunchError: something is missing, no number, out of range, or not what is wanted.
     """
-    numbers = {name: _number(name) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT")}
-    if not os.environ.get("MASTER_ADDR"):
-        raise LaunchError("MASTER_ADDR is not set, needed the address of rank 0 (torchrun sets it)")
-    rank, size = numbers["RANK"], numbers["WORLD_SIZE"]
-    if not 0 <= rank < size:
-        raise LaunchError(f"RANK is {rank} and WORLD_SIZE {size}, needed 0 <= RANK < WORLD_SIZE")
-    if stages not in (None, size):
+    found = launched_process()
+    if found is None:
+        raise LaunchError("RANK is not set, needed a number (torchrun sets it)")
+    if stages not in (None, found.processes):
         raise LaunchError(
-            f"{stages} stages, but the launcher started {size} processes (WORLD_SIZE), "
-            "needed one for each stage"
+            f"{stages} stages, but the launcher started {found.processes} processes "
+            f"({found.variable}), needed one for each stage"
+        )
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing and found.launcher != "torchrun":
+        raise LaunchError(
+            f"{found.launcher} started {found.processes} processes ({found.variable}), which can "
+            f"be one run only where {' and '.join(missing)} say where rank 0 is: set them, or "
+            f"start torchrun (a single process: unset {found.variable})"
+        )
+    if "MASTER_ADDR" in missing:
+        raise LaunchError("MASTER_ADDR is not set, needed the address of rank 0 (torchrun sets it)")
+    if "MASTER_PORT" in missing:
+        raise LaunchError("MASTER_PORT is not set, needed a number (torchrun sets it)")
+    if not os.environ["MASTER_PORT"].isdecimal():
+        raise LaunchError(f"MASTER_PORT is {os.environ['MASTER_PORT']!r}, needed a number")
+    if found.launcher != "torchrun":
+        os.environ.update(
+            RANK=str(found.rank),
+            WORLD_SIZE=str(found.processes),
+            LOCAL_RANK=str(found.local_rank),
+            LOCAL_WORLD_SIZE=str(found.local_processes),
         )
 
 
@@ -79,12 +106,3 @@ def process_group(timeout: timedelta = TIMEOUT) -> Iterator[torch.device]:
         ) from error
     yield device
     dist.destroy_process_group()  # after an error, the end of the process does it
-
-
-def _number(name: str) -> int:
-    value = os.environ.get(name)
-    if value is None:
-        raise LaunchError(f"{name} is not set, needed a number (torchrun sets it)")
-    if not value.isdecimal():
-        raise LaunchError(f"{name} is {value!r}, needed a number")
-    return int(value)
