@@ -77,7 +77,9 @@ class Evaluator:
                 several in nested tuples, lists and dicts.
             metrics: By name. Functions `(output, label) -> value` are reduced like the loss.
                 Objects with `update`, `compute` and `reset` (as of torchmetrics) keep a state.
-            stages: S; default: the number of processes, divided by `replicas`.
+            stages: S; default: the number of processes, divided by `replicas`. Where a launcher
+                started several processes and `init_process_group` was not called, 1 means that
+                each of them evaluates the whole model by itself.
             replicas: Data-parallel copies of the pipeline, each with its own share of the data;
                 default: one. Their weights have to be the same.
             mesh: The grid of processes, with a dimension `"pp"`, and `"dp"` for replicas; default:
@@ -106,7 +108,8 @@ class Evaluator:
         Raises:
             RecordingError: `record` already holds a recording, or cannot be written.
             PartitionError: the layers cannot be divided so.
-            AgreementError: the processes make another grid, or tied layers do not fit.
+            AgreementError: the processes make another grid, or none though a launcher started
+                several, or tied layers do not fit.
             RemoteError: another stage could not build its tied layers, or profile them.
             MetricError: a metric cannot be combined over the replicas.
             ValueError: `overlap` is no choice, or `channels` are named beside a transport.

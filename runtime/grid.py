@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from runtime.agreement import AgreementError
+from runtime.launcher import processes_of_launcher
 from runtime.transport import Channels, InMemoryNetwork, TorchTransport, Transport
 
 DATA, PIPELINE = "dp", "pp"
@@ -67,14 +68,24 @@ def default_transport(
 ) -> Transport:
     """The transport that an evaluator uses when it is given none.
 
+    A process is alone if nothing says that there are others, or if `stages` is 1.
+
     Raises:
         AgreementError: the processes there are do not make such a grid.
+        LaunchError: a launcher's environment says half of it.
     """
     if mesh is not None:
         return transport_over(mesh, channels=channels)
     if not (dist.is_available() and dist.is_initialized()):
         count = (stages or 1) * (replicas or 1)
         if count == 1:
+            if stages is None and (others := processes_of_launcher()) is not None:
+                launcher, processes = others
+                raise AgreementError(
+                    f"{launcher} started {processes} processes, but torch.distributed is not "
+                    "initialised: call init_process_group first, or pass stages=1 if each of them "
+                    "is to evaluate the whole model by itself"
+                )
             return InMemoryNetwork(1).endpoint(0)
         raise AgreementError(
             f"{_asked(stages, replicas)}, but torch.distributed is not initialised: start {count} "

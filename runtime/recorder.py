@@ -81,7 +81,7 @@ class Recorder:
         header = RecordingHeader(
             rank=rank,
             stage_id=transport.stage_id,
-            replica=rank // transport.stages,
+            replica=transport.replica,
             stages=transport.stages,
             version=schedcc.__version__,
             host=platform.node(),
