@@ -17,6 +17,7 @@ from runtime.failure.guard import TIMEOUT, Guard
 from runtime.form import Overlap
 from runtime.grid import default_transport, require_grid
 from runtime.layers import Layer, StageModule, build_stage
+from runtime.lifetime import Closable, Lifetime
 from runtime.listeners import Listener
 from runtime.logits import LogitsCallback, LogitsFunction
 from runtime.metrics import Metric, StatefulMetrics, split_metrics
@@ -34,12 +35,13 @@ from schedcc.errors import require_count
 from schemas import CheckpointManifest
 
 
-class Evaluator:
+class Evaluator(Closable):
     """Evaluates a model whose layers are spread over the stages of a pipeline.
 
     Every stage is a process (or a thread, with the in-memory transport) that makes an evaluator of
     the same layers and calls the same methods. Parameters that are named as in DeepSpeed's
-    `PipelineEngine.eval_batch` mean what they mean there.
+    `PipelineEngine.eval_batch` mean what they mean there. What the system gave for it is given back
+    when it is closed (`close`, or the end of a `with` block), or nobody holds it any more.
     """
 
     def __init__(
@@ -120,7 +122,10 @@ class Evaluator:
         self._transport = transport or default_transport(stages, replicas, mesh, channels)
         require_grid(self._transport, stages, replicas)
         self.stages, self.stage_id = self._transport.stages, self._transport.stage_id
-        self._guard = guard or Guard(self._transport, timeout=timeout)
+        guarded = guard or Guard(self._transport, timeout=timeout)
+        own = None if guard else guarded
+        self._lifetime = Lifetime(self, self._transport, own, owns=transport is None)
+        self._guard = guarded.named(self._lifetime.name)
         profile = partial(
             agreed_profile,
             layers,
@@ -151,13 +156,16 @@ class Evaluator:
             weight_fn=weight_fn,
             keyword_inputs=keyword_inputs,
         )
+        recorder = None if record is None else Recorder(record, self._transport)
+        if recorder is not None:
+            self._lifetime.at_end(recorder.close)
         self._evaluations = StageEvaluations(
             self._transport,
             self._guard,
             stage,
             Conduct(overlap, check_data, check_finite),
             listeners=listeners,
-            recorder=None if record is None else Recorder(record, self._transport),
+            recorder=recorder,
         )
 
     @property
@@ -216,8 +224,9 @@ class Evaluator:
             DifferentDataError: first and last stage read different micro-batches.
             NonFiniteError: a loss is NaN or infinite, with `check_finite`.
             RemoteError: another stage failed, ended without a word, or did not get on in time.
-            ValueError: a loss or a metric is not made of scalars.
+            ValueError: a loss or a metric is not made of scalars, or the evaluator was closed.
         """
+        self._lifetime.require_open()
         micro_batches = self._micro_batches if num_micro_batches is None else num_micro_batches
         if micro_batches is None:
             raise DataError("num_micro_batches is None, and the evaluator has no micro_batches")
@@ -270,6 +279,7 @@ class Evaluator:
             DifferentDataError, NonFiniteError, RemoteError: as of `eval_batch`.
             ValueError: as of `eval_batch`.
         """
+        self._lifetime.require_open()
         request = Request(
             compute_loss=compute_loss,
             reduce_output=reduce_output,
@@ -298,8 +308,9 @@ class Evaluator:
         Raises:
             CheckpointError: a layer cannot be saved or written, on any rank; the same everywhere.
         """
+        self._lifetime.require_open()
         states = {index: state_of_module(layer) for index, layer in self._layers().items()}
-        with self._guard.run() as run:
+        with self._guard.run("save_state_dict") as run:
             run.phase("the saving of a checkpoint", waits_for="", patient=True)
             return save_states(
                 states, Path(directory), self._transport, parallel_write=parallel_write
@@ -318,7 +329,8 @@ class Evaluator:
         Raises:
             CheckpointError: the checkpoint is damaged or does not fit; no module has changed.
         """
-        with self._guard.run() as run:
+        self._lifetime.require_open()
+        with self._guard.run("load_state_dir") as run:
             run.phase("the loading of a checkpoint", waits_for="", patient=True)
             return load_layers(
                 self._layers(), self.boundaries[-1], Path(directory), self._transport, strict=strict

@@ -63,7 +63,7 @@ def build_with_ties(
         return build()
     here, first = transport.stage_id, boundaries[transport.stage_id]
     mine: dict[Tie, Tensors] = {}
-    with guard.run() as run:
+    with guard.run("the making") as run:
         run.phase("the building of tied layers", waits_for="", patient=True)
         stage = build()
         for module, layer_ties in zip(stage, ties[first:], strict=False):

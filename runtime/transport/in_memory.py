@@ -173,6 +173,9 @@ class InMemoryTransport:
             self._network.give_up(self._rank)
         self._epoch, self._usable = self._epoch + 1, False
 
+    def close(self) -> None:
+        """Nothing was given."""
+
     def finish(self, failure: BaseException | None = None) -> None:
         """Declare that the thread has ended, and with which error if not well."""
         self._network.finish(self._rank, failure)

@@ -115,6 +115,9 @@ class Transport(Protocol):
     def abandon(self) -> None:
         """End every wait of this rank, from another thread, and with it the epoch."""
 
+    def close(self) -> None:
+        """Give back what the system gave for it: connections, descriptors and threads."""
+
 
 def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
     """The memory of a contiguous tensor as a flat `uint8` view.

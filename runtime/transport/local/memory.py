@@ -84,6 +84,11 @@ class SharedMemory:
         if segment is not None:
             self._forget[segment.number]()
 
+    def close(self) -> None:
+        """Forget all segments; tensors that lie in them may live on."""
+        for forget in list(self._forget.values()):
+            forget()
+
     def extent(self, tensors: Sequence[torch.Tensor]) -> Extent | None:
         """Where `tensors` lie; `None` unless that is one segment of this process."""
         addresses = {tensor.untyped_storage().data_ptr() for tensor in tensors}
