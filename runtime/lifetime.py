@@ -43,7 +43,6 @@ class Lifetime:
         self._free.atexit = False
         self._leave = None
         if place is not None:
-            self._place = place
             self._leave = weakref.finalize(evaluator, place.leave, self.name, LET_GO)
 
     def at_end(self, free: Callable[[], None]) -> None:
@@ -53,8 +52,10 @@ class Lifetime:
     def close(self) -> None:
         """End it now; another time does nothing."""
         self._open = False
-        if self._leave is not None and self._leave.detach() is not None:
-            self._place.leave(self.name, CLOSED)
+        if self._leave is not None and (leaving := self._leave.detach()) is not None:
+            _, leave, _, _ = leaving
+            leave(self.name, CLOSED)
+            del leaving, leave  # they hold a connection
         self._free()
 
     def require_open(self) -> None:
