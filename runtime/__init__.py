@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runtime.metrics import MetricError
     from runtime.micro_batches import DataError
     from runtime.partition import PartitionError
+    from runtime.sampler import ShardSampler
 
 _MODULES = {
     "AgreementError": "runtime.agreement",
@@ -38,6 +39,7 @@ _MODULES = {
     "NonFiniteError": "runtime.failure",
     "PartitionError": "runtime.partition",
     "RemoteError": "runtime.failure",
+    "ShardSampler": "runtime.sampler",
     "StalledError": "runtime.failure",
     "TiedLayerSpec": "runtime.layers",
     "label_log_probs": "runtime.logits",
@@ -56,6 +58,7 @@ __all__ = [
     "NonFiniteError",
     "PartitionError",
     "RemoteError",
+    "ShardSampler",
     "StalledError",
     "TiedLayerSpec",
     "label_log_probs",

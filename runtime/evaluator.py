@@ -122,6 +122,7 @@ class Evaluator(Closable):
         self._transport = transport or default_transport(stages, replicas, mesh, channels)
         require_grid(self._transport, stages, replicas)
         self.stages, self.stage_id = self._transport.stages, self._transport.stage_id
+        self.replicas, self.replica = self._transport.replicas, self._transport.replica
         guarded = guard or Guard(self._transport, timeout=timeout)
         own = None if guard else guarded
         self._lifetime = Lifetime(self, self._transport, own, owns=transport is None)

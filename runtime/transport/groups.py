@@ -16,7 +16,10 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 
+from runtime.torch_version import require_torch
 from runtime.transport.protocol import TransportError
+
+require_torch()
 
 RESERVED_TAG = 2**31 - 1
 """A tag that no transfer has."""
