@@ -79,17 +79,18 @@ class MeetingPlace:
         return f"evaluator {store.add(f'evaluators/{over}/{self.rank}', 1)}"
 
     def leave(self, name: str, how: str) -> None:
-        """Say that this rank will not use the evaluator of that name again."""
-        with suppress(RuntimeError):  # the store is gone, and whoever listened
-            self.store.set(f"left/{name}/{self.rank}", how)
-            self.store.set(f"left/{name}", "somebody")
+        """Say that this rank will not use the evaluator of that name again.
 
-    def left(self, name: str) -> dict[int, str]:
-        """Who will not use the evaluator of that name again, and how that came."""
-        if not self.store.check([f"left/{name}"]):
-            return {}
-        keys = {rank: f"left/{name}/{rank}" for rank in range(self.size)}
-        return {r: self.store.get(k).decode() for r, k in keys.items() if self.store.check([k])}
+        Nothing but one message: the store may be gone by now, and torch prints a warning about
+        everything that it cannot send.
+        """
+        with suppress(RuntimeError):
+            self.store.set(f"left/{name}/{self.rank}", how)
+
+    def left(self, name: str, rank: int) -> str:
+        """How it came that a rank will not use the evaluator of that name again; empty: it may."""
+        key = f"left/{name}/{rank}"
+        return self.store.get(key).decode() if self.store.check([key]) else ""
 
 
 class Beat(Frozen):

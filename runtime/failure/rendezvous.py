@@ -69,11 +69,13 @@ class Rendezvous:
         return self._who_left() or self._who_is_elsewhere()
 
     def _who_left(self) -> Failure | None:
-        left = self._place.left(self._name) if self._name else {}
+        left: dict[int, str] = {}
         for rank in self._now():
-            if rank not in left and has_ended(self._home(rank)[1]):
-                left[rank] = "ended its process"
-        left.pop(self._place.rank, None)
+            how = self._place.left(self._name, rank) if self._name else ""
+            if not how and has_ended(self._home(rank)[1]):
+                how = "ended its process"
+            if how:
+                left[rank] = how
         if not left:
             return None
         who = names([self._place.names[rank] for rank in left])
