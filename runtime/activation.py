@@ -1,19 +1,29 @@
 """Activations: what travels from stage to stage, and its signature.
 
-An activation is a tensor, or tensors in nested tuples, lists and dicts (a pytree). Its signature,
-the structure with shape, dtype and strides of every tensor, is what both ends of a transfer have to
-agree on before it starts: no transport checks it for them.
+An activation is a tensor, or tensors nested in whatever `runtime.structure` can carry, beside plain
+values. Its signature is what both ends of a transfer have to agree on before it starts: no
+transport checks it for them.
 
-Strides belong to it because kernels choose their order of summation by them: a transposed or
-channels-last activation that arrived contiguous would give other bits than one process.
+Exactness decides what belongs to it. Kernels choose their order of summation by the layout of
+their operands, so tensors arrive as they were, byte by byte:
+
+- with their strides, also where these leave gaps: what travels is the *block* of memory from the
+  first element to the last one;
+- at an address that is the same modulo `ALIGNMENT`: matrix products depend on it;
+- tensors that share memory share it on the other side too, since the next layer may work in place.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
+
+from runtime.structure import StructureError, put_together, take_apart
+
+ALIGNMENT = 64
+"""Bytes: the alignment of torch's memory on a CPU, to which kernels are sensitive."""
 
 
 class ActivationError(ValueError):
@@ -21,134 +31,236 @@ class ActivationError(ValueError):
 
 
 @dataclass(frozen=True)
+class Block:
+    """Memory that tensors lie in, from the first byte that is used to the last."""
+
+    nbytes: int
+    lead: int = 0
+    """Its address modulo `ALIGNMENT`."""
+
+
+@dataclass(frozen=True)
 class TensorSignature:
-    """Shape, dtype and strides (in elements) of one tensor, whose memory has no gaps."""
+    """Shape, dtype and strides (in elements) of one tensor, and where it lies."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     strides: tuple[int, ...]
-
-    @staticmethod
-    def of(tensor: torch.Tensor) -> "TensorSignature":
-        """The signature with which `tensor` travels: its own strides, or those without gaps."""
-        return _tensor_signature(tensor.shape, tensor.dtype, tensor.stride())
+    block: int = 0
+    """The number of the block that it lies in."""
+    offset: int = 0
+    """Bytes from the beginning of the block."""
+    conjugate: bool = False
+    negative: bool = False
+    """Whether the tensor is a view that conjugates, or negates, what lies in memory."""
 
     @property
-    def nbytes(self) -> int:
-        """Size in bytes."""
-        return self.dtype.itemsize * torch.Size(self.shape).numel()
-
-    def of_same_kind(self, value: Any) -> bool:
-        """Whether `value` is a tensor of this shape and dtype; strides can be adapted."""
-        return (
-            isinstance(value, torch.Tensor)
-            and value.dtype is self.dtype
-            and value.shape == self.shape
-        )
-
-    def memory_of(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The memory of `tensor`, or of a copy with these strides: uint8 `[nbytes]`."""
-        if tensor.stride() != self.strides:
-            like_this = torch.empty_strided(
-                self.shape, self.strides, dtype=self.dtype, device=tensor.device
-            )
-            tensor = like_this.copy_(tensor)
-        return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8)
+    def extent(self) -> int:
+        """Bytes from the first element to the end of the last one."""
+        if 0 in self.shape:
+            return 0
+        steps = sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
+        return (steps + 1) * self.dtype.itemsize
 
     def over(self, memory: torch.Tensor) -> torch.Tensor:
-        """The tensor in `memory`, uint8 `[nbytes]`."""
-        return memory.view(self.dtype).as_strided(self.shape, self.strides)
+        """The tensor in the memory of its block, uint8 `[nbytes]`."""
+        first = (memory.storage_offset() + self.offset) // self.dtype.itemsize
+        tensor = torch.empty(0, dtype=self.dtype, device=memory.device)
+        tensor.set_(memory.untyped_storage(), first, self.shape, self.strides)
+        if self.conjugate:
+            tensor = torch._conj(tensor)
+        return torch._neg_view(tensor) if self.negative else tensor
 
     def __str__(self) -> str:
         return f"{str(self.dtype).removeprefix('torch.')}{list(self.shape)}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Signature:
-    """Structure of an activation, and the signature of each of its tensors."""
+    """Structure of an activation, its tensors, and the blocks of memory that they lie in."""
 
-    structure: str
+    structure: bytes
     tensors: tuple[TensorSignature, ...]
+    blocks: tuple[Block, ...]
 
     def __str__(self) -> str:
-        return str(self._rebuild([str(tensor) for tensor in self.tensors]))
+        return str(put_together(self.structure, [str(tensor) for tensor in self.tensors]))
 
     @property
     def nbytes(self) -> int:
-        """Size of all tensors in bytes."""
-        return sum(tensor.nbytes for tensor in self.tensors)
+        """Size of all blocks in bytes."""
+        return sum(block.nbytes for block in self.blocks)
 
-    def memory_of(self, activation: Any) -> list[torch.Tensor]:
-        """The memory of every tensor of an activation of this signature, uint8 `[nbytes]`."""
-        tensors = tensors_of(activation)
-        return [s.memory_of(tensor) for s, tensor in zip(self.tensors, tensors, strict=True)]
+    def memory_of(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The memory of every block of an activation with this signature, uint8 `[nbytes]`.
 
-    def over(self, memory: list[torch.Tensor]) -> Any:
-        """The activation in `memory`, one uint8 tensor of the right size for each tensor."""
-        return self._rebuild([s.over(m) for s, m in zip(self.tensors, memory, strict=True)])
-
-    def accepts(self, activation: Any) -> bool:
-        """Whether an activation has this structure, these shapes and dtypes.
-
-        Strides can be adapted, so they may differ.
+        Args:
+            tensors: Those of the activation, as `take_apart` gives them.
         """
-        if isinstance(activation, torch.Tensor):  # what most activations are
-            return self.structure == _LEAF and self.tensors[0].of_same_kind(activation)
-        leaves, structure = pytree.tree_flatten(activation)
-        return structure == _structure(self.structure) and all(
-            tensor.of_same_kind(leaf) for tensor, leaf in zip(self.tensors, leaves, strict=True)
-        )
+        memory: list[torch.Tensor | None] = [None] * len(self.blocks)
+        for tensor, signature in zip(tensors, self.tensors, strict=True):
+            if memory[signature.block] is None:
+                begin = tensor.storage_offset() * signature.dtype.itemsize - signature.offset
+                whole = torch.empty(0, dtype=torch.uint8, device=tensor.device)
+                size = (self.blocks[signature.block].nbytes,)
+                memory[signature.block] = whole.set_(tensor.untyped_storage(), begin, size, (1,))
+        return [block for block in memory if block is not None]
 
-    def _rebuild(self, leaves: list[Any]) -> Any:
-        if self.structure == _LEAF:
-            return leaves[0]
-        return pytree.tree_unflatten(leaves, _structure(self.structure))
+    def over(self, memory: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The tensors that lie in `memory`, one uint8 tensor of the right size for each block."""
+        return [tensor.over(memory[tensor.block]) for tensor in self.tensors]
 
+    def activation(self, memory: Sequence[torch.Tensor]) -> Any:
+        """The activation whose blocks are `memory`."""
+        return put_together(self.structure, self.over(memory))
 
-def tensors_of(value: Any) -> list[torch.Tensor]:
-    """The tensors in a value, which may hold other things too."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Signature):
+            return NotImplemented
+        if (self.tensors, self.blocks) != (other.tensors, other.blocks):
+            return False
+        return self.structure == other.structure or self._skeleton() == other._skeleton()
+
+    def __hash__(self) -> int:
+        return hash((self.tensors, self.blocks))
+
+    def _skeleton(self) -> Any:
+        # Equal values may be pickled into different bytes: strings that are one object, or two.
+        return put_together(self.structure, [f"tensor {n}" for n in range(len(self.tensors))])
 
 
 def signature_of(activation: Any) -> Signature:
     """The signature of an activation.
 
     Raises:
-        ActivationError: it holds something that is not a tensor.
+        ActivationError: it holds something that cannot travel.
     """
-    leaves, structure = pytree.tree_flatten(activation)
-    for leaf in leaves:
-        if not isinstance(leaf, torch.Tensor):
+    try:
+        structure, tensors = take_apart(activation)
+    except StructureError as error:
+        raise ActivationError(
+            f"the activation holds what cannot travel between stages: {error}"
+        ) from error
+    return describe(structure, tensors)
+
+
+def describe(structure: bytes, tensors: Sequence[torch.Tensor]) -> Signature:
+    """The signature of an activation that has been taken apart.
+
+    Raises:
+        ActivationError: a tensor is more than memory with strides.
+    """
+    for tensor in tensors:
+        _require_plain(tensor)
+    if len(tensors) == 1:
+        (tensor,) = tensors
+        lead = tensor.data_ptr() % ALIGNMENT
+        found = (tensor.shape, tensor.dtype, tensor.stride(), lead)
+        return _of_one(structure, *found, tensor.is_conj(), tensor.is_neg())
+    return _of_several(structure, tensors)
+
+
+def require_on(device: torch.device, tensors: Sequence[torch.Tensor]) -> None:
+    """Refuse tensors that are not where the transport moves them from.
+
+    Raises:
+        ActivationError: naming the tensor.
+    """
+    for number, tensor in enumerate(tensors):
+        if tensor.device.type != device.type:
             raise ActivationError(
-                f"activation holds {leaf!r} of type {type(leaf).__name__}, "
-                "needed tensors in nested tuples, lists and dicts"
+                f"tensor {number} of the activation, {tensor.dtype} {list(tensor.shape)}, is on "
+                f"{tensor.device}, needed all tensors between stages on {device}"
             )
-    tensors = tuple(TensorSignature.of(leaf) for leaf in leaves)
-    return _signature(_LEAF if structure.is_leaf() else pytree.treespec_dumps(structure), tensors)
+
+
+def copy_block(memory: torch.Tensor) -> torch.Tensor:
+    """A copy of memory at an address that is the same modulo `ALIGNMENT`, uint8 `[nbytes]`."""
+    lead = memory.data_ptr() % ALIGNMENT
+    copied = torch.empty(lead + memory.numel(), dtype=torch.uint8, device=memory.device)[lead:]
+    return copied.copy_(memory)
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def _require_plain(tensor: torch.Tensor) -> None:
+    kind = ""
+    if type(tensor) not in _PLAIN:
+        kind = f"a {type(tensor).__name__}"
+    elif tensor.is_nested:
+        kind = "a nested tensor"
+    elif tensor.layout is not torch.strided:
+        kind = f"a tensor of layout {tensor.layout}"
+    elif tensor.is_quantized:
+        kind = "a quantised tensor"
+    elif tensor.is_meta:
+        kind = "a tensor without memory (on the meta device)"
+    if kind:
+        raise ActivationError(
+            f"the activation holds {kind}, {tensor.dtype} {list(tensor.shape)}: needed dense "
+            "tensors of class torch.Tensor, whose memory can travel between stages"
+        )
 
 
 @lru_cache(maxsize=4096)
-def _tensor_signature(
-    shape: torch.Size, dtype: torch.dtype, strides: tuple[int, ...]
-) -> TensorSignature:
-    like_this = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
-    if not like_this.is_contiguous():
-        strides = torch.empty_like(like_this).stride()
-    return TensorSignature(tuple(shape), dtype, tuple(strides))
+def _of_one(
+    structure: bytes,
+    shape: torch.Size,
+    dtype: torch.dtype,
+    strides: tuple[int, ...],
+    lead: int,
+    conjugate: bool,
+    negative: bool,
+) -> Signature:
+    tensor = TensorSignature(tuple(shape), dtype, strides, 0, 0, conjugate, negative)
+    extent = tensor.extent
+    return Signature(structure, (tensor,), (Block(extent, lead if extent else 0),))
 
 
-@lru_cache(maxsize=4096)
-def _signature(structure: str, tensors: tuple[TensorSignature, ...]) -> Signature:
-    """One object for equal signatures: they are compared and pickled for every micro-batch."""
-    return Signature(structure, tensors)
+def _of_several(structure: bytes, tensors: Sequence[torch.Tensor]) -> Signature:
+    plain = [
+        TensorSignature(
+            tuple(tensor.shape),
+            tensor.dtype,
+            tensor.stride(),
+            conjugate=tensor.is_conj(),
+            negative=tensor.is_neg(),
+        )
+        for tensor in tensors
+    ]
+    starts = [tensor.data_ptr() for tensor in tensors]
+    groups = _sharing_memory(tensors, starts, [one.extent for one in plain])
+    blocks: list[Block] = []
+    for number, group in enumerate(groups):
+        begin = min(starts[n] for n in group)
+        end = max(starts[n] + plain[n].extent for n in group)
+        blocks.append(Block(end - begin, begin % ALIGNMENT if end > begin else 0))
+        for n in group:
+            plain[n] = replace(plain[n], block=number, offset=starts[n] - begin)
+    return _interned(Signature(structure, tuple(plain), tuple(blocks)))
 
 
-_LEAF = pytree.treespec_dumps(pytree.tree_structure(0))
-"""The structure of a single tensor."""
+def _sharing_memory(
+    tensors: Sequence[torch.Tensor], starts: Sequence[int], extents: Sequence[int]
+) -> list[list[int]]:
+    """The numbers of tensors that overlap in memory, in the order of the first of each group."""
+    storages = [tensor.untyped_storage().data_ptr() for tensor in tensors]
+    groups: list[list[int]] = []
+    storage = end = -1
+    for n in sorted(range(len(tensors)), key=lambda n: (storages[n], starts[n])):
+        if storages[n] == storage and starts[n] < end:
+            groups[-1].append(n)
+            end = max(end, starts[n] + extents[n])
+        else:
+            groups.append([n])
+            storage, end = storages[n], starts[n] + extents[n]
+    return sorted(groups, key=min)
 
 
 @lru_cache(maxsize=1024)
-def _structure(dumped: str) -> pytree.TreeSpec:
-    return pytree.treespec_loads(dumped)
+def _interned(signature: Signature) -> Signature:
+    """One object for equal signatures: they are compared for every micro-batch."""
+    return signature

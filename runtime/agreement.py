@@ -4,12 +4,12 @@ Stages that disagree would hang, or worse, exchange the wrong messages. So they 
 and a disagreement is the same error on every stage of every data-parallel replica.
 """
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from runtime.activation import Signature
 from runtime.failure.errors import AgreedError
 from runtime.failure.fingerprint import Digests, require_same_data
+from runtime.stream import Window
 from runtime.transport.protocol import Transport
 from schedcc import Outcome
 
@@ -26,51 +26,42 @@ class Announcement:
     asked: int | None
     """The number of micro-batches that the caller asked for; `None`: all that there are."""
     found: int | None
-    """The number of micro-batches that the stage has; `None` if it has no data."""
+    """The micro-batches that the stage has fetched so far; `None` if it reads no data."""
     ended: bool = True
     """Whether that is all of its data, or all that was asked for."""
-    inputs: tuple[Signature, ...] = ()
-    """The signature of each micro-batch's input, from the first stage."""
+    window: Window | None = None
+    """Those of the first stage."""
     digests: tuple[Digests, ...] = ()
-    """Of each micro-batch, from the stages that read micro-batches and compare them."""
+    """Of what was fetched, from the stages that compare it."""
     check_finite: bool = False
     """Whether the stages compare notes after the run as well."""
-    rehearsals: int = 0
-    """New signatures among the inputs, which every stage of a replica finds out for itself."""
 
 
 @dataclass(frozen=True)
 class Agreement:
     """What all stages know before a run."""
 
-    micro_batches: int
-    """M, in this replica."""
-    inputs: tuple[Signature, ...]
+    window: Window
+    """The first micro-batches of the run, in this replica."""
     final: bool
-    """Whether no replica has any more data."""
+    """Whether no replica has any others."""
     everywhere: int
-    """Micro-batches of this run in all replicas."""
-    rehearsals: int
-    """The most new signatures that a replica has to rehearse."""
+    """Micro-batches that have been fetched for this run, in all replicas."""
 
 
-def agree(
-    transport: Transport, mine: Announcement, new: Callable[[Sequence[Signature]], Sized]
-) -> Agreement:
+def agree(transport: Transport, mine: Announcement) -> Agreement:
     """Compare the announcements of all stages of all replicas.
 
     Args:
         transport: Connection to them.
         mine: What this stage brings.
-        new: Those of the given signatures that are not known yet.
 
     Raises:
         AgreementError: the stages ask for or have different things.
         DifferentDataError: those of this replica read different micro-batches.
     """
     pipeline: list[Announcement] = transport.gather_objects(mine)
-    rehearsals = len(new(pipeline[0].inputs))
-    brief = [replace(a, inputs=(), digests=(), rehearsals=rehearsals) for a in pipeline]
+    brief = [replace(a, window=None, digests=()) for a in pipeline]
     replicas: list[list[Announcement]] = transport.gather_from_replicas(brief)
     everyone = {
         _name(stage_id, replica, len(replicas)): announcement
@@ -80,25 +71,35 @@ def agree(
     _require_same("wanted outcome", {name: a.outcome for name, a in everyone.items()})
     _require_same("check_finite", {name: a.check_finite for name, a in everyone.items()})
     _require_same("num_micro_batches", {name: a.asked or 0 for name, a in everyone.items()})
-    for name, announcement in everyone.items():
-        if announcement.asked is not None and announcement.found not in (None, announcement.asked):
+    for name, a in everyone.items():
+        if a.asked is not None and a.found is not None and a.ended and a.found < a.asked:
             raise AgreementError(
-                f"the data of {name} ended after {announcement.found} micro-batches, "
-                f"needed {announcement.asked}"
+                f"the data of {name} ended after {a.found} micro-batches, needed {a.asked}"
             )
     for replica, announcements in enumerate(replicas):
         names = [_name(stage_id, replica, len(replicas)) for stage_id in range(len(announcements))]
-        found = dict(zip(names, (a.found for a in announcements), strict=True))
-        _require_same("number of micro-batches", found)
+        _require_same_number(dict(zip(names, announcements, strict=True)))
     require_same_data([announcement.digests for announcement in pipeline])
-    counts = [announcements[0].found or 0 for announcements in replicas]
+    window = pipeline[0].window
+    assert window is not None
+    firsts = [announcements[0] for announcements in replicas]
     return Agreement(
-        micro_batches=counts[transport.replica],
-        inputs=pipeline[0].inputs,
-        final=all(announcements[0].ended for announcements in replicas),
-        everywhere=sum(counts),
-        rehearsals=max(announcements[0].rehearsals for announcements in replicas),
+        window=window,
+        final=all(first.ended for first in firsts),
+        everywhere=sum(first.found or 0 for first in firsts),
     )
+
+
+def _require_same_number(stages: Mapping[str, Announcement]) -> None:
+    """Refuse data that has ended on one stage where another one has more already."""
+    readers = [(name, a.found, a.ended) for name, a in stages.items() if a.found is not None]
+    for name, found, ended in readers[1:]:
+        first, expected, all_there = readers[0]
+        if (all_there and found > expected) or (ended and found < expected):
+            raise AgreementError(
+                f"number of micro-batches differs: {expected}{'' if all_there else ' or more'} on "
+                f"{first}, {found}{'' if ended else ' or more'} on {name}"
+            )
 
 
 def require_same(what: str, values: Sequence[object]) -> None:

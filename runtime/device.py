@@ -2,7 +2,8 @@
 
 import os
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeAlias
 
 import torch
@@ -53,6 +54,33 @@ class Clock:
 def random_state_kept(device: torch.device) -> AbstractContextManager[None]:
     """Inside, random numbers may be drawn; afterwards the generators are as they were."""
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+class OwnRandomState:
+    """Random numbers of their own for something that is entered again and again.
+
+    Inside, generators go on from where they were at the end of the time before (the first time:
+    from where they are); outside they are not changed by it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Of the CPU's generator, and of that of `device` if it is a GPU."""
+        self._devices = [device] if device.type == "cuda" else []
+        self._states: list[torch.Tensor] | None = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Go on with the own random numbers."""
+        with torch.random.fork_rng(devices=self._devices):
+            if self._states is not None:
+                torch.set_rng_state(self._states[0])
+                for device, state in zip(self._devices, self._states[1:], strict=True):
+                    torch.cuda.set_rng_state(state, device)
+            try:
+                yield
+            finally:
+                others = [torch.cuda.get_rng_state(device) for device in self._devices]
+                self._states = [torch.get_rng_state(), *others]
 
 
 def local_device(processes: int) -> torch.device:

@@ -1,32 +1,35 @@
-"""Evaluations on one stage: drawing, agreement, and the runs of the pipeline that they take."""
+"""Evaluations on one stage: the runs of the pipeline, and what is agreed on before each."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 import schedcc
-from runtime.activation import Signature, signature_of
 from runtime.agreement import Agreement, Announcement, agree
 from runtime.buffers import BufferPool
-from runtime.device import random_state_kept
+from runtime.device import OwnRandomState
 from runtime.eval_result import EvalResult, eval_result
-from runtime.failure.fingerprint import Digests, fingerprint
+from runtime.failure.fingerprint import Digests
 from runtime.failure.finite import FiniteCheck, require_finite
 from runtime.failure.guard import Guard, Run
-from runtime.form import Overlap, Trial
-from runtime.interpreter import Forward, Interpreter, Work
+from runtime.form import FormChoice, Overlap
+from runtime.interpreter import Forward, Work
 from runtime.listeners import Listener
 from runtime.metrics import StatefulMetrics
-from runtime.micro_batches import CopiedInputs, DataError, DrawnSource, EmptyDataError, Pair, draw
+from runtime.micro_batches import DataError, EmptyDataError, Prefetcher, Reading
+from runtime.ownership import Owner
 from runtime.plan_cache import PlanCache
 from runtime.recorder import Recorder
 from runtime.request import Request, part_of
 from runtime.results import Results
-from runtime.shapes import ShapeCache
+from runtime.samples import SampleWeights
 from runtime.stage import LastStage, WeightFunction, evaluating
+from runtime.stream import FETCHING, Stream, Window, window_of
+from runtime.transfers import Transfers
 from runtime.transport import Transport
 from runtime.values import Layout, LossFunction, Measure
 
@@ -44,7 +47,8 @@ class EvaluatedStage:
     loss_fn: LossFunction | None
     metric_fns: Mapping[str, LossFunction]
     metrics: StatefulMetrics
-    weight_fn: WeightFunction
+    weight_fn: WeightFunction | None
+    """`None`: by samples, where these are certain."""
     keyword_inputs: bool
 
     @property
@@ -60,6 +64,8 @@ class Conduct:
     overlap: Overlap
     check_data: bool
     check_finite: bool
+    dynamic_shapes: bool
+    """Whether every activation brings its shape along."""
 
 
 class StageEvaluations:
@@ -92,8 +98,10 @@ class StageEvaluations:
         self._last = transport.stage_id == transport.stages - 1
         self._layout: Layout | None = None
         self._buffers = BufferPool(transport.receive_memory)
+        self._owner = Owner(stage.module, self._buffers.memory.ours)
+        self._form = FormChoice(conduct.overlap, transport)
         self._epoch: int | None = None
-        self._shapes, self._plans = self._nothing_known()
+        self._plans = self._no_plans()
 
     def evaluate(
         self, data: Iterable[Any] | None, request: Request, asked: int | None
@@ -111,164 +119,228 @@ class StageEvaluations:
         outcome = request.outcome(
             replicas=self._transport.replicas, compute_metrics=bool(self._stage.metrics)
         )
-        micro_batches = everywhere = 0
-        final = False
         recorded = self._recorder.evaluation() if self._recorder else nullcontext()
         with self._guard.run() as run, recorded, evaluating(self._stage.module):
             self._begin(run)
-            results = Results(
-                self._transport.device,
-                wish=request.wish,
-                metrics=self._stage.metrics,
-                layout=self._layout,
-            )
-            while not final:
-                begins = everywhere == 0
-                drawn, agreement = self._agree(data, request, outcome, asked, run, begins=begins)
-                final = agreement.final
-                everywhere += agreement.everywhere
-                if everywhere == 0:
-                    raise EmptyDataError("the data holds no micro-batch, needed at least one")
-                wanted = outcome if final else part_of(outcome)
-                run.before = micro_batches
-                self._run(drawn, agreement, request, wanted, results, run)
-                micro_batches += agreement.micro_batches
+            evaluation = self._prepared(data, request, outcome, asked)
+            while not self._run_next(evaluation, run):
+                pass
             run.drain()
-            results.logits.finish()
-        self._layout = results.losses.agreed
-        return eval_result(micro_batches, results)
+            evaluation.results.logits.finish()
+        self._layout = evaluation.results.losses.agreed
+        return eval_result(evaluation.micro_batches, evaluation.results)
 
     def _begin(self, run: Run) -> None:
         """After a failure, agree on everything anew: some stages may know more than others."""
         if self._epoch not in (None, run.epoch):
-            self._shapes, self._plans = self._nothing_known()
+            self._plans = self._no_plans()
+            self._form = FormChoice(self._conduct.overlap, self._transport)
             self._layout = None
         self._epoch = run.epoch
 
-    def _nothing_known(self) -> tuple[ShapeCache, PlanCache]:
-        plans = PlanCache(
-            self._transport, self._stage.boundaries, self._buffers, overlap=self._conduct.overlap
-        )
-        return ShapeCache(self._transport), plans
+    def _no_plans(self) -> PlanCache:
+        return PlanCache(self._transport, self._stage.boundaries, self._buffers)
 
-    def _agree(
+    def _prepared(
         self,
         data: Iterable[Any] | None,
         request: Request,
         outcome: schedcc.Outcome,
         asked: int | None,
-        run: Run,
-        *,
-        begins: bool,
-    ) -> tuple[list[Pair], Agreement]:
-        """Draw this stage's micro-batches, and make sure that all stages fit together."""
-        limit = CHUNK if asked is None else asked
-        needed = self._first or (self._last and request.needs_labels)
-        # A last stage that needs no labels now still goes on in step with the first.
-        draws = needed or (self._last and data is not None)
-        drawn: list[Pair] = []
-        inputs: tuple[Signature, ...] = ()
-        digests: tuple[Digests, ...] = ()
+    ) -> "_Evaluation":
         if request.compute_loss and self._last and not self._stage.computes_something:
             raise DataError("compute_loss is True, but the evaluator has no loss_fn")
-        if begins and outcome.compute_metrics and self._last:
+        if outcome.compute_metrics and self._last:
             self._stage.metrics.reset()
-        if draws:
-            run.phase("the drawing of micro-batches", waits_for="")
-            drawn = draw(
-                data,
-                limit,
-                stage_id=self._transport.stage_id,
-                keyword_inputs=self._stage.keyword_inputs,
-            )
-        if self._first:
-            known: dict[Signature, Signature] = {}  # equal ones travel once
-            signatures = (signature_of(pair[0]) for pair in drawn)
-            inputs = tuple(known.setdefault(s, s) for s in signatures)
-        if self._conduct.check_data and self._transport.stages > 1:
-            digests = tuple((fingerprint(inputs), fingerprint(labels)) for inputs, labels in drawn)
+        results = Results(
+            self._transport.device,
+            wish=request.wish,
+            metrics=self._stage.metrics,
+            layout=self._layout,
+        )
+        prefetcher = self._prefetcher(data, request, asked)
+        return _Evaluation(request, outcome, asked, prefetcher, results)
+
+    def _prefetcher(
+        self, data: Iterable[Any] | None, request: Request, asked: int | None
+    ) -> Prefetcher | None:
+        """What fetches this stage's micro-batches, if it reads any."""
+        labels = self._last and request.needs_labels
+        # A last stage that needs no labels now still goes on in step with the first.
+        if not (self._first or labels or (self._last and data is not None)):
+            return None
+        reading = Reading(
+            inputs=self._first,
+            labels=labels,
+            fingerprints=self._conduct.check_data and self._transport.stages > 1,
+            keyword_inputs=self._stage.keyword_inputs,
+        )
+        return Prefetcher(
+            data,
+            reading,
+            self._transport.device,
+            stage_id=self._transport.stage_id,
+            most=asked,
+            around=OwnRandomState(self._transport.device) if asked is None else nullcontext,
+        )
+
+    def _run_next(self, evaluation: "_Evaluation", run: Run) -> bool:
+        """Agree on what comes next, and run it; whether that was all."""
+        agreement = self._agree(evaluation, run)
+        if not evaluation.began and agreement.everywhere == 0:
+            raise EmptyDataError("the data holds no micro-batch, needed at least one")
+        evaluation.began = True
+        final = agreement.final or evaluation.asked is not None
+        run.before = evaluation.micro_batches
+        self._run(evaluation, agreement.window, run, final=final)
+        return final
+
+    def _agree(self, evaluation: "_Evaluation", run: Run) -> Agreement:
+        """Fetch this stage's first micro-batches, and make sure that all stages fit together."""
+        prefetcher = evaluation.prefetcher
+        found, ended = None, True
+        digests: tuple[Digests, ...] = ()
+        window: Window | None = None
+        if prefetcher is not None:
+            if not prefetcher.waiting:
+                run.phase(FETCHING, waits_for="", patient=True)
+                prefetcher.fetch()
+            most = CHUNK if evaluation.asked is None else evaluation.asked
+            mine = window_of(prefetcher, 0, most)
+            found, ended = len(mine.notes), mine.ended
+            window = mine if self._first else None
+            if self._conduct.check_data and self._transport.stages > 1:
+                digests = tuple(note.digests for note in mine.notes)
         run.phase("the agreement before the first transfer")
-        mine = Announcement(
-            outcome,
-            asked,
-            found=len(drawn) if draws else None,
-            ended=asked is not None or len(drawn) < limit,
-            inputs=inputs,
+        announcement = Announcement(
+            evaluation.outcome,
+            evaluation.asked,
+            found=found,
+            ended=ended,
+            window=window,
             digests=digests,
             check_finite=self._conduct.check_finite,
         )
-        return drawn, agree(self._transport, mine, self._shapes.new)
+        return agree(self._transport, announcement)
 
-    def _run(
-        self,
-        drawn: list[Pair],
-        agreement: Agreement,
-        request: Request,
-        outcome: schedcc.Outcome,
-        results: Results,
-        run: Run,
-    ) -> None:
+    def _run(self, evaluation: "_Evaluation", window: Window, run: Run, *, final: bool) -> None:
         run.phase("the connection of the channels")
         self._plans.connect()
-        if agreement.micro_batches == 0 and not agreement.final:
+        if not final and window.ended and not window.notes:
             return  # other replicas have more data, and meet this one in the last run
-        source = DrawnSource(
-            drawn,
-            self._transport.device,
-            inputs=self._first,
-            labels=self._last and request.needs_labels,
-        )
-        run.phase("the rehearsal of new shapes")
-        self._shapes.learn(
-            agreement.inputs,
-            source.copy_of_input,
-            self._stage.module,
-            rehearsals=agreement.rehearsals,
-        )
-        results.expect(agreement.micro_batches)
-        shapes = self._shapes.shapes(agreement.inputs)
-
-        def attempt(interpreter: Interpreter) -> None:
-            copies = CopiedInputs(source, first=self._first)
-            dropped = Results(self._transport.device)
-            interpreter.run(Work(self._apply, copies, shapes, dropped, (run,)))
-
-        finite = None
-        if self._conduct.check_finite:
-            finite = FiniteCheck(agreement.micro_batches, self._transport.device)
-        forward = self._forward(request, results, finite)
+        planned = len(window.notes) if window.ended else evaluation.asked or CHUNK
+        outcome = evaluation.outcome if final else part_of(evaluation.outcome)
+        kind = window.notes[0].kind if window.notes else ""
+        overlap = self._form.overlapped(kind)
         run.phase("the comparison of plans")
+        interpreter = self._plans.interpreter(planned, outcome, overlap=overlap)
+        stream = Stream(
+            self._transport,
+            window,
+            planned,
+            evaluation.prefetcher,
+            run,
+            before=evaluation.micro_batches,
+            exact=evaluation.asked is not None,
+        )
+        transfers = Transfers(
+            self._transport,
+            self._buffers,
+            stream.kind,
+            dynamic_shapes=self._conduct.dynamic_shapes,
+            sent=stream.sent,
+        )
+        results, finite = evaluation.results, None
+        if final:  # a run that is not may find fewer micro-batches, and tells no losses
+            results.expect(planned)
+        if self._conduct.check_finite:
+            finite = FiniteCheck(planned, self._transport.device)
+        work = Work(
+            forward=self._forward(evaluation, stream, transfers, finite),
+            stream=stream,
+            transfers=transfers,
+            results=results,
+            own=self._owner.own,
+            listeners=(run, *self._listeners),
+        )
+        recorder = self._recorder
+        recorded = recorder.run(interpreter.plan, transfers) if recorder else nullcontext()
         try:
-            trial = Trial(agreement.inputs, attempt)
-            interpreter = self._plans.interpreter(agreement.micro_batches, outcome, trial)
-            work = Work(forward, source, shapes, results, (run, *self._listeners))
-            recorder = self._recorder
-            recorded = recorder.run(interpreter.plan, shapes) if recorder else nullcontext()
-            with random_state_kept(self._transport.device), recorded:
+            with self._form.measuring(kind, overlap, max(1, planned)), recorded:
                 interpreter.run(work)
+                run.phase("the end of the data")
+                stream.finish()
         finally:
             self._buffers.clear()
+        if not final:
+            results.expect(stream.count)
+        evaluation.micro_batches += stream.count
         if finite is not None:
             run.drain()
             run.phase("the comparison of losses")
-            everyone = self._transport.gather_objects(finite.notes())
+            everyone = self._transport.gather_objects(finite.notes(stream.count))
             require_finite(everyone, self._stage.boundaries, run.before)
 
-    def _apply(self, _micro_batch: int, inputs: Any, _label: Any) -> Any:
-        return self._stage.module(inputs)
+    def _forward(
+        self,
+        evaluation: "_Evaluation",
+        stream: Stream,
+        transfers: Transfers,
+        finite: FiniteCheck | None,
+    ) -> Forward:
+        module, request = self._stage.module, evaluation.request
 
-    def _forward(self, request: Request, results: Results, finite: FiniteCheck | None) -> Forward:
-        forward: Forward = self._apply
+        def passed_on(micro_batch: int, inputs: Any, _label: Any) -> Any:
+            return transfers.forward(micro_batch, module, inputs)
+
+        forward: Forward = passed_on
         if self._last:
             computes, loss_fn = request.compute_loss, self._stage.loss_fn
             if finite is not None and loss_fn is not None:
                 loss_fn = finite.watching_loss(loss_fn)
             forward = LastStage(
-                self._stage.module,
-                results,
-                self._stage.weight_fn,
+                module,
+                evaluation.results,
+                self._weigh(evaluation, stream),
                 measure=Measure(loss_fn, self._stage.metric_fns) if computes else None,
                 metrics=self._stage.metrics if computes and self._stage.metrics else None,
                 logits_fn=request.logits_fn,
+                weighed=(lambda _: None) if finite is None else finite.weighed,
             )
         return forward if finite is None else finite.watching(forward, inputs=self._first)
+
+    def _weigh(
+        self, evaluation: "_Evaluation", stream: Stream
+    ) -> Callable[[int, Any], "float | torch.Tensor"]:
+        weight_fn, weights = self._stage.weight_fn, evaluation.weights
+        if weight_fn is not None:
+            function = weight_fn
+            return lambda _, label: function(label)
+
+        def weigh(micro_batch: int, _: Any) -> float:
+            inputs = stream.note(micro_batch)
+            weight = weights.weight(inputs.samples, stream.label_samples, inputs.look)
+            evaluation.results.losses.uncertain = weights.uncertain
+            return weight
+
+        return weigh
+
+
+@dataclass
+class _Evaluation:
+    """An evaluation that is under way, on one stage."""
+
+    request: Request
+    outcome: schedcc.Outcome
+    """What its last run delivers."""
+    asked: int | None
+    """The number of micro-batches that the caller asked for; `None`: all that there are."""
+    prefetcher: Prefetcher | None
+    results: Results
+    began: bool = False
+    micro_batches: int = 0
+    """Those that have been evaluated."""
+
+    def __post_init__(self) -> None:
+        averages = self.request.compute_loss and self.request.reduce_output == "avg"
+        self.weights = SampleWeights(needed=averages)

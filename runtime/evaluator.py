@@ -10,7 +10,6 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from runtime.checkpoint import Mismatch, load_layers, save_states, state_of_module
-from runtime.device import random_state_kept
 from runtime.eval_result import EvalResult
 from runtime.evaluation import Conduct, EvaluatedStage, StageEvaluations
 from runtime.failure.guard import TIMEOUT, Guard
@@ -26,7 +25,7 @@ from runtime.partition import Partition, divide
 from runtime.profile import agreed_profile
 from runtime.recorder import Recorder
 from runtime.request import Request
-from runtime.stage import WeightFunction, samples
+from runtime.stage import WeightFunction
 from runtime.ties import build_with_ties
 from runtime.transport import Channels, Transport
 from runtime.values import LossFunction
@@ -59,10 +58,11 @@ class Evaluator(Closable):
         micro_batches: int | None = None,
         overlap: Overlap = True,
         channels: Channels | None = None,
-        weight_fn: WeightFunction = samples,
+        weight_fn: WeightFunction | None = None,
         transport: Transport | None = None,
         guard: Guard | None = None,
         timeout: float = TIMEOUT,
+        dynamic_shapes: bool = False,
         check_data: bool = True,
         check_finite: bool = False,
         listeners: Sequence[Listener] = (),
@@ -94,12 +94,16 @@ class Evaluator(Closable):
             overlap: Whether transfers cross the forwards, see `schedcc.passes`; the results are
                 the same. `"auto"`: whichever a short measurement finds to be faster.
             channels: Without a `transport`: what activations travel through, see `TorchTransport`.
-            weight_fn: `label -> weight` of a micro-batch in the average; default: its samples.
+            weight_fn: `label -> weight` of a micro-batch in the average; one of weight 0 does not
+                count. Default: its samples, where their number is certain, see `runtime.samples`.
             transport: Connection to the other stages; default: torch.distributed's default group
                 if it is initialised, else none, for a single stage.
             guard: Of `transport`, where other work on it is guarded as well; default: a new one.
             timeout: Seconds after which an evaluation in which no stage gets on is ended; without
                 a `guard`.
+            dynamic_shapes: Whether every activation brings its shape along. Needed only where
+                shapes depend on values in a way that torch does not see (a layer that asks numpy,
+                say); elsewhere that is noticed.
             check_data: Whether the stages that read micro-batches compare fingerprints of them;
                 what is `None` in a stage's pairs is not compared.
             check_finite: Whether a loss that is NaN or infinite is an error, which names the stage
@@ -164,7 +168,7 @@ class Evaluator(Closable):
             self._transport,
             self._guard,
             stage,
-            Conduct(overlap, check_data, check_finite),
+            Conduct(overlap, check_data, check_finite, dynamic_shapes),
             listeners=listeners,
             recorder=recorder,
         )
@@ -292,8 +296,7 @@ class Evaluator(Closable):
             logits_fn=logits_fn,
         )
         data = None if loader is None else _iterated(loader)
-        with random_state_kept(self._transport.device):  # a loader draws some to shuffle by
-            return self._evaluations.evaluate(data, request, None)
+        return self._evaluations.evaluate(data, request, None)
 
     def save_state_dict(
         self, directory: str | Path, *, parallel_write: bool = True

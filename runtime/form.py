@@ -1,40 +1,49 @@
 """The form in which plans run: blocking, overlapped, or whichever is measured to be faster.
 
 Overlap hides transfers behind forwards, at the price of a hand-over between threads for each
-transfer. Where a forward is shorter than that, the blocking form may win.
+transfer. Where a forward is shorter than that, the blocking form may win. Both give the same
+results, so `"auto"` measures the caller's own runs: the first ones take turns, and those that
+follow have the form that was faster. No layer runs more often than the data asks.
 """
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Literal
 
-from runtime.activation import Signature
-from runtime.device import Clock, random_state_kept
-from runtime.interpreter import Interpreter
+from runtime.device import Clock
 from runtime.transport.protocol import Transport
 
 Overlap = bool | Literal["auto"]
 """Whether plans are overlapped; `"auto"`: if that is measured to be faster."""
 
-ENOUGH_SECONDS = 0.3
-"""After so much measuring nothing is repeated any more."""
-
-REPEATS = 8
-"""The most repeats of each form."""
+RUNS = 2
+"""Runs of each form that are measured; of each, the fastest counts."""
 
 ADVANTAGE = 0.97
 """The blocking form has to be faster by this factor to be preferred: less may be chance."""
 
+KINDS = 64
+"""Kinds of micro-batches whose measurements are remembered."""
 
-@dataclass(frozen=True)
-class Trial:
-    """What a run brings along for measuring forms."""
 
-    inputs: tuple[Signature, ...]
-    """The signature of each micro-batch's input, the same on every stage."""
-    run: Callable[[Interpreter], None]
-    """Executes a plan without a loss on the run's first micro-batches, and drops what comes out."""
+@dataclass
+class _Measured:
+    seconds: dict[bool, list[float]] = field(default_factory=lambda: {True: [], False: []})
+    """Of a micro-batch, in runs of each form, by whether they overlapped."""
+
+    @property
+    def missing(self) -> bool | None:
+        """The form to measure next; `None` if all is known."""
+        fewest = min(self.seconds, key=lambda overlap: len(self.seconds[overlap]))
+        return fewest if len(self.seconds[fewest]) < RUNS else None
+
+    @property
+    def overlap(self) -> bool:
+        """The form that is faster."""
+        return min(self.seconds[False]) > ADVANTAGE * min(self.seconds[True])
 
 
 class FormChoice:
@@ -49,40 +58,30 @@ class FormChoice:
         if overlap not in (True, False, "auto"):
             raise ValueError(f"overlap is {overlap!r}, needed True, False or 'auto'")
         self._overlap, self._transport = overlap, transport
-        self._measured: dict[Signature, bool] = {}
+        self._clock = Clock(transport.device)
+        self._measured: OrderedDict[str, _Measured] = OrderedDict()
 
-    def overlapped(self, trial: Trial, plan: Callable[[int, bool], Interpreter]) -> bool:
-        """Whether a run is to be overlapped; measured once for each first input signature.
-
-        Args:
-            trial: The run that is about to start.
-            plan: `(micro_batches, overlap) -> interpreter` of a plan without a loss.
-        """
-        if self._overlap != "auto" or self._transport.stages == 1 or not trial.inputs:
+    def overlapped(self, kind: str) -> bool:
+        """Whether a run whose first micro-batch is of this kind is to be overlapped."""
+        if self._overlap != "auto" or self._transport.stages == 1:
             return bool(self._overlap)
-        first = trial.inputs[0]
-        if first not in self._measured:
-            self._measured[first] = self._measure(trial, plan)
-        return self._measured[first]
+        if kind not in self._measured:
+            self._measured[kind] = _Measured()
+            if len(self._measured) > KINDS:
+                self._measured.popitem(last=False)
+        measured = self._measured[kind]
+        return measured.overlap if measured.missing is None else measured.missing
 
-    def _measure(self, trial: Trial, plan: Callable[[int, bool], Interpreter]) -> bool:
-        """Run both forms in turn on a few micro-batches, and compare the fastest runs."""
-        micro_batches = min(len(trial.inputs), 4 * self._transport.stages)
-        blocking, overlapped = plan(micro_batches, False), plan(micro_batches, True)
-        seconds: dict[bool, list[float]] = {False: [], True: []}
-        spent = 0.0
-        while spent < ENOUGH_SECONDS and len(seconds[True]) < REPEATS:
-            for overlap, interpreter in ((False, blocking), (True, overlapped)):
-                seconds[overlap].append(self._seconds(trial, interpreter))
-                spent += seconds[overlap][-1]  # the same on all stages, and so is the decision
-        return min(seconds[False]) > ADVANTAGE * min(seconds[True])
-
-    def _seconds(self, trial: Trial, interpreter: Interpreter) -> float:
-        """How long the slowest stage takes."""
-        clock = Clock(self._transport.device)
-        self._transport.gather_objects(None)  # nobody starts before all are ready
-        start = time.perf_counter()
-        with random_state_kept(self._transport.device):
-            trial.run(interpreter)
-        clock.synchronize()
-        return float(max(self._transport.gather_objects(time.perf_counter() - start)))
+    @contextmanager
+    def measuring(self, kind: str, overlap: bool, micro_batches: int) -> Iterator[None]:
+        """Measure a run, on all stages, if it is one that has to be."""
+        measured = self._measured.get(kind)
+        if measured is None or measured.missing is None:
+            yield
+            return
+        start = perf_counter()
+        yield
+        self._clock.synchronize()
+        # The slowest stage counts, the same on all stages, and so is the decision.
+        slowest = max(self._transport.gather_objects(perf_counter() - start))
+        measured.seconds[overlap].append(slowest / micro_batches)

@@ -10,17 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, assert_never
 
-from runtime.activation import ActivationError, Signature, signature_of
-from runtime.buffers import BufferPool
+from runtime.buffers import Buffer, BufferPool
 from runtime.listeners import Listener
 from runtime.liveness import last_reads
 from runtime.results import Results
-from runtime.transport.protocol import Pending, Transport
+from runtime.transfers import Transfer
+from runtime.transport.protocol import Transport
 from schemas import (
     AllReduceLoss,
     AllReduceMetrics,
     BroadcastLogits,
     BroadcastLoss,
+    BufferInstruction,
     CollectLogits,
     ComputeMetrics,
     Direction,
@@ -48,21 +49,24 @@ Forward = Callable[[int, Any, Any], Any]
 """`(micro_batch, input, label) -> output`."""
 
 
-class Source(Protocol):
+class Stream(Protocol):
     """Where a stage's micro-batches come from."""
+
+    def has(self, micro_batch: int) -> bool:
+        """Whether it exists; waits until that is known. Others are left out of the plan."""
 
     def load(self, micro_batch: int) -> Mapping[Place, Any]:
         """The values for the buffer's places, on the stage's device."""
 
 
-class Shapes(Protocol):
-    """The signatures that both ends of every transfer have agreed on before the run."""
+class Transfers(Protocol):
+    """How activations get from stage to stage."""
 
-    def input(self, micro_batch: int) -> Signature:
-        """What this stage receives."""
+    def begin(self, transfers: Sequence[Transfer], /) -> None:
+        """Begin transfers, of which none waits for another."""
 
-    def output(self, micro_batch: int) -> Signature:
-        """What this stage sends."""
+    def finish(self, transfer: Transfer, /) -> Any:
+        """Wait for a transfer; the activation, where it was received."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +74,18 @@ class Work:
     """What one run is about: the micro-batches, what is done to them, and what comes of it."""
 
     forward: Forward
-    source: Source
-    shapes: Shapes
+    stream: Stream
+    transfers: Transfers
     results: Results
+    own: Callable[[list[Any]], Any]
+    """Makes an output the runtime's own, see `runtime.ownership`."""
     listeners: Sequence[Listener] = ()
 
 
 Act = Callable[[Work], None]
 """An instruction, with all that its plan says about it looked up."""
 
-Transfer = tuple[Direction, int, int]
+Key = tuple[Direction, int, int]
 """Direction, micro-batch and peer of a transfer."""
 
 
@@ -89,9 +95,10 @@ class Interpreter:
     def __init__(self, plan: StagePlan, transport: Transport, buffers: BufferPool) -> None:
         """Prepare to execute `plan` over `transport`, in `buffers`."""
         self._plan, self._transport, self._buffers = plan, transport, buffers
-        self._posted: dict[Transfer, Pending] = {}
+        self._posted: dict[Key, Transfer] = {}
+        self._group: list[tuple[Transfer, Buffer]] | None = None
         self._acts = [
-            (placed, self._act(placed.instruction, last))
+            (placed, _micro_batch(placed.instruction), self._act(placed.instruction, last))
             for placed, last in zip(plan.program.placed(), last_reads(plan), strict=True)
         ]
 
@@ -101,15 +108,17 @@ class Interpreter:
         return self._plan
 
     def run(self, work: Work) -> None:
-        """Execute every instruction in order.
+        """Execute every instruction in order, but those of micro-batches that do not exist.
 
         Raises:
             Exception: what an instruction raised, with a note on where in the plan that was.
         """
-        listeners = work.listeners
+        listeners, has = work.listeners, work.stream.has
         placed: Placed | None = None
         try:
-            for placed, act in self._acts:
+            for placed, micro_batch, act in self._acts:
+                if micro_batch is not None and not has(micro_batch):
+                    continue
                 for listener in listeners:
                     listener.started(placed)
                 act(work)
@@ -122,6 +131,7 @@ class Interpreter:
             raise
         finally:
             self._posted.clear()
+            self._group = None
 
     def _act(self, instruction: Instruction, last_read: tuple[Place, ...]) -> Act:
         """The call that executes an instruction, after which nobody reads `last_read` again."""
@@ -141,9 +151,9 @@ class Interpreter:
             case WaitRecvActivation() | WaitSendActivation():
                 return self._wait(instruction, last_read)
             case GroupStart():
-                return lambda _work: self._transport.start_group()
+                return self._start_group
             case GroupEnd():
-                return lambda _work: self._transport.end_group()
+                return self._end_group
             case ReduceLoss(reduction=reduction):
                 return lambda work: work.results.reduce(reduction)
             case AllReduceLoss():
@@ -167,7 +177,7 @@ class Interpreter:
         micro_batch, buffer = instruction.micro_batch, self._buffers[instruction.buffer]
 
         def act(work: Work) -> None:
-            for place, value in work.source.load(micro_batch).items():
+            for place, value in work.stream.load(micro_batch).items():
                 buffer[place] = value
 
         return act
@@ -178,55 +188,68 @@ class Interpreter:
         delivers = Place.OUTPUT in places(instruction.effects.delivers, *where)
 
         def act(work: Work) -> None:
-            output = work.forward(micro_batch, buffer[Place.INPUT], buffer[Place.LABEL])
-            output = buffer.own(output)
+            # In a list, so that nothing here refers to the output when its owner is looked for.
+            output = [work.forward(micro_batch, buffer[Place.INPUT], buffer[Place.LABEL])]
             buffer.clear(*last_read)
             if delivers:
-                work.results.deliver(output)
+                work.results.deliver(output, work.own)
             else:
-                buffer[Place.OUTPUT] = output
+                buffer[Place.OUTPUT] = work.own(output)
 
         return act
 
     def _post_receive(self, instruction: TransferInstruction) -> Act:
         micro_batch, buffer = instruction.micro_batch, self._buffers[instruction.buffer]
-        peer, transfer = instruction.peer, _transfer(instruction)
+        peer = instruction.peer
 
         def act(work: Work) -> None:
-            signature = work.shapes.input(micro_batch)
-            memory = buffer.receive_memory(signature)
-            self._posted[transfer] = self._transport.post_receive(memory, peer)
-            buffer[Place.INPUT] = signature.over(memory)
+            self._begin(work, Transfer(Direction.RECV, micro_batch, peer), buffer)
 
         return act
 
     def _post_send(self, instruction: TransferInstruction) -> Act:
         micro_batch, buffer = instruction.micro_batch, self._buffers[instruction.buffer]
-        peer, transfer = instruction.peer, _transfer(instruction)
+        peer = instruction.peer
 
         def act(work: Work) -> None:
-            output, agreed = buffer[Place.OUTPUT], work.shapes.output(micro_batch)
-            if not agreed.accepts(output):
-                raise ActivationError(
-                    f"micro-batch {micro_batch} leaves the stage as {signature_of(output)}, "
-                    f"but {agreed} was agreed on with stage {peer}"
-                )
-            self._posted[transfer] = self._transport.post_send(agreed.memory_of(output), peer)
+            output = buffer[Place.OUTPUT]
+            self._begin(work, Transfer(Direction.SEND, micro_batch, peer, output), buffer)
 
         return act
 
-    def _wait(self, instruction: TransferInstruction, last_read: tuple[Place, ...]) -> Act:
-        buffer, transfer = self._buffers[instruction.buffer], _transfer(instruction)
+    def _begin(self, work: Work, transfer: Transfer, buffer: Buffer) -> None:
+        self._posted[transfer.key] = transfer
+        if self._group is not None:
+            self._group.append((transfer, buffer))
+            return
+        work.transfers.begin([transfer])
+        if transfer.direction is Direction.RECV:
+            buffer[Place.INPUT] = transfer.value
 
-        def act(_: Work) -> None:
-            self._transport.wait(self._posted.pop(transfer))
+    def _start_group(self, _: Work) -> None:
+        self._group = []
+
+    def _end_group(self, work: Work) -> None:
+        assert self._group is not None, "no group was started"
+        members, self._group = self._group, None
+        work.transfers.begin([transfer for transfer, _ in members])
+        for transfer, buffer in members:
+            if transfer.direction is Direction.RECV:
+                buffer[Place.INPUT] = transfer.value
+
+    def _wait(self, instruction: TransferInstruction, last_read: tuple[Place, ...]) -> Act:
+        buffer = self._buffers[instruction.buffer]
+        key = (instruction.direction, instruction.micro_batch, instruction.peer)
+
+        def act(work: Work) -> None:
+            work.transfers.finish(self._posted.pop(key))
             buffer.clear(*last_read)
 
         return act
 
 
-def _transfer(instruction: TransferInstruction) -> Transfer:
-    return instruction.direction, instruction.micro_batch, instruction.peer
+def _micro_batch(instruction: Instruction) -> int | None:
+    return instruction.micro_batch if isinstance(instruction, BufferInstruction) else None
 
 
 def _both(first: Act, second: Act) -> Act:

@@ -1,13 +1,17 @@
-"""Loading: values on their way from the caller's memory to the device of a stage."""
+"""Loading: values on their way from the caller's memory to the device of a stage.
+
+What is loaded is always a copy: a loader may fill the same memory again for the next item.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from runtime.activation import tensors_of
+from runtime.ownership import copied
 
 
 class OnItsWay(Protocol):
@@ -18,16 +22,16 @@ class OnItsWay(Protocol):
 
 
 def loader_to(device: torch.device) -> Callable[[Any], OnItsWay]:
-    """A function that sends a value, tensors in nested tuples, lists and dicts, to `device`."""
-    return CudaLoader(device) if device.type == "cuda" else _Moved
+    """A function that sends a copy of a value, with all its tensors and arrays, to `device`."""
+    return CudaLoader(device) if device.type == "cuda" else _Copied
 
 
 class CudaLoader:
     """Copies to a GPU on a stream of their own, beside what the current stream computes.
 
     Only a copy from pinned memory runs beside the host and the kernels of other streams
-    (https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html), so what is not pinned
-    yet is pinned first.
+    (https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html), so everything is copied
+    into pinned memory first, which is the loader's own.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -36,6 +40,7 @@ class CudaLoader:
 
     def __call__(self, value: Any) -> OnItsWay:
         """Start to copy all tensors of `value` that are in the host's memory."""
+        value = pytree.tree_map_only(np.ndarray, np.ndarray.copy, value)
         with torch.cuda.stream(self._stream):
             copied = pytree.tree_map_only(torch.Tensor, self._copy, value)
             copies_done = self._stream.record_event()
@@ -43,8 +48,9 @@ class CudaLoader:
 
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
         if tensor.device.type != "cpu":
-            return tensor  # computed on another stream, which this one does not wait for
-        pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
+            return tensor.clone()
+        pinned = tensor.clone().pin_memory() if tensor.is_pinned() else tensor.pin_memory()
         return pinned.to(self._device, non_blocking=True)
 
 
@@ -68,14 +74,21 @@ class _CudaCopies:
         return pytree.tree_map_only(torch.Tensor, used_here, self.value)
 
 
-@dataclass(frozen=True)
-class _Moved:
-    """On a CPU there is nothing to move ahead of need."""
+class _Copied:
+    """On a CPU a copy is made at once."""
 
-    value: Any
+    def __init__(self, value: Any) -> None:
+        """Copy the tensors of `value` just as they lie in memory, and its arrays."""
+        leaves, structure = pytree.tree_flatten(value)
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        copies = iter(copied([t if t.is_cpu else t.cpu() for t in tensors]))
+        for number, leaf in enumerate(leaves):
+            if isinstance(leaf, torch.Tensor):
+                leaves[number] = next(copies)
+            elif isinstance(leaf, np.ndarray):
+                leaves[number] = leaf.copy()
+        self._value = pytree.tree_unflatten(leaves, structure)
 
     def arrived(self) -> Any:
-        """The value; tensors elsewhere are moved to the CPU."""
-        if all(tensor.is_cpu for tensor in tensors_of(self.value)):
-            return self.value
-        return pytree.tree_map_only(torch.Tensor, torch.Tensor.cpu, self.value)
+        """The copy."""
+        return self._value

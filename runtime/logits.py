@@ -8,9 +8,10 @@ import torch
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-from runtime.activation import Signature, signature_of
+from runtime.activation import ActivationError, Signature, describe
 from runtime.device import Clock
 from runtime.messages import receive_object, send_object
+from runtime.structure import StructureError, take_apart
 from runtime.transport.protocol import Transport
 
 LogitsCallback = Callable[[int, Any], None]
@@ -64,12 +65,18 @@ class Logits:
         self.handed_out: list[Any] | None = None
         """Those of every micro-batch so far, on the stages that get them."""
 
-    def deliver(self, logits: Any) -> None:
-        """Take those of the next micro-batch, on the last stage."""
+    def deliver(self, holder: list[Any], own: Callable[[list[Any]], Any]) -> None:
+        """Take those of the next micro-batch, on the last stage.
+
+        Args:
+            holder: Holds nothing else; it is emptied, also where nobody wants them.
+            own: Makes what is kept or handed out independent of the layers' memory.
+        """
         if self._wish.at_the_end:
-            self._waiting.append(self._moved(logits))
+            self._waiting.append(self._moved(own(holder)))
         elif self._wish.callback is not None:
-            self._hand_out(self._moved(logits))
+            self._hand_out(self._moved(own(holder)))
+        holder.clear()
 
     def collect(self) -> None:
         """Hand out what has been delivered, on the last stage."""
@@ -82,27 +89,28 @@ class Logits:
         device = transport.device
         if transport.stage_id == source:
             waiting = self._taken()
-            signatures = [signature_of(logits) for logits in waiting]
-            send_object(transport, signatures, destination)
-            for signature, logits in zip(signatures, waiting, strict=True):
-                memory = signature.memory_of(_to(device, logits))
+            taken = [_described(_to(device, logits)) for logits in waiting]
+            send_object(transport, [signature for signature, _ in taken], destination)
+            for signature, tensors in taken:
+                memory = signature.memory_of(tensors)
                 transport.wait(transport.post_send(memory, destination))
             return
         self._expect()
         for signature in receive_object(transport, source):
             memory = _memory(signature, device)
             transport.wait(transport.post_receive(memory, source))
-            self._hand_out(self._moved(signature.over(memory)))
+            self._hand_out(self._moved(signature.activation(memory)))
 
     def broadcast(self, transport: Transport, source: int) -> None:
         """Hand what has been delivered on stage `source` to the callers on all stages."""
         self._expect()
         waiting = self._taken()
-        mine = [signature_of(logits) for logits in waiting]
+        taken = [_described(_to(transport.device, logits)) for logits in waiting]
+        mine = [signature for signature, _ in taken]
         signatures: list[Signature] = transport.gather_objects(mine)[source]
         for number, signature in enumerate(signatures):
             if transport.stage_id == source:
-                memory = signature.memory_of(_to(transport.device, waiting[number]))
+                memory = signature.memory_of(taken[number][1])
             else:
                 memory = _memory(signature, transport.device)
             for tensor in memory:
@@ -111,7 +119,7 @@ class Logits:
             if transport.stage_id == source:
                 self._hand_out(waiting[number])
             else:
-                self._hand_out(self._moved(signature.over(memory)))
+                self._hand_out(self._moved(signature.activation(memory)))
 
     def finish(self) -> None:
         """Wait until what was moved has arrived."""
@@ -146,7 +154,20 @@ def _to(device: torch.device, logits: Any) -> Any:
     )
 
 
+def _described(logits: Any) -> tuple[Signature, list[torch.Tensor]]:
+    """The signature of logits, and their tensors.
+
+    Raises:
+        ActivationError: they hold something that cannot travel to another stage.
+    """
+    try:
+        structure, tensors = take_apart(logits)
+    except StructureError as error:
+        raise ActivationError(f"the logits cannot go to another stage: {error}") from error
+    return describe(structure, tensors), tensors
+
+
 def _memory(signature: Signature, device: torch.device) -> list[torch.Tensor]:
     return [
-        torch.empty(tensor.nbytes, dtype=torch.uint8, device=device) for tensor in signature.tensors
+        torch.empty(block.nbytes, dtype=torch.uint8, device=device) for block in signature.blocks
     ]

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from runtime.samples import WeightError, require_alike
 from runtime.scalars import scalar_table
 from runtime.sums import Expansion, exact_sum, expansion, quotient
 from runtime.transport.protocol import Transport
@@ -38,6 +39,10 @@ class Losses:
         self._rows = scalar_table(device)
         self._reduction: Reduction = "none"
         self._sums: list[Expansion] | None = None
+        self._rows_found = 0
+        """Micro-batches that are reduced, in all replicas, those of weight zero included."""
+        self.uncertain: str | None = None
+        """See `SampleWeights.uncertain`."""
         self._received: _Received | None = None
 
     def expect(self, micro_batches: int) -> None:
@@ -64,13 +69,25 @@ class Losses:
         """Reduce the values on the stage that computed them.
 
         The average of values `v` with weights `w` is `sum(v w) / sum(w)`; the mean of means is
-        that with all weights 1. All sums are exact before they are rounded.
+        that with all weights 1. All sums are exact before they are rounded. A micro-batch of
+        weight zero does not count in any of them, whatever its values are.
+
+        Raises:
+            WeightError: a weight is negative, or no number.
         """
         self.known = True
         self._reduction = reduction
         if reduction == "none":
             return
-        rows: list[list[float]] = self._table().tolist()
+        table: list[list[float]] = self._table().tolist()
+        for micro_batch, row in enumerate(table):
+            if reduction == "avg" and not 0 <= row[-1] < math.inf:
+                raise WeightError(
+                    f"the weight of micro-batch {micro_batch} is {row[-1]}, needed a finite number "
+                    "of at least 0"
+                )
+        self._rows_found = len(table)
+        rows = [row for row in table if row[-1] != 0]
         weights = [row[-1] if reduction == "avg" else 1.0 for row in rows]
         columns = range(0 if self.layout is None else self.layout.size)
         self._sums = [
@@ -84,12 +101,18 @@ class Losses:
 
         Raises:
             ValueError: the replicas' values are nested in different ways.
+            WeightError: how they are to be weighed is not certain.
         """
         assert self._sums is not None
-        everyone = transport.gather_from_replicas((self.layout, self._sums))
-        known = [(layout, sums) for layout, sums in everyone if layout is not None]
+        everyone = transport.gather_from_replicas(
+            (self.layout, self._sums, self._rows_found, self.uncertain)
+        )
+        known = [(layout, sums) for layout, sums, _, _ in everyone if layout is not None]
         if not known:
             return
+        if self._reduction == "avg":
+            require_alike([uncertain for layout, *_, uncertain in everyone if layout is not None])
+        self._rows_found = sum(rows for _, _, rows, _ in everyone)
         self.layout = known[0][0]
         for layout, _ in known:
             if layout != self.layout:
@@ -144,6 +167,11 @@ class Losses:
         if self._sums is None:
             return None
         *numerators, denominator = map(exact_sum, self._sums)
+        if not denominator and self._rows_found:
+            raise WeightError(
+                f"the weights of all {self._rows_found} micro-batches are zero, needed one that "
+                "counts"
+            )
         if self._reduction == "sum":
             return numerators
         return [quotient(numerator, denominator) for numerator in numerators]

@@ -1,25 +1,56 @@
-"""Messages of unknown size between neighbours, for what is agreed on before a run."""
+"""Control messages between neighbours: picklable values of any size, in order with activations.
+
+A value is one message of `ROOM` bytes, and where it is longer a second one with the rest.
+"""
 
 import pickle
+import struct
 from typing import Any
 
 import torch
 
-from runtime.transport.protocol import Transport
+from runtime.transport.protocol import Pending, Transport
+
+ROOM = 1024
+"""Bytes of the first message."""
+
+_SIZE = struct.Struct("<q")
+_FIRST = ROOM - _SIZE.size
+
+
+def post_object(transport: Transport, value: Any, peer: int) -> list[Pending]:
+    """Begin to send a value; what is returned has to be waited for."""
+    return [transport.post_send([part], peer) for part in packed(value, transport.device)]
 
 
 def send_object(transport: Transport, value: Any, peer: int) -> None:
-    """Send a picklable value: its size as one message, its bytes as a second one."""
-    data = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
-    size = torch.tensor([data.numel()], dtype=torch.int64)
-    for tensor in (size, data):
-        transport.wait(transport.post_send([tensor.to(transport.device)], peer))
+    """Send a value, and wait until it is received."""
+    for pending in post_object(transport, value, peer):
+        transport.wait(pending)
 
 
 def receive_object(transport: Transport, peer: int) -> Any:
-    """Receive what `peer` sends with `send_object`; peers are processes of the same run."""
-    size = torch.empty(1, dtype=torch.int64, device=transport.device)
-    transport.wait(transport.post_receive([size], peer))
-    data = torch.empty(int(size.item()), dtype=torch.uint8, device=transport.device)
-    transport.wait(transport.post_receive([data], peer))
-    return pickle.loads(data.cpu().numpy().tobytes())
+    """Receive what `peer` sends with `post_object`; peers are processes of the same run."""
+    first = torch.empty(ROOM, dtype=torch.uint8, device=transport.device)
+    transport.wait(transport.post_receive([first], peer))
+    return unpacked(first, transport, peer)
+
+
+def packed(value: Any, device: torch.device) -> list[torch.Tensor]:
+    """The messages that carry a value, uint8."""
+    data = pickle.dumps(value)
+    first = (_SIZE.pack(len(data)) + data[:_FIRST]).ljust(ROOM, b"\0")
+    parts = [first, data[_FIRST:]] if len(data) > _FIRST else [first]
+    return [torch.frombuffer(bytearray(part), dtype=torch.uint8).to(device) for part in parts]
+
+
+def unpacked(first: torch.Tensor, transport: Transport, peer: int) -> Any:
+    """The value whose first message has been received; the rest of a long one is waited for."""
+    data = first.cpu().numpy().tobytes()
+    (size,) = _SIZE.unpack_from(data)
+    content = data[_SIZE.size :][:size]
+    if size > _FIRST:
+        rest = torch.empty(size - _FIRST, dtype=torch.uint8, device=transport.device)
+        transport.wait(transport.post_receive([rest], peer))
+        content += rest.cpu().numpy().tobytes()
+    return pickle.loads(content)

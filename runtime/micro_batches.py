@@ -1,19 +1,43 @@
-"""Micro-batches: drawing them from the caller's data, and handing them to the interpreter."""
+"""Micro-batches: fetched from the caller's data a bounded number ahead, and let go of once used.
 
-from collections.abc import Iterable, Mapping
+Fetching goes on while the pipeline runs. As many are fetched at once as are there soon, within
+bounds of number and size, so that a fast loader is asked rarely, and neither a slow loader nor
+large inputs hold up or fill anything. What is fetched is copied at once, and only what this stage
+needs of it: the caller may fill the same memory again.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import islice
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import count
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from runtime.activation import ALIGNMENT
 from runtime.failure.errors import AgreedError
+from runtime.failure.fingerprint import Digests, fingerprint
 from runtime.loading import OnItsWay, loader_to
+from runtime.samples import samples
 from schemas import Place
 
 Pair = tuple[Any, Any]
 """`(inputs, labels)` of one micro-batch."""
+
+MOST = 64
+"""Micro-batches that are fetched at once, at most."""
+
+MOST_BYTES = 4 * 2**20
+"""Bytes of their inputs and labels, after which no further one is fetched."""
+
+MOST_SECONDS = 0.1
+"""Time after which what is there has to do."""
 
 
 class DataError(ValueError):
@@ -28,25 +52,182 @@ LABELS = "labels"
 """The key of the labels in an item that is a mapping, as data collators of Hugging Face have it."""
 
 
-def draw(
-    data: Iterable[Any] | None, count: int, *, stage_id: int, keyword_inputs: bool = False
-) -> list[Pair]:
-    """Draw up to `count` micro-batches, and no more.
+@dataclass(frozen=True)
+class Note:
+    """What one stage knows of a micro-batch that it has fetched."""
+
+    kind: str
+    """What its inputs look like, plain values included."""
+    samples: tuple[int, ...]
+    """Of its inputs, see `runtime.samples`."""
+    label_samples: tuple[int, ...]
+    look: str
+    """What its inputs and labels look like, without any values."""
+    digests: Digests = (None, None)
+    """Of inputs and labels, if stages compare them."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A micro-batch on its way to the device."""
+
+    note: Note
+    places: tuple[Place, ...]
+    on_its_way: OnItsWay
+
+    def values(self) -> Mapping[Place, Any]:
+        """The values for a buffer's places."""
+        return dict(zip(self.places, self.on_its_way.arrived(), strict=True))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a stage takes of its data."""
+
+    inputs: bool
+    labels: bool
+    fingerprints: bool
+    """Whether digests are made."""
+    keyword_inputs: bool = False
+    """Whether inputs are mappings, and items may be mappings with their `"labels"`."""
+
+
+class Prefetcher:
+    """Fetches the micro-batches of one stage."""
+
+    def __init__(
+        self,
+        data: Iterable[Any] | None,
+        reading: Reading,
+        device: torch.device,
+        *,
+        stage_id: int,
+        most: int | None = None,
+        around: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        """Prepare; nothing is fetched yet.
+
+        Args:
+            data: Gives pairs `(inputs, labels)`.
+            reading: What is taken of them.
+            device: Where it goes.
+            stage_id: Who reads, for messages.
+            most: The number of micro-batches to fetch in all; `None`: all that there are.
+            around: Entered around every use of `data`.
+        """
+        self._data, self._reading, self._stage_id = data, reading, stage_id
+        self._most, self._around = most, around
+        self._load = loader_to(device)
+        self._items: Iterator[Any] | None = None
+        self._waiting: deque[Fetched] = deque()
+        self.count = 0
+        """The number of micro-batches that have been fetched."""
+        self.ended = False
+        """Whether there are no more."""
+
+    @property
+    def waiting(self) -> list[Note]:
+        """What is known of the micro-batches that have been fetched and not taken."""
+        return [fetched.note for fetched in self._waiting]
+
+    def fetch(self) -> None:
+        """Fetch what is there soon: one micro-batch at least, unless the data has ended.
+
+        Raises:
+            DataError: there is no data, or an item is no micro-batch.
+        """
+        if self._data is None:
+            raise DataError(f"stage {self._stage_id} reads micro-batches, but its data is None")
+        start, nbytes = time.monotonic(), 0
+        with self._around():
+            while not self.ended and len(self._waiting) < MOST:
+                if self.count == self._most or (item := self._next()) is _END:
+                    self.ended = True
+                    break
+                nbytes += self._take(item)
+                del item
+                if nbytes >= MOST_BYTES or time.monotonic() - start >= MOST_SECONDS:
+                    self.ended = self.count == self._most
+                    break
+
+    def take(self) -> Fetched:
+        """The next micro-batch; it has to be there."""
+        return self._waiting.popleft()
+
+    def _next(self) -> Any:
+        if self._items is None:
+            assert self._data is not None
+            self._items = iter(self._data)
+        return next(self._items, _END)
+
+    def _take(self, item: Any) -> int:
+        """Copy what is needed of an item; the size of all of it, in bytes."""
+        reading = self._reading
+        pair = (_keyword_pair if reading.keyword_inputs else _pair)(self.count, item)
+        wanted = ((Place.INPUT, reading.inputs), (Place.LABEL, reading.labels))
+        places = tuple(place for place, is_wanted in wanted if is_wanted)
+        halves = [half for half, (_, is_wanted) in zip(pair, wanted, strict=True) if is_wanted]
+        inputs, labels = pair
+        note = Note(
+            kind=look_of(inputs, values=True),
+            samples=samples(inputs),
+            label_samples=samples(labels),
+            look=look_of(pair, values=False),
+            digests=(
+                (fingerprint(inputs), fingerprint(labels)) if reading.fingerprints else (None, None)
+            ),
+        )
+        self._waiting.append(Fetched(note, places, self._load(halves)))
+        self.count += 1
+        # What is not needed counts too: the caller's loader made it.
+        leaves = pytree.tree_leaves(pair)
+        return sum(leaf.nbytes for leaf in leaves if isinstance(leaf, (torch.Tensor, np.ndarray)))
+
+
+_END = object()
+_NUMBERS = count()
+
+
+def look_of(value: Any, *, values: bool) -> str:
+    """What a value looks like: its structure, and shape, dtype and layout of every tensor.
 
     Args:
-        data: Gives pairs `(inputs, labels)`; with `keyword_inputs`, also mappings of keyword
-            arguments with the labels under `"labels"`.
-        count: The most to draw.
-        stage_id: Who draws, for messages.
-        keyword_inputs: Whether inputs are keyword arguments of the first layer.
+        value: Inputs or labels.
+        values: Whether plain values (numbers, text) are a part of it.
 
-    Raises:
-        DataError: there is no data, or an item is something else.
+    >>> look_of(torch.zeros(2), values=True) == look_of(torch.ones(2), values=True)
+    True
+    >>> look_of((torch.zeros(2), 3), values=True) == look_of((torch.zeros(2), 4), values=True)
+    False
     """
-    if data is None:
-        raise DataError(f"stage {stage_id} reads micro-batches, but its data is None")
-    pair = _keyword_pair if keyword_inputs else _pair
-    return [pair(number, item) for number, item in enumerate(islice(data, count))]
+    if type(value) is torch.Tensor and value.layout is torch.strided and not value.is_nested:
+        lead = value.data_ptr() % ALIGNMENT if value.device.type != "meta" else 0
+        return _look_of_tensor(value.shape, value.dtype, value.stride(), lead)
+    leaves, structure = pytree.tree_flatten(value)
+    seen = blake2b(repr(structure).encode(), digest_size=8)
+    for leaf in leaves:
+        seen.update(_look_of_leaf(leaf, values=values).encode())
+    return seen.hexdigest()
+
+
+def _look_of_leaf(leaf: Any, *, values: bool) -> str:
+    if isinstance(leaf, torch.Tensor):
+        if type(leaf) is torch.Tensor and leaf.layout is torch.strided and not leaf.is_nested:
+            return look_of(leaf, values=values)
+        return f"{type(leaf).__name__} {leaf.layout} {leaf.dtype} {tuple(leaf.shape)}"
+    if isinstance(leaf, np.ndarray):
+        return f"array {leaf.dtype} {leaf.shape}"
+    if values and isinstance(leaf, (bool, int, float, str, bytes, type(None))):
+        return repr(leaf)
+    # No two objects of other classes are known to be alike.
+    return f"{type(leaf).__qualname__} {next(_NUMBERS) if values else ''}"
+
+
+@lru_cache(maxsize=4096)
+def _look_of_tensor(
+    shape: torch.Size, dtype: torch.dtype, strides: tuple[int, ...], lead: int
+) -> str:
+    return blake2b(f"{dtype} {shape} {strides} {lead}".encode(), digest_size=8).hexdigest()
 
 
 def _pair(number: int, item: Any) -> Pair:
@@ -71,54 +252,3 @@ def _keyword_pair(number: int, item: Any) -> Pair:
             "needed a mapping of keyword arguments (keyword_inputs=True)"
         )
     return dict(inputs), labels  # a plain one: torch knows no other mappings as structures
-
-
-class DrawnSource:
-    """Micro-batches drawn ahead; each is on its way to the device while the one before is used."""
-
-    def __init__(
-        self, drawn: list[Pair], device: torch.device, *, inputs: bool, labels: bool
-    ) -> None:
-        """Serve the inputs, the labels, or both, of `drawn`."""
-        self._drawn, self._device = drawn, device
-        self._wanted = [
-            (place, column)
-            for place, column, wanted in ((Place.INPUT, 0, inputs), (Place.LABEL, 1, labels))
-            if wanted
-        ]
-        self._loader = loader_to(device)
-        self._ahead: tuple[int, list[OnItsWay]] | None = None
-
-    def load(self, micro_batch: int) -> Mapping[Place, Any]:
-        """The micro-batch's values, on the device; the next one's set out."""
-        if not self._wanted:
-            return {}
-        if self._ahead is None or self._ahead[0] != micro_batch:
-            self._ahead = self._set_out(micro_batch)
-        values = self._ahead[1]
-        following = micro_batch + 1
-        self._ahead = self._set_out(following) if following < len(self._drawn) else None
-        places = (place for place, _ in self._wanted)
-        return {place: value.arrived() for place, value in zip(places, values, strict=True)}
-
-    def copy_of_input(self, micro_batch: int) -> Any:
-        """The micro-batch's inputs, on the device, to be used up without harm to the data."""
-        inputs = self._loader(self._drawn[micro_batch][0]).arrived()
-        return pytree.tree_map_only(torch.Tensor, torch.clone, inputs)
-
-    def _set_out(self, micro_batch: int) -> tuple[int, list[OnItsWay]]:
-        pair = self._drawn[micro_batch]
-        return micro_batch, [self._loader(pair[column]) for _, column in self._wanted]
-
-
-@dataclass(frozen=True)
-class CopiedInputs:
-    """Inputs that a trial may use up: copies of those of a source."""
-
-    source: DrawnSource
-    first: bool
-    """Whether the stage reads inputs."""
-
-    def load(self, micro_batch: int) -> Mapping[Place, Any]:
-        """A copy of the micro-batch's inputs, on the first stage."""
-        return {Place.INPUT: self.source.copy_of_input(micro_batch)} if self.first else {}

@@ -1,14 +1,17 @@
 """Plans that all stages have compiled, checked and compared, ready to be executed."""
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import schedcc
 from runtime.agreement import require_same
 from runtime.buffers import BufferPool
-from runtime.form import FormChoice, Overlap, Trial
 from runtime.interpreter import Interpreter
 from runtime.transport.protocol import Channel, Transport
 from schemas import Direction, MoveLogits, StagePlan, TransferInstruction
+
+PLANS = 16
+"""Plans that are remembered; all stages forget the same ones."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,6 @@ class PlanCache:
         transport: Transport,
         partition: tuple[int, ...],
         buffers: BufferPool,
-        *,
-        overlap: Overlap,
     ) -> None:
         """Compile plans for the stages of `transport`, which hold layers by `partition`.
 
@@ -40,11 +41,9 @@ class PlanCache:
             transport: Connection to the other stages.
             partition: The boundaries of the stages.
             buffers: Where the plans of this stage are executed.
-            overlap: In which form.
         """
         self._transport, self._partition, self._buffers = transport, partition, buffers
-        self._form = FormChoice(overlap, transport)
-        self._known: dict[tuple[int, schedcc.Outcome, bool], Interpreter] = {}
+        self._known: OrderedDict[tuple[int, schedcc.Outcome, bool], Interpreter] = OrderedDict()
         self._connected: set[Channel] = set()
 
     def connect(self) -> None:
@@ -54,28 +53,19 @@ class PlanCache:
             AgreementError: the stages' builds or partitions differ.
         """
         if not self._connected and self._transport.stages > 1:
-            self._prepare(1, schedcc.Outcome(compute_loss=False), overlap=True)
+            self.interpreter(1, schedcc.Outcome(compute_loss=False), overlap=True)
 
     def interpreter(
-        self, micro_batches: int, outcome: schedcc.Outcome, trial: Trial
+        self, micro_batches: int, outcome: schedcc.Outcome, *, overlap: bool
     ) -> Interpreter:
         """What executes this stage's plan; all stages have to ask for the same at the same time.
 
         A new plan is compiled with its checks, compared with that of the other stages, and the
-        channels that it uses are warmed up.
+        channels that it uses are warmed up. The plans that were asked for last are remembered.
 
         Raises:
             AgreementError: the stages' plans differ, or what the plans are for.
         """
-        quiet = schedcc.Outcome(compute_loss=False)
-        overlap = self._form.overlapped(
-            trial, lambda count, overlap: self._prepare(count, quiet, overlap=overlap)
-        )
-        return self._prepare(micro_batches, outcome, overlap=overlap)
-
-    def _prepare(
-        self, micro_batches: int, outcome: schedcc.Outcome, *, overlap: bool
-    ) -> Interpreter:
         key = (micro_batches, outcome, overlap)
         if key not in self._known:
             stages = self._transport.stages
@@ -92,6 +82,9 @@ class PlanCache:
             if self._compare(mine):
                 self._open(opens)
             self._known[key] = Interpreter(plan, self._transport, self._buffers)
+            if len(self._known) > PLANS:
+                self._known.popitem(last=False)
+        self._known.move_to_end(key)
         return self._known[key]
 
     def _compare(self, mine: Build) -> bool:

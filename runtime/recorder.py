@@ -150,7 +150,7 @@ class Recorder:
             return None
         receives = instruction.direction is Direction.RECV
         shape = self._shapes.input if receives else self._shapes.output
-        return sum(tensor.nbytes for tensor in shape(instruction.micro_batch).tensors)
+        return shape(instruction.micro_batch).nbytes
 
     def _error(self, error: BaseException) -> None:
         if self._noted == id(error):  # by the run, on its way out through the evaluation

@@ -1,5 +1,6 @@
 """The results of an evaluation on one stage: what the interpreter's epilogue works on."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,9 +46,9 @@ class Results:
         """Note losses and metrics of the next micro-batch, and its weight in the average."""
         self.losses.record(values, weight)
 
-    def deliver(self, output: Any) -> None:
-        """Take the output of the next micro-batch."""
-        self.logits.deliver(output)
+    def deliver(self, holder: list[Any], own: Callable[[list[Any]], Any]) -> None:
+        """Take the output of the next micro-batch out of `holder`; see `Logits.deliver`."""
+        self.logits.deliver(holder, own)
 
     def reduce(self, reduction: Reduction) -> None:
         """Reduce the losses on the stage that computed them."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
@@ -93,7 +94,7 @@ def _scalars(what: str, value: Any) -> Any:
 def _is_scalar(leaf: Any) -> bool:
     if isinstance(leaf, torch.Tensor):
         return leaf.numel() == 1 and not leaf.is_complex()
-    return isinstance(leaf, (int, float))
+    return isinstance(leaf, (int, float, np.integer, np.floating))
 
 
 def _found(leaf: Any) -> str:

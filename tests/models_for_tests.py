@@ -1,12 +1,15 @@
 """Small models and data for tests of the runtime, and what one process makes of them."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
 from runtime import Evaluator
+from runtime.micro_batches import Prefetcher, Reading
+from runtime.stream import Stream, window_of
 from runtime.transport import InMemoryTransport, run_stages
 
 Data = list[tuple[torch.Tensor, torch.Tensor]]
@@ -41,6 +44,26 @@ def one_process(layers: list[nn.Module], data: Data) -> tuple[list[torch.Tensor]
         logits = [model(inputs.clone()) for inputs, _ in data]
     losses = [float(nn.functional.mse_loss(y, t)) for y, (_, t) in zip(logits, data, strict=True)]
     return logits, losses
+
+
+class Unwatched:
+    """Nobody asks what a stage is at."""
+
+    def phase(self, at: str, *, waits_for: str = "", patient: bool = False) -> None:
+        pass
+
+
+def stream_of(data: Data, end: InMemoryTransport) -> Stream:
+    """A stage's stream of micro-batches that all stages have fetched before."""
+    last = end.stage_id == end.stages - 1
+    reading = Reading(inputs=end.stage_id == 0, labels=last, fingerprints=False)
+    prefetcher = Prefetcher(
+        data, reading, end.device, stage_id=end.stage_id, most=len(data), around=nullcontext
+    )
+    prefetcher.fetch()
+    window = window_of(prefetcher, 0, len(data))
+    reads = end.stage_id == 0 or last
+    return Stream(end, window, len(data), prefetcher if reads else None, Unwatched())
 
 
 def over_stages(

@@ -5,18 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from runtime.activation import signature_of
 from runtime.buffers import BufferPool
 from runtime.interpreter import Interpreter, Work
-from runtime.micro_batches import DrawnSource
+from runtime.ownership import Owner
 from runtime.recorder import Recorder
 from runtime.results import Results
-from runtime.shapes import Rehearsed, RunShapes
+from runtime.transfers import Transfers
 from runtime.transport import InMemoryTransport, run_stages
 from schedcc.simulate import simulate
 from schemas import Costs, PipelinePlan
 from schemas.recording import rank_file
+from tests.models_for_tests import stream_of
 
 Line = dict[str, Any]
 COSTS = Costs(forward=1.0, transfer=0.25)
@@ -117,13 +118,14 @@ def write_all(directory: Path, plan: PipelinePlan, runs: int = 1) -> Path:
 
 def run_recorded(plan: PipelinePlan, directory: Path, *, fails: int | None = None) -> None:
     """Run all stages in memory and record them; stage `fails` raises in its second forward."""
-    signature = signature_of(torch.zeros(2, 4))
     data = [(torch.zeros(2, 4), torch.zeros(2, 4))] * plan.micro_batches
 
     def stage(end: InMemoryTransport) -> None:
-        here, last = end.stage_id, end.stage_id == end.stages - 1
+        here = end.stage_id
         recorder = Recorder(directory, end)
-        stage_plan, shapes = plan.stage(here), RunShapes([Rehearsed(signature, signature)] * 9)
+        stage_plan, buffers = plan.stage(here), BufferPool(end.receive_memory)
+        stream = stream_of(data, end)
+        transfers = Transfers(end, buffers, stream.kind, sent=stream.sent)
 
         def forward(micro_batch: int, inputs: torch.Tensor, _: object) -> torch.Tensor:
             if here == fails and micro_batch == 1:
@@ -132,14 +134,15 @@ def run_recorded(plan: PipelinePlan, directory: Path, *, fails: int | None = Non
 
         work = Work(
             forward=forward,
-            source=DrawnSource(data, end.device, inputs=here == 0, labels=last),
-            shapes=shapes,
+            stream=stream,
+            transfers=transfers,
             results=Results(end.device),
+            own=Owner(nn.Identity(), buffers.memory.ours).own,
             listeners=(recorder,),
         )
         try:
-            with recorder.run(stage_plan, shapes):
-                Interpreter(stage_plan, end, BufferPool(end.receive_memory)).run(work)
+            with recorder.run(stage_plan, transfers):
+                Interpreter(stage_plan, end, buffers).run(work)
         finally:
             recorder.close()
 

@@ -112,7 +112,7 @@ def test_missing_data_a_missing_loss_and_items_that_are_no_pairs_are_named():
         assert message in str(error)
 
 
-def test_a_layer_that_fails_in_the_rehearsal_is_an_error_everywhere():
+def test_a_layer_that_fails_at_once_is_an_error_everywhere():
     class Fails(nn.Module):
         def forward(self, _: torch.Tensor) -> torch.Tensor:
             raise ArithmeticError("no forward today")
@@ -126,14 +126,15 @@ def test_a_layer_that_fails_in_the_rehearsal_is_an_error_everywhere():
     for stage_id, error in enumerate(errors(4, call, layers=layers)):
         if stage_id == 1:
             assert isinstance(error, ArithmeticError)
-            assert error.__notes__ == ["at stage 1, the rehearsal of new shapes"]
+            note = "at stage 1, step 1: ForwardPass(micro_batch=0, buffer=0)"
+            assert error.__notes__ == [note]
         else:
             assert isinstance(error, RemoteError)
-            assert "stage 1 failed at the rehearsal of new shapes" in str(error)
+            assert "stage 1 failed at step 1: ForwardPass(micro_batch=0, " in str(error)
             assert "ArithmeticError: no forward today" in str(error)
 
 
-def test_after_a_failed_rehearsal_all_stages_know_the_same_shapes():
+def test_after_a_failure_all_stages_know_the_same_shapes():
     class FailsOnce(nn.Module):
         failed = False
 

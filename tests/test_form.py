@@ -1,12 +1,11 @@
 """The form of the plans is the caller's choice, or measured: the same on all stages."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
-from runtime.form import REPEATS, FormChoice, Trial
+from runtime.form import RUNS, FormChoice
 from runtime.transport import InMemoryTransport, run_stages
 from schemas import PostRecvActivation, PostSendActivation, RecvActivation, SendActivation
 from tests.models_for_tests import batches, over_stages
@@ -26,46 +25,60 @@ class Seen:
         pass
 
 
-@pytest.mark.parametrize("slower", [True, False])
-def test_the_form_that_was_faster_runs_on_all_stages(slower, monkeypatch):
-    def seconds(_self: FormChoice, _trial: Trial, interpreter: Any) -> float:
-        overlapped = "PostSend" in repr(interpreter.plan) or "PostRecv" in repr(interpreter.plan)
-        return 2.0 if overlapped is slower else 1.0
+def decide(slower: bool, choice: FormChoice, kind: str) -> list[bool]:
+    """The forms of the first runs, where the overlapped one is slower or not."""
+    forms = []
+    for _ in range(2 * RUNS + 3):
+        overlap = choice.overlapped(kind)
+        forms.append(overlap)
+        with choice.measuring(kind, overlap, 4):
+            pass
+        if choice._measured[kind].seconds[overlap]:
+            choice._measured[kind].seconds[overlap][-1] = 2.0 if overlap is slower else 1.0
+    return forms
 
-    monkeypatch.setattr(FormChoice, "_seconds", seconds)
+
+@pytest.mark.parametrize("slower", [True, False])
+def test_runs_take_turns_and_then_have_the_form_that_was_faster(slower):
+    def stage(end: InMemoryTransport) -> list[bool]:
+        return decide(slower, FormChoice("auto", end), "kind")
+
+    for forms in run_stages(2, stage):
+        assert sorted(forms[: 2 * RUNS]) == [False] * RUNS + [True] * RUNS
+        assert forms[2 * RUNS :] == [not slower] * 3
+
+
+@pytest.mark.parametrize("overlap", [True, False, "auto"])
+def test_the_form_that_is_asked_for_runs_on_all_stages(overlap):
     seen = Seen()
     data = batches([2, 2, 2])
-    over_stages(2, lambda ev: eval_batch(ev, data), overlap="auto", listeners=[seen])
-    assert ({SendActivation, RecvActivation} <= seen.kinds) is slower
-    assert ({PostSendActivation, PostRecvActivation} <= seen.kinds) is not slower
+    over_stages(2, lambda ev: eval_batch(ev, data), overlap=overlap, listeners=[seen])
+    assert ({SendActivation, RecvActivation} <= seen.kinds) is (overlap is False)
+    assert ({PostSendActivation, PostRecvActivation} <= seen.kinds) is (overlap is not False)
 
 
-def test_shapes_that_were_measured_are_not_measured_again(monkeypatch):
-    calls: list[int] = []
-    monkeypatch.setattr(
-        FormChoice, "_seconds", lambda _self, trial, _: calls.append(len(trial.inputs)) or 0.0
-    )
+def test_measuring_runs_no_layer_more_often_than_the_data_asks():
+    class Counts(torch.nn.Module):
+        calls = 0
 
-    def call(ev: Any) -> None:
-        for sizes in ([2, 2], [2, 2, 2], [3, 2]):
-            eval_batch(ev, batches(sizes))
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return x
 
-    over_stages(2, call, overlap="auto")
-    assert len(calls) == 2 * 2 * 2 * REPEATS  # stages, shapes in front, forms
-    assert set(calls) == {2}
-
-
-def test_measuring_uses_copies_and_leaves_the_data_alone():
-    data = batches([2, 2, 2])
-    before = [inputs.clone() for inputs, _ in data]
+    made: list[Counts] = []
 
     def layers() -> list[torch.nn.Module]:
-        return [torch.nn.Linear(4, 6), torch.nn.ReLU(inplace=True), torch.nn.Linear(6, 6)]
+        made.append(Counts())
+        return [torch.nn.Linear(4, 6), made[-1], torch.nn.Linear(6, 6)]
 
-    found = over_stages(2, lambda ev: eval_batch(ev, data).losses, overlap="auto", layers=layers)
-    same = over_stages(2, lambda ev: eval_batch(ev, data).losses, overlap=True, layers=layers)
-    assert all(torch.equal(a, b) for a, (b, _) in zip(before, data, strict=True))
-    assert len(found[0]) == len(same[0]) == 3
+    data = batches([2, 2, 2])
+
+    def call(ev: Any) -> list[Any]:
+        return [eval_batch(ev, data).losses for _ in range(2 * RUNS + 2)]
+
+    found = over_stages(2, call, overlap="auto", layers=layers)
+    assert len({losses for stage in found for losses in stage}) == 1
+    assert sorted(counts.calls for counts in made) == [0, 3 * (2 * RUNS + 2)]
 
 
 def test_what_is_no_form_is_refused():
@@ -76,9 +89,9 @@ def test_what_is_no_form_is_refused():
         run_stages(1, stage)
 
 
-def test_one_stage_has_nothing_to_measure(monkeypatch):
-    def never(*_: Any) -> Iterator[None]:
-        raise AssertionError("measured")
+def test_one_stage_has_nothing_to_measure():
+    def stage(end: InMemoryTransport) -> bool:
+        choice = FormChoice("auto", end)
+        return choice.overlapped("kind") and not choice._measured
 
-    monkeypatch.setattr(FormChoice, "_measure", never)
-    over_stages(1, lambda ev: eval_batch(ev, batches([1])), overlap="auto")
+    assert run_stages(1, stage) == [True]

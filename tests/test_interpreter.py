@@ -1,7 +1,6 @@
 """The interpreter does what the plan says, and gives what one process gives."""
 
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import torch
@@ -10,22 +9,22 @@ from hypothesis import strategies as st
 from torch import nn
 
 import schedcc
-from runtime.activation import signature_of
 from runtime.buffers import BufferPool
 from runtime.eval_result import EvalResult, eval_result
 from runtime.interpreter import Interpreter, Work
 from runtime.logits import LogitsWish
-from runtime.micro_batches import DrawnSource
+from runtime.ownership import Owner
 from runtime.results import Results
-from runtime.shapes import Rehearsed, RunShapes
 from runtime.stage import LastStage
+from runtime.transfers import Transfers
 from runtime.transport import InMemoryTransport, run_stages
 from runtime.values import Measure
 from schemas import (
     PipelinePlan,
     ReduceLoss,
+    StagePlan,
 )
-from tests.models_for_tests import Data, batches, mlp, one_process
+from tests.models_for_tests import Data, batches, mlp, one_process, stream_of
 from tests.mutations import with_epilogue
 from tests.plans import pipeline
 from tests.strategies import at_corners, sizes
@@ -34,44 +33,47 @@ from tests.strategies import at_corners, sizes
 def execute(
     plan: PipelinePlan, stage_modules: list[nn.Module], data: Data, replicas: int = 1
 ) -> list[EvalResult]:
-    """Run all stages of a plan in memory; shapes are taken from one process."""
-    flowing: list[list[Any]] = [[inputs.clone() for inputs, _ in data]]
-    with torch.no_grad():
-        for module in stage_modules:
-            flowing.append([module(value.clone()) for value in flowing[-1]])
+    """Run all stages of a plan in memory."""
 
     def stage(end: InMemoryTransport) -> EvalResult:
         here, last = end.stage_id, end.stage_id == end.stages - 1
         results = Results(end.device, wish=LogitsWish(keep=True, at_the_end=True))
         results.expect(len(data))
         module = stage_modules[here]
-        shapes = [
-            Rehearsed(signature_of(received), signature_of(sent))
-            for received, sent in zip(flowing[here], flowing[here + 1], strict=True)
-        ]
         mine = [data[m] for m in range(len(data))]
         if replicas > 1:  # each replica weighs its losses differently: shards of unequal size
             mine = [
                 (x[: 1 + end.rank // end.stages], y[: 1 + end.rank // end.stages]) for x, y in mine
             ]
-            shapes = [
-                Rehearsed(*(signature_of(v[: 1 + end.rank // end.stages]) for v in pair))
-                for pair in zip(flowing[here], flowing[here + 1], strict=True)
-            ]
         with torch.no_grad():
-            Interpreter(plan.stage(here), end, BufferPool(end.receive_memory)).run(
-                Work(
-                    forward=LastStage(module, results, measure=Measure(nn.functional.mse_loss, {}))
-                    if last
-                    else lambda _m, inputs, _label: module(inputs),
-                    source=DrawnSource(mine, end.device, inputs=here == 0, labels=last),
-                    shapes=RunShapes(shapes),
-                    results=results,
-                )
-            )
+            run_stage(plan.stage(here), end, module, mine, results, is_last=last)
         return eval_result(len(data), results)
 
     return run_stages(plan.stages, stage, replicas=replicas, timeout=30)
+
+
+def run_stage(
+    plan: StagePlan,
+    end: InMemoryTransport,
+    module: nn.Module,
+    data: Data,
+    results: Results,
+    *,
+    is_last: bool,
+) -> None:
+    buffers, stream = BufferPool(end.receive_memory), stream_of(data, end)
+    transfers = Transfers(end, buffers, stream.kind, sent=stream.sent)
+    measure = Measure(nn.functional.mse_loss, {})
+    last = LastStage(module, results, lambda _, label: len(label), measure=measure)
+    Interpreter(plan, end, buffers).run(
+        Work(
+            forward=last if is_last else lambda m, x, _: transfers.forward(m, module, x),
+            stream=stream,
+            transfers=transfers,
+            results=results,
+            own=Owner(module, buffers.memory.ours).own,
+        )
+    )
 
 
 def stages_of(layers: list[nn.Module], stages: int) -> list[nn.Module]:
@@ -158,14 +160,7 @@ def test_an_error_says_where_in_the_plan_it_happened():
 
     def stage(end: InMemoryTransport) -> None:
         results = Results(end.device)
-        Interpreter(plan.stage(0), end, BufferPool(end.receive_memory)).run(
-            Work(
-                forward=LastStage(modules[0], results, measure=Measure(nn.functional.mse_loss, {})),
-                source=DrawnSource(data, end.device, inputs=True, labels=True),
-                shapes=RunShapes([]),
-                results=results,
-            )
-        )
+        run_stage(plan.stage(0), end, modules[0], data, results, is_last=True)
 
     with pytest.raises(ArithmeticError, match="three rows") as caught:
         run_stages(1, stage)

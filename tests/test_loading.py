@@ -1,62 +1,33 @@
-"""Micro-batches set out for the device one ahead of their need."""
+"""What is loaded is a copy, on the device of the stage."""
 
-from typing import Any
-
+import numpy as np
 import pytest
 import torch
 
-from runtime import micro_batches
 from runtime.allocator import _Glibc
 from runtime.loading import loader_to
-from runtime.micro_batches import DrawnSource
-from schemas import Place
 
 CPU = torch.device("cpu")
 
 
-class Loader:
-    """Notes what sets out, and when it is taken."""
-
-    def __init__(self) -> None:
-        self.log: list[str] = []
-
-    def __call__(self, value: str) -> Any:
-        self.log.append(f"start {value}")
-        outer = self
-
-        class Way:
-            def arrived(self) -> str:
-                outer.log.append(f"take {value}")
-                return value
-
-        return Way()
-
-
-@pytest.fixture
-def loader(monkeypatch) -> Loader:
-    made = Loader()
-    monkeypatch.setattr(micro_batches, "loader_to", lambda _device: made)
-    return made
-
-
-def test_the_next_micro_batch_sets_out_before_this_one_is_used(loader):
-    source = DrawnSource([("x0", "y0"), ("x1", "y1")], CPU, inputs=True, labels=True)
-    assert source.load(0) == {Place.INPUT: "x0", Place.LABEL: "y0"}
-    assert source.load(1) == {Place.INPUT: "x1", Place.LABEL: "y1"}
-    started = ["start x0", "start y0", "start x1", "start y1"]
-    assert loader.log == [*started, "take x0", "take y0", "take x1", "take y1"]
-
-
-def test_micro_batches_may_be_loaded_in_any_order(loader):
-    source = DrawnSource([("x0", "y0"), ("x1", "y1"), ("x2", "y2")], CPU, inputs=True, labels=False)
-    loaded = [source.load(m)[Place.INPUT] for m in (2, 0, 0, 1)]
-    assert loaded == ["x2", "x0", "x0", "x1"]
-    assert "start y0" not in loader.log
-
-
-def test_on_a_cpu_values_stay_where_they_are():
-    value = {"a": torch.zeros(2), "b": [3, torch.ones(1)]}
-    assert loader_to(CPU)(value).arrived() is value
+@pytest.mark.parametrize("layout", ["plain", "sliced", "expanded", "offset"])
+def test_on_a_cpu_copies_lie_in_memory_as_the_caller_s_tensors_do(layout):
+    whole = torch.randn(6, 9)
+    tensor = {
+        "plain": whole,
+        "sliced": whole[:, :-1],
+        "expanded": whole[:1].expand(4, 9),
+        "offset": whole.view(-1)[3:],
+    }[layout]
+    value = {"a": tensor, "b": [3, np.ones(1)]}
+    copy = loader_to(CPU)(value).arrived()
+    assert torch.equal(copy["a"], tensor)
+    assert copy["a"].stride() == tensor.stride()
+    assert copy["a"].data_ptr() % 64 == tensor.data_ptr() % 64
+    whole.zero_()
+    value["b"][1][:] = 0
+    assert not torch.equal(copy["a"], tensor)
+    assert copy["b"] == [3, np.ones(1)]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -16,7 +16,7 @@ def square(data: Data) -> Data:
 
 DATA = square(batches([2, 3, 2]))
 SHARDS = [square(batches([2, 3, 1], seed=1)), square(batches([2, 2, 2], seed=2))]
-"""Replicas have other shapes to rehearse, and yet have to gather weights equally often."""
+"""Replicas have other shapes, and gather weights equally often."""
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ def evaluate(recorded: Recorded) -> None:
 def test_the_recording_of_a_killed_stage_names_it_and_its_instruction(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(WorkerError):
-        launch(3, evaluate, Recorded(tmp_path, last=4))  # the rehearsal, and then micro-batch 2
+        launch(3, evaluate, Recorded(tmp_path, last=3))  # in micro-batch 2
     recording = read_recording(tmp_path)
     found = postmortem(recording)
     assert found.cause is not None

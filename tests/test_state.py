@@ -1,6 +1,5 @@
 """An evaluation leaves everything as it was: weights, gradients, modes, random numbers, data."""
 
-import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from runtime import Evaluator
-from tests.models_for_tests import batches, mlp, over_stages
+from tests.models_for_tests import batches, mlp, one_process, over_stages
 
 DATA = batches([2, 3, 2])
 
@@ -60,17 +59,57 @@ def test_a_loader_that_shuffles_leaves_the_random_numbers_as_they_were():
     assert evaluator.evaluate(loader) == first
 
 
-def test_a_layer_that_draws_in_evaluation_leaves_the_random_numbers_as_they_were():
-    class Noise(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x + torch.rand_like(x)
+class MonteCarlo(nn.Module):
+    """A layer that draws in evaluation, on purpose."""
 
-    evaluator = Evaluator([*mlp(2), Noise()], loss_fn=nn.functional.mse_loss)
-    torch.manual_seed(5)
-    random.seed(5)
-    state = torch.get_rng_state()
-    evaluator.eval_batch(iter(DATA), num_micro_batches=3)
-    assert torch.equal(torch.get_rng_state(), state)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(x, 0.5, training=True)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_layer_that_draws_in_evaluation_draws_what_it_would_draw_in_one_process(whole):
+    layers = [*mlp(2), MonteCarlo()]
+    loader = DataLoader(
+        TensorDataset(torch.randn(8, 4), torch.randn(8, 6)), batch_size=3, shuffle=True
+    )
+    torch.manual_seed(3)
+    order = list(loader)
+
+    def passes(evaluate: Any) -> list[Any]:
+        torch.manual_seed(5)
+        found = [evaluate() for _ in range(3)]
+        return [*found, torch.get_rng_state()]
+
+    def one() -> tuple[float, ...]:
+        return tuple(one_process(layers, order)[1])
+
+    evaluator = Evaluator(layers, loss_fn=nn.functional.mse_loss)
+
+    def over_stages() -> Any:
+        if not whole:
+            return evaluator.eval_batch(iter(order), num_micro_batches=3).losses
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            first_draw = torch.get_rng_state()
+        return evaluator.evaluate(Shuffled(loader, first_draw)).losses
+
+    expected, found = passes(one), passes(over_stages)
+    assert found[:3] == expected[:3]
+    assert len(set(found[:3])) == 3, "each pass has masks of its own"
+    assert torch.equal(found[3], expected[3])
+
+
+class Shuffled:
+    """A loader that shuffles by a given state of torch's generator, while it is iterated."""
+
+    def __init__(self, loader: Any, state: torch.Tensor) -> None:
+        self.loader, self.state = loader, state
+
+    def __iter__(self) -> Iterator[Any]:
+        torch.set_rng_state(self.state)
+        for pair in self.loader:
+            torch.rand(7)  # an augmentation
+            yield pair
 
 
 def test_an_iterator_is_advanced_by_exactly_the_micro_batches_evaluated():

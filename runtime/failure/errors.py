@@ -12,6 +12,9 @@ class AgreedError(Exception):
     Nothing is under way then, so nobody has to be told and the next evaluation can begin.
     """
 
+    agreed = True
+    """Set to `False` on an error of such a class that one stage raises alone."""
+
 
 class RemoteError(RuntimeError):
     """The evaluation failed somewhere else; every rank but the guilty one raises the same."""

@@ -9,7 +9,7 @@ A digest takes structure, shapes and dtypes, and a sample of each tensor's eleme
 size, and enough to tell apart data that was not made to deceive.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
@@ -62,30 +62,45 @@ def fingerprint(value: Any) -> str | None:
 
 
 def require_same_data(everyone: Sequence[Sequence[Digests]]) -> None:
-    """Compare what the stages read, by stage; an empty sequence says nothing.
+    """Compare what the stages have fetched so far, by stage; an empty sequence says nothing.
 
     Raises:
         DifferentDataError: two stages read different micro-batches; the first one is named.
     """
-    readers = [(stage, digests) for stage, digests in enumerate(everyone) if digests]
-    for micro_batch, pairs in enumerate(zip(*(digests for _, digests in readers), strict=True)):
-        for half, what in enumerate(("inputs", "labels")):
-            said = [
-                (stage, pair[half])
-                for (stage, _), pair in zip(readers, pairs, strict=True)
-                if pair[half] is not None
-            ]
-            for stage, digest in said[1:]:
-                if digest != said[0][1]:
-                    raise DifferentDataError(
-                        f"stages {said[0][0]} and {stage} read different {what} as micro-batch "
-                        f"{micro_batch}: do their loaders shuffle alike? (check_data=False "
-                        "leaves this comparison out)"
-                    )
+    readers = {stage: digests for stage, digests in enumerate(everyone) if digests}
+    for micro_batch, pairs in enumerate(zip(*readers.values(), strict=False)):
+        error = difference(dict(zip(readers, pairs, strict=True)), micro_batch)
+        if error is not None:
+            raise error
+
+
+def difference(said: Mapping[int, Digests], micro_batch: int) -> DifferentDataError | None:
+    """The error, if stages read different things as a micro-batch.
+
+    Args:
+        said: Digests by stage.
+        micro_batch: Its number.
+    """
+    for half, what in enumerate(("inputs", "labels")):
+        known = [(stage, pair[half]) for stage, pair in said.items() if pair[half] is not None]
+        for stage, digest in known[1:]:
+            if digest != known[0][1]:
+                return DifferentDataError(
+                    f"stages {known[0][0]} and {stage} read different {what} as micro-batch "
+                    f"{micro_batch}: do their loaders shuffle alike? (check_data=False "
+                    "leaves this comparison out)"
+                )
+    return None
 
 
 def _sample(tensor: torch.Tensor) -> bytes:
-    flat = tensor.detach().reshape(-1)
+    if tensor.is_nested or tensor.is_meta:
+        return b""
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.is_quantized:
+        tensor = tensor.int_repr()
+    flat = tensor.detach().resolve_conj().resolve_neg().reshape(-1)
     if flat.is_complex():
         flat = torch.view_as_real(flat).reshape(-1)
     bits = flat.view(_BITS[flat.element_size()])  # the same for every dtype

@@ -10,6 +10,7 @@ beginning only where micro-batches with a finite loss have none.
 import math
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from numbers import Real
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class FiniteCheck:
     """One stage's notes on one run."""
 
     def __init__(self, micro_batches: int, device: torch.device) -> None:
-        """Begin with nothing noted."""
+        """Begin with nothing noted of up to `micro_batches`."""
         self._notes = torch.zeros(micro_batches, len(Note), dtype=torch.bool, device=device)
         self._micro_batch = 0
 
@@ -65,15 +66,23 @@ class FiniteCheck:
             loss = loss_fn(output, label)
             for part in _floating(loss):
                 self._notes[self._micro_batch, Note.LOSS] |= ~part.isfinite().all()
-            if not all(math.isfinite(x) for x in pytree.tree_leaves(loss) if type(x) is float):
+            numbers = (x for x in pytree.tree_leaves(loss) if isinstance(x, Real))
+            if not all(map(math.isfinite, numbers)):  # numpy's are among them
                 self._notes[self._micro_batch, Note.LOSS] = True
             return loss
 
         return watched
 
-    def notes(self) -> Notes:
-        """What was noted; waits for the device."""
-        notes: Notes = self._notes.tolist()
+    def weighed(self, weight: float | torch.Tensor) -> None:
+        """Forget what was noted of the latest loss, if it does not count."""
+        if isinstance(weight, torch.Tensor):
+            self._notes[self._micro_batch, Note.LOSS] &= (weight != 0).any()
+        elif weight == 0:
+            self._notes[self._micro_batch, Note.LOSS] = False
+
+    def notes(self, micro_batches: int) -> Notes:
+        """What was noted of the first micro-batches; waits for the device."""
+        notes: Notes = self._notes[:micro_batches].tolist()
         return notes
 
     def _look(self, value: Any, nan: Note, infinity: Note) -> None:

@@ -141,7 +141,8 @@ class Guard:
             yield Run(session.pointer, session.epoch)
             session.part()
         except BaseException as error:
-            if isinstance(error, AgreedError) and self._transport.replicas == 1:
+            agreed = isinstance(error, AgreedError) and error.agreed
+            if agreed and self._transport.replicas == 1:
                 raise  # the other replicas have to be told
             self._raise(error, session.settle(error), place, session)
         finally:

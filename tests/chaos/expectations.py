@@ -12,7 +12,7 @@ SEGMENTS = 24
 RAISED_AT = {
     "layer raises": "ForwardPass(micro_batch={m}, ",
     "loss raises": "ForwardPass(micro_batch={m}, ",
-    "rehearsal raises": "the rehearsal of new shapes",
+    "new shape raises": "ForwardPass(micro_batch=0, ",
     "iterator raises": "the drawing of micro-batches",
     "listener raises": "micro_batch={m}, ",
 }

@@ -21,7 +21,7 @@ HIDDEN = 6
 Recoverable = Literal[
     "slow layer",
     "layer raises",
-    "rehearsal raises",
+    "new shape raises",
     "loss raises",
     "iterator raises",
     "listener raises",
@@ -62,7 +62,7 @@ class Fault:
             stage = stages - 1
         if kind in readers:
             stage = chance.choice([0, stages - 1])
-        if kind == "rehearsal raises":
+        if kind == "new shape raises":
             stage = chance.randrange(stages - 1)
         return cls(kind, stage, chance.randrange(MICRO_BATCHES))
 
@@ -98,8 +98,8 @@ class Trap:
 
     def in_layer(self, x: torch.Tensor) -> torch.Tensor:
         """What the stage's saboteur makes of its input."""
-        if self._forwarding is None:
-            self._raise("rehearsal raises")
+        if self._forwarding == 0:
+            self._raise("new shape raises")
         if self._forwarding != self.fault.micro_batch:
             return x
         self._raise("layer raises")
@@ -125,7 +125,7 @@ class Trap:
 
     def data(self) -> Iterator[Any]:
         """The micro-batches, as this stage's loader gives them."""
-        data = UNREHEARSED if self.fault.kind == "rehearsal raises" else DATA
+        data = NEW_SHAPE if self.fault.kind == "new shape raises" else DATA
         if self.here("short iterator"):
             data = data[: self.fault.micro_batch]
         if self.here("shuffled loader"):
@@ -146,8 +146,8 @@ class Saboteur(nn.Module):
 
 
 DATA: Data = batches([2, 3, 2, 1, 2])
-UNREHEARSED: Data = batches([4] * MICRO_BATCHES)
-"""Of a shape that is never learnt, because each rehearsal of it fails."""
+NEW_SHAPE: Data = batches([4] * MICRO_BATCHES)
+"""Of a shape that no evaluation has had before."""
 
 
 def layers(stages: int) -> list[nn.Module]:

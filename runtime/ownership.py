@@ -1,0 +1,149 @@
+"""Ownership of memory: who may write to it, and when.
+
+One rule for every path, in the docs as well (docs/evaluating.md, *Memory*):
+
+    Memory that a caller's code can reach is not written to by the runtime while anyone but the
+    runtime refers to it; and what the runtime keeps after a call is its own: either nobody else
+    refers to it, or it is a copy.
+
+So the memory of a received activation is used again only when neither a layer, nor a hook, a metric
+or an output refers to it any more; and an output that its layer still refers to (a buffer that the
+layer fills anew each time) is copied before the next micro-batch can change it. References are
+counted on the storage that tensors share, so views and arrays of numpy count too.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from runtime.activation import ALIGNMENT, ActivationError, copy_block, describe
+from runtime.structure import StructureError, put_together, take_apart
+
+
+def references(storage: torch.UntypedStorage) -> int:
+    """How many tensors (and views, and arrays that came from them) refer to a storage."""
+    count: int = torch._C._storage_Use_Count(storage._cdata)
+    return count - 1  # `storage` itself
+
+
+class Owner:
+    """Makes the outputs of one stage the runtime's own."""
+
+    def __init__(self, module: nn.Module, ours: Callable[[int], int]) -> None:
+        """Own what `module` returns.
+
+        Args:
+            module: The layers.
+            ours: `address -> references` that the runtime has anyway to the storage there.
+        """
+        self._ours = ours
+        # What torch compiles may put its outputs into the same memory again without a reference.
+        self._copies_all = any(map(_is_compiled, module.modules()))
+
+    def own(self, holder: list[Any]) -> Any:
+        """The value, in memory that nobody else refers to: as it is, or else copied.
+
+        Args:
+            holder: Holds nothing but the value, and nothing else may hold it: it is emptied, so
+                that what still refers to the memory is known to be somebody else.
+        """
+        value = holder.pop()
+        if type(value) is torch.Tensor:  # what most outputs are
+            alias = value.detach()
+            del value
+            return alias if self._is_alone(alias, 1) else _copied([alias])[0]
+        try:
+            structure, tensors = take_apart(value)
+        except StructureError:
+            return value  # no other process will see it
+        # A structure may hold the very objects that were taken apart, so it is made anew.
+        aliases = [tensor.detach() for tensor in tensors]
+        del value, tensors
+        shared = Counter(tensor.untyped_storage().data_ptr() for tensor in aliases)
+        if all(self._is_alone(t, shared[t.untyped_storage().data_ptr()]) for t in aliases):
+            return put_together(structure, aliases)
+        return put_together(structure, _copied(aliases))
+
+    def _is_alone(self, tensor: torch.Tensor, aliases: int) -> bool:
+        """Whether nobody but `aliases` of ours, and what we have anyway, refers to the memory."""
+        if self._copies_all:
+            return False
+        storage = tensor.untyped_storage()
+        address = storage.data_ptr()
+        if address == 0:
+            return True  # no memory at all
+        ours = self._ours(address)
+        if not (ours or storage.resizable()):
+            return False  # not torch's memory: whoever lent it may write to it again
+        return references(storage) == aliases + ours
+
+
+def _copied(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Copies that lie in memory just as `tensors` do, and share it as they do."""
+    try:
+        signature = describe(b"", tensors)
+    except ActivationError:  # no memory with strides, so no transport will move it either
+        return [tensor.clone() for tensor in tensors]
+    return signature.over([copy_block(block) for block in signature.memory_of(tensors)])
+
+
+def copied(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Copies of a caller's tensors, laid out in memory as these are."""
+    if len(tensors) == 1 and type(tensors[0]) is torch.Tensor and tensors[0].is_contiguous():
+        tensor = tensors[0]
+        if tensor.data_ptr() % ALIGNMENT == 0 and not tensor.is_conj() and not tensor.is_neg():
+            return [tensor.detach().clone()]
+    return _copied(tensors)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+
+
+class MemoryPool:
+    """Memory for received activations, used again when nobody refers to it any more.
+
+    It grows to what the largest activations need and does not depend on the number of
+    micro-batches, unless a caller's code keeps what it receives: that memory is left to it.
+    """
+
+    KEPT = 4
+    """Pieces of memory that are kept while somebody refers to them."""
+
+    def __init__(
+        self,
+        allocate: Callable[[int], torch.Tensor],
+        release: Callable[[torch.Tensor], None] = lambda _: None,
+    ) -> None:
+        """Begin without any.
+
+        Args:
+            allocate: Gives memory of so many bytes, uint8.
+            release: Told of memory that others may still refer to, but this pool no longer uses.
+        """
+        self._allocate, self._release = allocate, release
+        self._memory: dict[int, torch.Tensor] = {}
+        """By address, the one that was used longest ago first."""
+
+    def ours(self, address: int) -> int:
+        """How many references the pool itself has to a storage."""
+        return int(address in self._memory)
+
+    def take(self, nbytes: int) -> torch.Tensor:
+        """Memory that nobody refers to, uint8 of `nbytes` or more."""
+        for address, memory in reversed(list(self._memory.items())):
+            if references(memory.untyped_storage()) > 1:
+                continue
+            del self._memory[address]
+            if memory.numel() >= nbytes:
+                self._memory[address] = memory
+                return memory
+            del memory  # let go before there is more
+        if len(self._memory) >= self.KEPT:
+            self._release(self._memory.pop(next(iter(self._memory))))
+        memory = self._allocate(max(nbytes, 1)).detach()  # a view would refer to its base
+        self._memory[memory.untyped_storage().data_ptr()] = memory
+        return memory

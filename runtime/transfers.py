@@ -1,0 +1,266 @@
+"""Transfers of activations: both ends know the signature of each before it starts.
+
+The first activation of a new *kind* brings its signature along, in a *header*: a control message
+ahead of it on the same channel. The kind of a micro-batch is what its inputs look like on the first
+stage, which all stages know beforehand (see `runtime.stream`). Further activations of the kind need
+no header, if their signature follows from the kind alone. It does not
+
+- where a layer computes shapes from values (it drops padding, say): the operators of torch that do
+  so are noticed, see `runtime.value_shapes`;
+- where an activation holds plain values beside tensors, or memory that is not torch's;
+- where that is so on the stage before, or the caller says so (`dynamic_shapes`).
+
+Then each activation brings its header. Nobody runs a layer in order to learn a shape.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from runtime.activation import ALIGNMENT, ActivationError, Signature, describe, require_on
+from runtime.allocator import keep_freed_activations
+from runtime.buffers import BufferPool
+from runtime.messages import ROOM, packed, unpacked
+from runtime.structure import StructureError, holds_values, take_apart
+from runtime.transport.protocol import Pending, Transport
+from runtime.value_shapes import noticing
+from schemas import Direction
+
+KINDS = 1024
+"""Kinds that one end of a channel remembers; the other end forgets the same ones."""
+
+WATCHED = 8
+"""Kinds that are watched when they come for the first time."""
+
+LATEST = 8
+"""Micro-batches whose signatures can be asked for: more than there are in flight."""
+
+
+class Header(NamedTuple):
+    """What goes ahead of an activation that the receiver cannot know."""
+
+    signature: Signature
+    settled: bool
+    """Whether all activations of this kind have this signature."""
+
+
+@dataclass
+class Transfer:
+    """One end of a transfer, from the decision to begin it to its wait."""
+
+    direction: Direction
+    micro_batch: int
+    peer: int
+    value: Any = None
+    """The activation: given to be sent, or there after the wait."""
+    pending: list[Pending] = field(default_factory=list)
+    """What is to be waited for."""
+
+    @property
+    def key(self) -> tuple[Direction, int, int]:
+        """What tells it from others that are under way."""
+        return self.direction, self.micro_batch, self.peer
+
+
+@dataclass
+class _Prepared:
+    transfer: Transfer
+    header: list[torch.Tensor]
+    """Control messages that go ahead, or the place of the first one that is to come."""
+    signature: Signature | None
+    """What is sent, or is known to come."""
+    tensors: list[torch.Tensor]
+
+
+class Transfers:
+    """The transfers of one stage in one evaluation."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        buffers: BufferPool,
+        kind: Callable[[int], str],
+        *,
+        dynamic_shapes: bool = False,
+        sent: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Begin without any signature known.
+
+        Args:
+            transport: Connection to the other stages.
+            buffers: Where received activations live.
+            kind: `micro_batch -> kind`, the same on all stages.
+            dynamic_shapes: Whether every activation brings its header.
+            sent: Told of each micro-batch whose sending has begun.
+        """
+        self._transport, self._buffers = transport, buffers
+        self._kind, self._dynamic, self._sent = kind, dynamic_shapes, sent
+        self._known: dict[tuple[Direction, int], OrderedDict[str, Signature]] = {}
+        """What is settled, by channel and kind."""
+        self._latest: dict[Direction, OrderedDict[int, Signature]] = {
+            direction: OrderedDict() for direction in Direction
+        }
+        self._met: OrderedDict[str, None] = OrderedDict()
+        """Kinds that have been forwarded."""
+        self._watched = 0
+        self._by_kind: set[int] = set()
+        """Micro-batches, not sent yet, whose outputs did not take their shapes from values."""
+
+    def begin(self, transfers: Sequence[Transfer]) -> None:
+        """Begin transfers: of several, which are one group, none waits for another.
+
+        Raises:
+            ActivationError: an activation cannot travel, or is not what the other end expects.
+        """
+        prepared = [self._prepared(transfer) for transfer in transfers]
+        with self._group([p for p in prepared if p.header]):
+            for p in prepared:
+                for message in p.header:
+                    self._post(p.transfer, [message])
+        for p in prepared:
+            if p.signature is None:
+                p.signature = self._arrived(p)
+        with self._group(prepared):
+            for p in prepared:
+                self._move(p)
+        for transfer in transfers:
+            if transfer.direction is Direction.SEND:
+                self._sent(transfer.micro_batch)
+
+    def finish(self, transfer: Transfer) -> Any:
+        """Wait for a transfer; the activation, where it was received."""
+        for pending in transfer.pending:
+            self._transport.wait(pending)
+        return transfer.value
+
+    def forward(self, micro_batch: int, module: nn.Module, inputs: Any) -> Any:
+        """What the layers return; whether shapes come from values is noticed where it matters.
+
+        Each operator takes longer while it is watched, and kinds that come once need a header in
+        any case. So the first few kinds are watched at once, and others when they come again.
+        """
+        kind = self._kind(micro_batch)
+        if self._dynamic or self._settled(Direction.SEND, kind):
+            return module(inputs)
+        met = kind in self._met
+        self._met[kind] = None
+        if len(self._met) > KINDS:
+            self._met.popitem(last=False)
+        if not (met or self._watched < WATCHED) or not self._settled(Direction.RECV, kind):
+            return module(inputs)
+        self._watched += 1
+        with noticing(module) as watch:
+            output = module(inputs)
+        if not watch.noticed:
+            self._by_kind.add(micro_batch)
+        return output
+
+    def _settled(self, direction: Direction, kind: str) -> bool:
+        """Whether activations of a kind need no headers, on any channel of a direction."""
+        ways = [known for way, known in self._known.items() if way[0] is direction]
+        if direction is Direction.SEND and not ways:
+            return False
+        return all(kind in known for known in ways)
+
+    def input(self, micro_batch: int) -> Signature:
+        """The signature of one of the latest activations that came."""
+        return self._latest[Direction.RECV][micro_batch]
+
+    def output(self, micro_batch: int) -> Signature:
+        """The signature of one of the latest activations that were sent."""
+        return self._latest[Direction.SEND][micro_batch]
+
+    def _prepared(self, transfer: Transfer) -> _Prepared:
+        direction, micro_batch, peer = transfer.direction, transfer.micro_batch, transfer.peer
+        known = self._known.setdefault((direction, peer), OrderedDict())
+        kind = self._kind(micro_batch)
+        expected = known.get(kind)
+        if direction is Direction.RECV:
+            device = self._transport.device
+            place = [torch.empty(ROOM, dtype=torch.uint8, device=device)] if not expected else []
+            return _Prepared(transfer, place, expected, [])
+        signature, tensors = self._described(transfer)
+        if expected is None:
+            settled = self._settles(transfer, tensors)
+            self._by_kind.discard(micro_batch)
+            if settled:
+                _remember(known, kind, signature)
+            header = packed(Header(signature, settled), self._transport.device)
+            return _Prepared(transfer, header, signature, tensors)
+        if signature != expected:
+            raise ActivationError(
+                f"micro-batch {micro_batch} leaves the stage as {signature}, but {expected} was "
+                f"agreed on with stage {peer}: what its layers return depends on more than the "
+                "shapes of their inputs, needed dynamic_shapes=True"
+            )
+        return _Prepared(transfer, [], expected, tensors)
+
+    def _described(self, transfer: Transfer) -> tuple[Signature, list[torch.Tensor]]:
+        try:
+            structure, tensors = take_apart(transfer.value)
+            signature = describe(structure, tensors)
+            require_on(self._transport.device, tensors)
+        except (StructureError, ActivationError) as error:
+            raise ActivationError(
+                f"micro-batch {transfer.micro_batch} cannot go to stage {transfer.peer}: {error}"
+            ) from error
+        return signature, tensors
+
+    def _settles(self, transfer: Transfer, tensors: Sequence[torch.Tensor]) -> bool:
+        """Whether the signature that is sent follows from the kind of the micro-batch."""
+        return not (
+            self._dynamic
+            or transfer.micro_batch not in self._by_kind
+            or holds_values(transfer.value)
+            or any(t.untyped_storage().data_ptr() % ALIGNMENT for t in tensors)
+        )
+
+    def _arrived(self, prepared: _Prepared) -> Signature:
+        """The signature in the header of an activation that comes."""
+        transfer = prepared.transfer
+        self._transport.wait(transfer.pending.pop())
+        header: Header = unpacked(prepared.header[0], self._transport, transfer.peer)
+        if header.settled:
+            known = self._known[transfer.direction, transfer.peer]
+            _remember(known, self._kind(transfer.micro_batch), header.signature)
+        return header.signature
+
+    def _move(self, prepared: _Prepared) -> None:
+        transfer, signature = prepared.transfer, prepared.signature
+        assert signature is not None
+        if transfer.direction is Direction.SEND:
+            memory = signature.memory_of(prepared.tensors)
+        else:
+            memory = self._buffers.receive_memory(signature)
+            transfer.value = signature.activation(memory)
+        self._post(transfer, memory)
+        latest = self._latest[transfer.direction]
+        latest[transfer.micro_batch] = signature
+        if len(latest) > LATEST:
+            latest.popitem(last=False)
+        if prepared.header:
+            keep_freed_activations(signature.nbytes, self._transport.device)
+
+    def _post(self, transfer: Transfer, memory: Sequence[torch.Tensor]) -> None:
+        sends = transfer.direction is Direction.SEND
+        post = self._transport.post_send if sends else self._transport.post_receive
+        transfer.pending.append(post(memory, transfer.peer))
+
+    @contextmanager
+    def _group(self, members: Sequence[_Prepared]) -> Iterator[None]:
+        if len(members) > 1:
+            self._transport.start_group()
+        yield
+        if len(members) > 1:
+            self._transport.end_group()
+
+
+def _remember(known: OrderedDict[str, Signature], kind: str, signature: Signature) -> None:
+    known[kind] = signature
+    if len(known) > KINDS:
+        known.popitem(last=False)
