@@ -84,6 +84,7 @@ def _work(
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     store = dist.TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    dist.barrier()  # all are connected before one of them ends
     try:
         end.send(function(argument))
     except Exception as error:

@@ -89,6 +89,9 @@ class InMemoryTransport:
         """Any memory will do."""
         return torch.empty(nbytes, dtype=torch.uint8)
 
+    def release_memory(self, memory: torch.Tensor) -> None:
+        """Nothing was given for it."""
+
     def start_group(self) -> None:
         """Hold posts back; see `Transport`."""
         assert self._group is None, "groups do not nest"

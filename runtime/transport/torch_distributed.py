@@ -163,6 +163,10 @@ class TorchTransport:
             return self._local.memory.allocate(nbytes)
         return torch.empty(nbytes, dtype=torch.uint8, device=self._device)
 
+    def release_memory(self, memory: torch.Tensor) -> None:
+        """Let go of the descriptor of shared memory; see `Transport`."""
+        self._local.memory.release(memory)
+
     def broadcast(self, tensor: torch.Tensor, source: int) -> None:
         """Hand `tensor` of stage `source` to all stages."""
         if self.stages == 1:
