@@ -1,6 +1,6 @@
 """Traces for a timeline viewer: recorded runs and simulated ones, in Chrome's Trace Event Format.
 
-`chrome://tracing` and https://ui.perfetto.dev open the file. A replica is a process, a stage is a
+`chrome://tracing` and https://ui.perfetto.dev open the file. A pipeline is a process, a stage is a
 thread, an instruction is a slice; a transfer that was posted is a bar of its own from its post to
 its wait, so that what it crosses can be seen. The format is described in "Trace Event Format"
 (Google, 2016); times are in microseconds.
@@ -25,11 +25,11 @@ TraceEvent = dict[str, Any]
 class _Lane(NamedTuple):
     """Where a stage's slices are drawn."""
 
-    replica: int
+    pipeline: int
     stage: int
 
     def event(self, phase: str, microseconds: float, **more: Any) -> TraceEvent:
-        return {"ph": phase, "pid": self.replica, "tid": self.stage, "ts": microseconds, **more}
+        return {"ph": phase, "pid": self.pipeline, "tid": self.stage, "ts": microseconds, **more}
 
     def names(self, process: str, thread: str) -> Iterator[TraceEvent]:
         for name, text in (("process_name", process), ("thread_name", thread)):
@@ -39,7 +39,12 @@ class _Lane(NamedTuple):
 def recorded_trace(recording: Recording) -> dict[str, Any]:
     """The trace of all runs of a recording; what never ended is drawn as open."""
     origin = min(rank.first for rank in recording.ranks)
-    return _trace(event for rank in recording.ranks for event in _rank_events(rank, origin))
+    return _trace(
+        event
+        for number, (pipeline, by_stage) in enumerate(recording.pipelines.items())
+        for rank in by_stage.values()
+        for event in _rank_events(rank, _Lane(number, rank.header.stage_id), str(pipeline), origin)
+    )
 
 
 def simulated_trace(timeline: Timeline) -> dict[str, Any]:
@@ -58,11 +63,14 @@ def simulated_trace(timeline: Timeline) -> dict[str, Any]:
     return _trace(events)
 
 
-def _rank_events(rank: RankRecording, origin: int) -> Iterator[TraceEvent]:
-    header = rank.header
-    lane = _Lane(header.replica, header.stage_id)
-    yield from lane.names(f"replica {header.replica}", rank.name)
+def _rank_events(
+    rank: RankRecording, lane: _Lane, pipeline: str, origin: int
+) -> Iterator[TraceEvent]:
+    yield from lane.names(pipeline, rank.name)
     for run in rank.runs:
+        if run.data_ended is not None:
+            at, text = (run.data_ended - origin) / 1e3, f"data ends after {run.micro_batches}"
+            yield lane.event("i", at, s="t", name=text, cat="data")
         posted: dict[tuple[str, int, int], float] = {}
         for executed in run.executed:
             instruction = executed.placed.instruction
@@ -93,7 +101,7 @@ def _transfer(
     """A bar beside the slices, because it overlaps them."""
     assert isinstance(instruction, TransferInstruction)
     name = f"{instruction.direction} {instruction.micro_batch}, stage {instruction.peer}"
-    identity = f"{lane.replica}.{lane.stage}.{number}"
+    identity = f"{lane.pipeline}.{lane.stage}.{number}"
     for phase, at in (("b", start), ("e", end)):
         yield lane.event(phase, at, id=identity, name=name, cat="transfer")
 

@@ -64,9 +64,13 @@ class RankStatus(Frozen):
     rank: int
     stage_id: int
     replica: int
+    pipeline: str | None = None
+    """As in the recording's header."""
     state: RankState
     run: int | None
     """The run that it was in, or the last one that it was in; `None` before the first."""
+    micro_batches: int | None = None
+    """How many micro-batches the data of this run held, where a rank knew of fewer than planned."""
     instruction: Position | None
     """The instruction that it had entered and not left."""
     since: float

@@ -7,6 +7,7 @@ events in the order in which they happened::
     plan                    before the first run that executes it
     run_start
       start, end            of every instruction; a start is written before anything is executed
+      data_end              where the data holds fewer micro-batches than the plan
     run_end
     run_start ...
     error                   instead of an end, or between runs
@@ -50,6 +51,9 @@ class RecordingHeader(Annotatable):
     stage_id: Number
     replica: Number = 0
     """The data-parallel copy of the pipeline that the rank belongs to."""
+    pipeline: str | None = None
+    """Names the rank's pipeline among several that make up one replica, such as `tp=1` where each
+    stage is spread over a tensor-parallel dimension; `None`: the replica is one pipeline."""
     stages: Count
     version: str
     """Of schedcc."""
@@ -119,12 +123,26 @@ class ErrorRaised(Annotatable):
     stage, an interruption) rather than made here."""
 
 
+class DataEnded(Annotatable):
+    """The data holds fewer micro-batches than the plan; a rank writes it as soon as it knows.
+
+    From here on, it skips the instructions of micro-batches that there are not.
+    """
+
+    event: Literal["data_end"] = "data_end"
+    at: Number
+    micro_batches: Number
+    """How many the data holds."""
+
+
 class RunEnded(Annotatable):
-    """Every instruction of the plan has been executed."""
+    """Every instruction of the plan has been executed, of as many micro-batches as there are."""
 
     event: Literal["run_end"] = "run_end"
     at: Number
     run: Number
+    micro_batches: Number | None = None
+    """How many micro-batches the data held, where that is fewer than the plan has."""
 
 
 class Closed(Annotatable):
@@ -140,6 +158,7 @@ RecordedEvent = Annotated[
     | InstructionStarted
     | InstructionEnded
     | ErrorRaised
+    | DataEnded
     | RunEnded
     | Closed,
     Field(discriminator="event"),

@@ -9,6 +9,7 @@ import pytest
 
 from schedcc import compile_pipeline
 from schedcc.recordings.files import RecordingFileError, read_recording
+from schedcc.recordings.recording import PipelineId
 from tests.recordings import CLOSE, SECOND, lines_of_run, write, write_all
 
 PLAN = compile_pipeline(3, 2)
@@ -80,6 +81,58 @@ def test_files_of_different_runs_are_told(tmp_path):
     )
 
 
+def test_which_pipeline_a_rank_belongs_to_is_what_its_header_says(tmp_path):
+    # Two stages, each on two tensor-parallel ranks, and all of that twice.
+    places = [(r, s, t) for r in range(2) for s in range(2) for t in range(2)]
+    for rank, (replica, stage, tp) in enumerate(places):
+        write(tmp_path, stage, 2, [CLOSE], rank=rank, replica=replica, pipeline=f"tp={tp}")
+    recording = read_recording(tmp_path)
+    assert recording.damages == ()
+    ranks = {
+        str(pipeline): [rank.header.rank for rank in by_stage.values()]
+        for pipeline, by_stage in recording.pipelines.items()
+    }
+    assert ranks == {
+        "replica 0, tp=0": [0, 2],
+        "replica 0, tp=1": [1, 3],
+        "replica 1, tp=0": [4, 6],
+        "replica 1, tp=1": [5, 7],
+    }
+    (tmp_path / "rank_00007.jsonl").unlink()
+    assert read_recording(tmp_path).damages == ("no recording of stage 1 of replica 1, tp=1",)
+
+
+def test_the_replica_is_not_calculated_from_the_rank(tmp_path):
+    for rank, (stage, replica) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):  # ("pp", "dp")
+        write(tmp_path, stage, 2, [CLOSE], rank=rank, replica=replica)
+    recording = read_recording(tmp_path)
+    assert recording.damages == ()
+    assert [[r.header.rank for r in p.values()] for p in recording.pipelines.values()] == [
+        [0, 2],
+        [1, 3],
+    ]
+
+
+def test_ranks_with_one_place_are_of_several_pipelines_in_their_order(tmp_path):
+    for rank, stage in enumerate([0, 0, 1, 1]):
+        write(tmp_path, stage, 2, [CLOSE], rank=rank)
+    recording = read_recording(tmp_path)
+    assert recording.damages == ()
+    assert [[r.header.rank for r in p.values()] for p in recording.pipelines.values()] == [
+        [0, 2],
+        [1, 3],
+    ]
+    (tmp_path / "rank_00003.jsonl").unlink()
+    assert read_recording(tmp_path).damages == ("no recording of stage 1 of replica 0, pipeline 1",)
+
+
+def test_two_files_of_one_rank_are_told(tmp_path):
+    file = write(tmp_path, 0, 1, [CLOSE])
+    (tmp_path / "rank_00001.jsonl").write_bytes(file.read_bytes())
+    damages = read_recording(tmp_path).damages
+    assert damages == ("2 files are of rank 0: rank_00000.jsonl, rank_00001.jsonl",)
+
+
 def test_times_of_one_clock_compare_exactly_and_others_by_the_time_of_day(tmp_path):
     event = {"event": "close", "at": 7}
     second_later = {"monotonic_ns": 6 * SECOND, "wall_ns": 1_700_000_099 * SECOND}
@@ -94,7 +147,7 @@ def test_times_of_one_clock_compare_exactly_and_others_by_the_time_of_day(tmp_pa
 
 def test_the_plan_of_a_run_is_put_together_from_its_stages(tmp_path):
     write_all(tmp_path, PLAN)
-    assert read_recording(tmp_path).plan(0, 0) == PLAN
+    assert read_recording(tmp_path).plan(PipelineId(0), 0) == PLAN
 
 
 def test_a_process_that_still_writes_is_told_from_one_that_has_gone(tmp_path):

@@ -5,10 +5,12 @@ their order? *Order*: did nothing happen before what the plan makes it wait for 
 `schedcc.recordings.order`)?
 """
 
+from collections import deque
 from collections.abc import Iterator
 
 from schedcc.recordings.order import Causality
-from schedcc.recordings.recording import RankRecording, Recording
+from schedcc.recordings.recording import PipelineId, RankRecording, Recording
+from schedcc.restrict import exists
 from schemas import PipelinePlan, Placed
 from schemas.conformance import Conformance, Deviation
 
@@ -48,29 +50,32 @@ def conform(
     runs = recorded if run is None else [run]
     found: list[Observation] = [*_files(plan, recording)]
     programs = {program.stage_id: list(program.placed()) for program in plan.programs}
-    ranks = [rank for rank in recording.ranks if rank.header.stage_id in programs]
     followed = set()
-    for rank in ranks:
-        for number in runs:
-            observed = list(_sequence(rank, number, plan, programs[rank.header.stage_id]))
-            found += observed
-            if not any(isinstance(o, Deviation) for o in observed):
-                followed.add((rank.header.rank, number))
+    for pipeline, by_stage in recording.pipelines.items():
+        for rank in by_stage.values():
+            for number in runs if rank.header.stage_id in programs else ():
+                count = recording.micro_batches(pipeline, number)
+                due = programs[rank.header.stage_id]
+                observed = list(_sequence(rank, number, plan, due, count))
+                found += observed
+                if not any(isinstance(o, Deviation) for o in observed):
+                    followed.add((rank.header.rank, number))
     causality = Causality(plan, recording, clock_error)
     found += causality.limits()
-    for replica in sorted({rank.header.replica for rank in ranks}):
-        of_replica = [rank for rank in ranks if rank.header.replica == replica]
+    for pipeline, by_stage in recording.pipelines.items():
+        ranks = [rank for stage, rank in by_stage.items() if stage in programs]
         for number in runs:
-            if all((rank.header.rank, number) in followed for rank in of_replica):
-                found += causality.contradictions(replica, number)
+            found += _end_of_data(recording, pipeline, number, plan)
+            if all((rank.header.rank, number) in followed for rank in ranks):
+                found += causality.contradictions(pipeline, number)
     return Conformance(
         deviations=tuple(o for o in found if isinstance(o, Deviation)),
         runs=tuple(runs),
         instructions=sum(
             len(executed.executed)
-            for rank in ranks
+            for rank in recording.ranks
             for number in runs
-            if (executed := rank.run(number)) is not None
+            if rank.header.stage_id in programs and (executed := rank.run(number)) is not None
         ),
         notes=tuple(o for o in found if isinstance(o, str)),
     )
@@ -91,9 +96,17 @@ def _files(plan: PipelinePlan, recording: Recording) -> Iterator[Observation]:
 
 
 def _sequence(
-    rank: RankRecording, number: int, plan: PipelinePlan, planned: list[Placed]
+    rank: RankRecording,
+    number: int,
+    plan: PipelinePlan,
+    planned: list[Placed],
+    micro_batches: int | None,
 ) -> Iterator[Observation]:
-    """Compare a rank's run up to the first difference: after it, all others follow from it."""
+    """Compare a rank's run up to the first difference: after it, all others follow from it.
+
+    Where the data held fewer micro-batches than the plan, instructions of later ones are skipped;
+    until a rank knew, it may have entered some of them, in their order.
+    """
     run = rank.run(number)
     executed = [] if run is None else [e.placed for e in run.executed]
 
@@ -106,22 +119,59 @@ def _sequence(
         found, needed = run.plan.micro_batches, plan.micro_batches
         yield deviation(None, f"executed a plan for M = {found}, the given one is for M = {needed}")
         return
-    for done, due in zip(executed, planned, strict=False):
-        if (done.step, done.instruction) != (due.step, due.instruction):
-            message = f"executed {_in_full(done)}, the plan has {_in_full(due)}"
-            yield deviation(done.step, message)
+    count = plan.micro_batches if micro_batches is None else micro_batches
+    told = len(executed) if run is None or run.told is None else run.told
+    rest = deque(planned)
+    for position, done in enumerate(executed):
+        while rest and not exists(rest[0].instruction, count):
+            if position < told and _same(rest[0], done):
+                break
+            rest.popleft()
+        if not rest:
+            yield deviation(done.step, f"executed {_in_full(done)} after the end of the plan")
             return
-    if len(executed) > len(planned):
-        extra = executed[len(planned)]
-        yield deviation(extra.step, f"executed {_in_full(extra)} after the end of the plan")
-    elif run is None or run.end is None:
+        if not _same(rest[0], done):
+            wanted = f"the plan has {_in_full(rest[0])}"
+            if position >= told and not exists(done.instruction, count):
+                wanted = f"though it knew that the data ends after {count} micro-batches"
+            yield deviation(done.step, f"executed {_in_full(done)}, {wanted}")
+            return
+        rest.popleft()
+    rest = deque(placed for placed in rest if exists(placed.instruction, count))
+    if run is None or run.end is None:
+        total = sum(exists(placed.instruction, count) for placed in planned)
         yield (
-            f"{rank.name}, run {number}: cut short; the {len(executed)} of {len(planned)} "
+            f"{rank.name}, run {number}: cut short; the {len(executed)} of {total} "
             "instructions that it entered are a prefix of the plan"
         )
-    elif len(executed) < len(planned):
-        due = planned[len(executed)]
-        yield deviation(due.step, f"the run ended without {_in_full(due)}")
+    elif rest:
+        yield deviation(rest[0].step, f"the run ended without {_in_full(rest[0])}")
+
+
+def _same(due: Placed, done: Placed) -> bool:
+    return (done.step, done.instruction) == (due.step, due.instruction)
+
+
+def _end_of_data(
+    recording: Recording, pipeline: PipelineId, number: int, plan: PipelinePlan
+) -> Iterator[Observation]:
+    """Whether the ranks of a pipeline agree on how many micro-batches the data held."""
+    known: dict[int, str] = {}  # how many, and the first rank that says so
+    for rank in recording.pipelines[pipeline].values():
+        run = rank.run(number)
+        if run is not None and run.micro_batches is not None:
+            known.setdefault(run.micro_batches, rank.name)
+        elif run is not None and run.end is not None:
+            known.setdefault(plan.micro_batches, rank.name)
+    if len(known) > 1:
+        named = " and ".join(f"{count} ({rank})" for count, rank in known.items())
+        message = f"the ranks of {pipeline} do not agree on how many micro-batches there were"
+        yield Deviation(code="sequence", message=f"{message}: {named}", run=number)
+    elif known and min(known) < plan.micro_batches:
+        yield (
+            f"{pipeline}, run {number}: the data ended after {min(known)} of the plan's "
+            f"{plan.micro_batches} micro-batches"
+        )
 
 
 def _in_full(placed: Placed) -> str:

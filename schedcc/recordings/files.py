@@ -5,6 +5,8 @@ used.
 """
 
 import fcntl
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,11 +14,18 @@ from pydantic_core import from_json
 
 from schedcc.files import explain
 from schedcc.ranges import gaps, in_words
-from schedcc.recordings.recording import Executed, RankRecording, Recording, Run
+from schedcc.recordings.recording import (
+    Executed,
+    PipelineId,
+    RankRecording,
+    Recording,
+    Run,
+)
 from schemas import Instruction, Placed, StagePlan
 from schemas.recording import (
     EVENT,
     Closed,
+    DataEnded,
     ErrorRaised,
     InstructionEnded,
     InstructionStarted,
@@ -54,8 +63,8 @@ def read_recording(directory: Path) -> Recording:
     if not ranks:
         raise RecordingFileError(f"{directory}: {damages[0]}")
     damages += [damage for rank in ranks for damage in rank.damages]
-    damages += _missing(ranks)
-    return Recording(directory, tuple(ranks), tuple(damages))
+    recording = Recording(directory, tuple(ranks), tuple(damages))
+    return replace(recording, damages=(*damages, *_missing(recording)))
 
 
 def _read_rank(file: Path, wall: dict[str, int]) -> RankRecording:
@@ -121,7 +130,11 @@ class _Events:
             case ErrorRaised():
                 rank.errors.append((at, event))
                 self._run = None
+            case DataEnded():
+                self._end_of_data(event.micro_batches, at, line)
             case RunEnded():
+                if event.micro_batches is not None:
+                    self._end_of_data(event.micro_batches, at, line)
                 if self._run is not None:
                     self._run.end, self._run = at, None
             case Closed():
@@ -147,25 +160,42 @@ class _Events:
             return
         current.end, current.nbytes = at, event.bytes
 
+    def _end_of_data(self, micro_batches: int, at: int, line: int) -> None:
+        run = self._run
+        if run is None:
+            self._damage(line, "the data ends outside of a run")
+        elif run.micro_batches is None:
+            run.micro_batches, run.told = micro_batches, len(run.executed)
+            run.data_ended = at
+        elif run.micro_batches != micro_batches:
+            self._damage(
+                line,
+                f"the data ends after {micro_batches} micro-batches, and after "
+                f"{run.micro_batches} before",
+            )
+
     def _damage(self, line: int, what: str) -> None:
         self._rank.damages.append(f"{self._rank.file.name}, line {line}: {what}")
 
 
-def _missing(ranks: list[RankRecording]) -> list[str]:
-    """Which stages of the replicas have no file, and which files do not belong together."""
-    damages = []
+def _missing(recording: Recording) -> list[str]:
+    """Which stages of the pipelines have no file, and which files do not belong together."""
+    damages, ranks = [], recording.ranks
     sizes = {rank.header.stages for rank in ranks}
     if len(sizes) > 1:
         damages.append(
             "the files are of different runs: "
             + ", ".join(f"{r.file.name} of {r.header.stages} stages" for r in ranks)
         )
-    for replica in sorted({rank.header.replica for rank in ranks}):
-        found = (r.header.stage_id for r in ranks if r.header.replica == replica)
-        missing = gaps(found, max(sizes))
+    for rank, count in Counter(rank.header.rank for rank in ranks).items():
+        if count > 1:
+            names = ", ".join(r.file.name for r in ranks if r.header.rank == rank)
+            damages.append(f"{count} files are of rank {rank}: {names}")
+    for pipeline, by_stage in recording.pipelines.items():
+        missing = gaps(by_stage, max(sizes))
         if missing:
-            copies = "" if replica == 0 else f" of replica {replica}"
-            damages.append(f"no recording of {in_words('stage', missing)}{copies}")
+            which = "" if pipeline == PipelineId(0) else f" of {pipeline}"
+            damages.append(f"no recording of {in_words('stage', missing)}{which}")
     return damages
 
 

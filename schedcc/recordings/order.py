@@ -13,8 +13,9 @@ from collections.abc import Iterator
 
 import networkx as nx
 
-from schedcc.graph import Event, dependency_graph
-from schedcc.recordings.recording import Recording
+from schedcc.graph import Event
+from schedcc.recordings.recording import PipelineId, Recording
+from schedcc.recordings.skipped import run_graph
 from schemas import BufferInstruction, Phase, PipelinePlan, TransportModel
 from schemas.conformance import Deviation
 
@@ -25,12 +26,9 @@ class Causality:
     def __init__(self, plan: PipelinePlan, recording: Recording, clock_error: float) -> None:
         """Compare with `plan`; clocks of different machines may differ by `clock_error` seconds."""
         self._recording, self._clock_error = recording, clock_error
-        instructions = sum(1 for program in plan.programs for _ in program.placed())
-        lax = TransportModel(queue="channel", buffered_sends=instructions)
-        self._graph = dependency_graph(plan, lax)
-        edges = self._graph.edges(data="why")
-        self._graph.remove_edges_from([(a, b) for a, b, why in edges if why == "collective"])
-        self._acyclic = nx.is_directed_acyclic_graph(self._graph)
+        self._plan = plan
+        self._graphs: dict[int | None, nx.DiGraph[Event]] = {}
+        self._acyclic = nx.is_directed_acyclic_graph(self._graph_for(None))
         self._devices = sorted({rank.header.device for rank in recording.ranks} - {"cpu"})
 
     def limits(self) -> Iterator[str]:
@@ -48,7 +46,18 @@ class Causality:
                 f"to within {self._clock_error:g} s"
             )
 
-    def contradictions(self, replica: int, run: int) -> Iterator[Deviation]:
+    def _graph_for(self, micro_batches: int | None) -> "nx.DiGraph[Event]":
+        """The dependencies of a run whose data held so many micro-batches."""
+        if micro_batches not in self._graphs:
+            instructions = sum(1 for program in self._plan.programs for _ in program.placed())
+            lax = TransportModel(queue="channel", buffered_sends=instructions)
+            graph = run_graph(self._plan, micro_batches, lax)
+            edges = graph.edges(data="why")
+            graph.remove_edges_from([(a, b) for a, b, why in edges if why == "collective"])
+            self._graphs[micro_batches] = graph
+        return self._graphs[micro_batches]
+
+    def contradictions(self, pipeline: PipelineId, run: int) -> Iterator[Deviation]:
         """Events of a run that are earlier than something they depend on.
 
         The latest known time is followed along the dependencies, past events that nobody records
@@ -56,21 +65,22 @@ class Causality:
         """
         if not self._acyclic or self._devices:
             return
-        times = self._times(replica, run)
+        graph = self._graph_for(self._recording.micro_batches(pipeline, run))
+        times = self._times(pipeline, run)
         latest: dict[Event, Event] = {}
-        for event in nx.topological_sort(self._graph):
-            before = [latest[b] for b in self._graph.predecessors(event) if b in latest]
+        for event in nx.topological_sort(graph):
+            before = [latest[b] for b in graph.predecessors(event) if b in latest]
             cause = max(before, key=times.__getitem__, default=None)
             if event in times:
                 if cause is not None:
-                    yield from self._compared(replica, run, cause, event, times)
+                    yield from self._compared(graph, pipeline, run, cause, event, times)
                 latest[event] = event
             elif cause is not None:
                 latest[event] = cause
 
-    def _times(self, replica: int, run: int) -> dict[Event, int]:
+    def _times(self, pipeline: PipelineId, run: int) -> dict[Event, int]:
         times = {}
-        for stage, rank in self._recording.replica(replica).items():
+        for stage, rank in self._recording.pipelines[pipeline].items():
             recorded = rank.run(run)
             for executed in [] if recorded is None else recorded.executed:
                 offset, instruction = executed.placed.offset, executed.placed.instruction
@@ -84,19 +94,27 @@ class Causality:
         return times
 
     def _compared(
-        self, replica: int, run: int, cause: Event, event: Event, times: dict[Event, int]
+        self,
+        graph: "nx.DiGraph[Event]",
+        pipeline: PipelineId,
+        run: int,
+        cause: Event,
+        event: Event,
+        times: dict[Event, int],
     ) -> Iterator[Deviation]:
-        ranks = self._recording.replica(replica)
+        ranks = self._recording.pipelines[pipeline]
         first, second = ranks[cause.stage_id].header, ranks[event.stage_id].header
         allowed = 0 if first.clock == second.clock else int(self._clock_error * 1e9)
         early = times[cause] - times[event]
         if early > allowed:
             message = (
-                f"the {event.moment} of {self._name(event)} is {early / 1e9:.6f} s before the "
-                f"{cause.moment} of {self._name(cause)} on rank {first.rank}, which it depends on"
+                f"the {event.moment} of {_name(graph, event)} is {early / 1e9:.6f} s before the "
+                f"{cause.moment} of {_name(graph, cause)} on rank {first.rank}, "
+                "which it depends on"
             )
-            step = self._graph.nodes[event]["step"]
+            step = graph.nodes[event]["step"]
             yield Deviation(code="order", message=message, rank=second.rank, run=run, step=step)
 
-    def _name(self, event: Event) -> str:
-        return str(self._graph.nodes[event]["instruction"])
+
+def _name(graph: "nx.DiGraph[Event]", event: Event) -> str:
+    return str(graph.nodes[event]["instruction"])

@@ -22,12 +22,12 @@ from schemas.postmortem import Activity, Cause, Position, Postmortem, RankState,
 
 def postmortem(recording: Recording) -> Postmortem:
     """Examine a recording."""
-    ranks = tuple(_status(rank, recording.last) for rank in recording.ranks)
-    stopped = {(r.replica, r.run) for r in ranks if r.instruction is not None}
+    ranks = tuple(_status(rank, recording) for rank in recording.ranks)
     found = tuple(
         wait
-        for replica, run in sorted((replica, run or 0) for replica, run in stopped)
-        for wait in waits(recording, replica, run)
+        for pipeline, by_stage in recording.pipelines.items()
+        for run in sorted(set.union(*(rank.stopped_in for rank in by_stage.values())))
+        for wait in waits(recording, pipeline, run)
     )
     return Postmortem(
         cause=_cause(recording, ranks, found),
@@ -38,7 +38,7 @@ def postmortem(recording: Recording) -> Postmortem:
     )
 
 
-def _status(rank: RankRecording, last: int) -> RankStatus:
+def _status(rank: RankRecording, recording: Recording) -> RankStatus:
     run = rank.runs[-1] if rank.runs else None
     current = run.open if run is not None else None
     state = RankState.VANISHED
@@ -52,10 +52,16 @@ def _status(rank: RankRecording, last: int) -> RankStatus:
         rank=rank.header.rank,
         stage_id=rank.header.stage_id,
         replica=rank.header.replica,
+        pipeline=rank.header.pipeline,
         state=state,
         run=None if run is None else run.number,
+        micro_batches=(
+            None
+            if run is None
+            else recording.micro_batches(recording.pipeline_of(rank), run.number)
+        ),
         instruction=None if run is None or current is None else _position(rank, run, current),
-        since=_seconds(last - (rank.last if current is None else current.start)),
+        since=_seconds(recording.last - (rank.last if current is None else current.start)),
         error=rank.errors[-1][1] if rank.failed else None,
         activity=_activity(rank),
     )
@@ -173,10 +179,18 @@ def _standstill(recording: Recording, status: RankStatus, found: tuple[Wait, ...
     if waits_for:
         return f"{text}, which needed {_and(waits_for)}"
     if isinstance(instruction, TransferInstruction):
-        if instruction.peer not in recording.replica(status.replica):
+        if status.micro_batches is not None and instruction.micro_batch >= status.micro_batches:
+            return f"{text}, though the data ended after {status.micro_batches} micro-batches"
+        if instruction.peer not in _beside(recording, status):
             return f"{text}: stage {instruction.peer} left no recording"
         return f"{text}, though the other end of the transfer had begun"
     return text
+
+
+def _beside(recording: Recording, status: RankStatus) -> dict[int, RankRecording]:
+    """The ranks of a rank's pipeline, by stage."""
+    rank = next(rank for rank in recording.ranks if rank.header.rank == status.rank)
+    return recording.pipelines[recording.pipeline_of(rank)]
 
 
 def _whereabouts(status: RankStatus) -> str:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from schedcc.graph import Event, dependency_graph
-from schedcc.recordings.recording import Recording, Run
+from schedcc.graph import Event
+from schedcc.recordings.recording import PipelineId, Recording, Run
+from schedcc.recordings.skipped import run_graph
 from schemas import (
     BufferInstruction,
     Direction,
@@ -22,12 +23,12 @@ _MODELS = (TransportModel(queue="channel"), TransportModel())
 that these do not explain may be held up by the order of a stage's one queue."""
 
 
-def waits(recording: Recording, replica: int, run: int) -> list[Wait]:
-    """The waits among the ranks of one copy of the pipeline, in one of its runs."""
-    plan = recording.plan(replica, run)
+def waits(recording: Recording, pipeline: PipelineId, run: int) -> list[Wait]:
+    """The waits among the ranks of one pipeline, in one of its runs."""
+    plan = recording.plan(pipeline, run)
     if plan is None:
         return []
-    stages = recording.replica(replica)
+    stages = recording.pipelines[pipeline]
     progress = {
         stage: Progress.of(began)
         for stage, rank in stages.items()
@@ -37,15 +38,15 @@ def waits(recording: Recording, replica: int, run: int) -> list[Wait]:
     stuck = [Event(stage, at.entered, "end") for stage, at in progress.items() if at.inside]
     found: dict[Event, list[Wait]] = {}
     for model in _MODELS:
-        graph = dependency_graph(plan, model)
+        graph = run_graph(plan, recording.micro_batches(pipeline, run), model)
         pending = _pending(graph, progress)
         for waiter in stuck:
             if waiter not in graph or found.get(waiter):
                 continue
             found[waiter] = [
                 Wait(
-                    waiter=_position(recording, graph, replica, run, waiter),
-                    needed=_position(recording, graph, replica, run, needed),
+                    waiter=_position(recording, graph, pipeline, run, waiter),
+                    needed=_position(recording, graph, pipeline, run, needed),
                     why=why,
                 )
                 for needed, why in (
@@ -138,11 +139,15 @@ def _not_begun(
 
 
 def _position(
-    recording: Recording, graph: "nx.DiGraph[Event]", replica: int, run: int, event: Event
+    recording: Recording,
+    graph: "nx.DiGraph[Event]",
+    pipeline: PipelineId,
+    run: int,
+    event: Event,
 ) -> Position:
     known = graph.nodes[event] if event in graph else {"step": None, "instruction": None}
     return Position(
-        rank=recording.replica(replica)[event.stage_id].header.rank,
+        rank=recording.pipelines[pipeline][event.stage_id].header.rank,
         stage_id=event.stage_id,
         run=run,
         step=known["step"],
