@@ -22,7 +22,7 @@ import schedcc
 from runtime.activation import Signature
 from runtime.failure.errors import RemoteError
 from runtime.line_log import LineLog
-from runtime.transport import InMemoryTransport, Transport, TransportError
+from runtime.transport import InMemoryTransport, TorchTransport, Transport, TransportError
 from schemas import Direction, Phase, Placed, StagePlan, TransferInstruction
 from schemas.recording import (
     Closed,
@@ -82,6 +82,7 @@ class Recorder:
             rank=rank,
             stage_id=transport.stage_id,
             replica=transport.replica,
+            pipeline=transport.name if isinstance(transport, TorchTransport) else None,
             stages=transport.stages,
             version=schedcc.__version__,
             host=platform.node(),

@@ -61,7 +61,7 @@ class TorchTransport:
                 group for all that is `"shared"` (the default on a GPU), or one `"per-edge"`.
             grid: The ranks (among all processes) of every replica's stages, in the order of the
                 stages; default: those of `group` and of the groups that the replicas name.
-            name: Of this pipeline, among several that make up one replica.
+            name: Of this pipeline, among several that make up one replica; for recordings.
 
         Raises:
             TransportError: there is no process group, it has no backend for the device, or NCCL was
