@@ -4,10 +4,12 @@ Then whatever the system gave for it is given back at once, without the help of 
 of cycles, and the other ranks can learn that this one will not take part again.
 """
 
+import os
 import weakref
 from collections.abc import Callable
 from typing import Self
 
+from runtime.failure.board import MeetingPlace
 from runtime.failure.guard import Guard
 from runtime.transport import Transport
 
@@ -33,17 +35,19 @@ class Lifetime:
         self.name = "" if place is None else place.next_evaluator()
         """What all ranks call the evaluator; empty for a single process."""
         self._open = True
+        process = os.getpid()
         self._ends: list[Callable[[], None]] = []
         if guard is not None:
             self._ends.append(guard.close)
         if owns:
             self._ends.append(transport.close)
         # The one made last comes first, and a process that ends only says so.
-        self._free = weakref.finalize(evaluator, _all, self._ends)
+        self._free = weakref.finalize(evaluator, _all, process, self._ends)
         self._free.atexit = False
-        self._leave = None
+        self._leave, self._how = None, [LET_GO]
         if place is not None:
-            self._leave = weakref.finalize(evaluator, place.leave, self.name, LET_GO)
+            said = (process, place, self.name, self._how)
+            self._leave = weakref.finalize(evaluator, _leave, *said)
 
     def at_end(self, free: Callable[[], None]) -> None:
         """Call `free` before anything else is given back; it may not hold the evaluator."""
@@ -52,10 +56,9 @@ class Lifetime:
     def close(self) -> None:
         """End it now; another time does nothing."""
         self._open = False
-        if self._leave is not None and (leaving := self._leave.detach()) is not None:
-            _, leave, _, _ = leaving
-            leave(self.name, CLOSED)
-            del leaving, leave  # they hold a connection
+        self._how[0] = CLOSED
+        if self._leave is not None:
+            self._leave()
         self._free()
 
     def require_open(self) -> None:
@@ -88,6 +91,16 @@ class Closable:
         self.close()
 
 
-def _all(ends: list[Callable[[], None]]) -> None:
-    while ends:
+def _all(process: int, ends: list[Callable[[], None]]) -> None:
+    while ends and _is(process):
         ends.pop(0)()
+
+
+def _leave(process: int, place: MeetingPlace, name: str, how: list[str]) -> None:
+    if _is(process):
+        place.leave(name, how[0])
+
+
+def _is(process: int) -> bool:
+    """Whether this is that process; one that was forked off must not end what it inherited."""
+    return os.getpid() == process

@@ -4,6 +4,7 @@ import gc
 import os
 import resource
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -112,3 +113,23 @@ def test_an_evaluator_of_one_process_closes_as_well():
         pass
     with pytest.raises(ValueError, match="the evaluator was closed, needed an open one"):
         made.evaluate(DATA)
+
+
+def fork_and_end(_: None) -> list[float]:
+    """A forked process ends as programs do, and as if it had dropped what it inherited."""
+    made = evaluated()
+    child = os.fork()
+    if child == 0:
+        try:
+            made._lifetime._free()
+            weakref.finalize._exitfunc()  # what is registered for the end of a program
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    dist.barrier()
+    return list(made.evaluate(DATA).losses)
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_process_ends_nothing_of_its_parent():
+    assert run_ranks(2, fork_and_end) == [LOSSES, LOSSES]

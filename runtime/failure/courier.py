@@ -132,7 +132,11 @@ class Courier:
             self._acknowledged = True
         incident.settle(failure)
         self._settled = self._settled or time.monotonic()
-        if self._board.acknowledged(failure):
+        told = True
+        if failure.kind == "disagreement" and self._rendezvous is not None:
+            incident.give_up()
+            told = self._rendezvous.tell(failure)
+        if told and self._board.acknowledged(failure):
             incident.heard_by_all()
             self.pause = INTERVAL
         else:

@@ -54,6 +54,8 @@ class Rendezvous:
         self._thread = threading.get_ident()
         self._rounds = 0
         self._first: dict[int, Presence] = {}
+        self._elsewhere: dict[tuple[str, int], tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        """Who meets where others wait, and who of them is absent: by place and epoch."""
         self._homes: dict[int, tuple[int | None, str]] = {}
         others = set(range(place.size)) - {place.rank}
         self._others = deque(sorted(others))
@@ -114,10 +116,23 @@ class Rendezvous:
         }
         if not elsewhere:
             return None
-        failure = self._disagreement(here | elsewhere, gone=tuple(elsewhere))
-        for other in {(p.place, p.epoch): p for p in elsewhere.values()}.values():
-            self._tell(other, failure, here)
-        return failure
+        for presence in elsewhere.values():
+            absent = tuple(n for n, rank in enumerate(presence.ranks) if rank in present)
+            self._elsewhere[presence.place, presence.epoch] = presence.ranks, absent
+        return self._disagreement(here | elsewhere, gone=tuple(elsewhere))
+
+    def tell(self, failure: Failure) -> bool:
+        """Leave word of a disagreement where others wait; whether all of them have read it.
+
+        Before, the channels here have to be given up: whoever has read it may come here next.
+        """
+        job, read = self._place.job, True
+        for (place, epoch), (ranks, absent) in self._elsewhere.items():
+            assert job is not None
+            board = Board(MeetingPlace(job.at(place), -1, tuple(map(str, ranks))), epoch)
+            there = board.publish(failure.model_copy(update={"gone": absent}))
+            read = board.acknowledged(there) and read
+        return read
 
     def _now(self) -> list[int]:
         """The ranks that this round is about."""
@@ -156,15 +171,6 @@ class Rendezvous:
         for rank, presence in sorted(who.items()):
             tasks.setdefault(presence.task, []).append(self._place.names[rank])
         return self._failure("disagreement", different(tasks), gone=gone)
-
-    def _tell(self, other: Presence, failure: Failure, here: Mapping[int, Presence]) -> None:
-        """Leave word where others wait, so that they need not find out by themselves."""
-        job = self._place.job
-        assert job is not None
-        present = {job.ranks[rank] for rank in here}
-        absent = tuple(n for n, rank in enumerate(other.ranks) if rank in present)
-        there = MeetingPlace(job.at(other.place), -1, tuple(map(str, other.ranks)))
-        Board(there, other.epoch).publish(failure.model_copy(update={"gone": absent}))
 
     def _failure(self, kind: str, reason: str, *, gone: tuple[int, ...]) -> Failure:
         place = self._place

@@ -21,6 +21,9 @@ from runtime.failure.watchdog import Watchdog
 from runtime.transport.protocol import ConnectionLostError, Transport
 
 LINGER_SECONDS = 1.0
+READ_SECONDS = 5.0
+"""How long ranks that wait may take to read why they wait in vain, on a machine that is busy."""
+
 ANSWER_SECONDS = 0.5
 
 
@@ -107,9 +110,10 @@ class Session:
                 incident.settle(mine)  # unless the board has another one
                 if not told:
                     incident.heard_by_all()  # as many as can be
-        incident.linger(LINGER_SECONDS)
-        incident.give_up()
         assert incident.failure is not None
+        alive = incident.failure.kind == "disagreement"  # and about to read it, wherever they wait
+        incident.linger(READ_SECONDS if alive else LINGER_SECONDS)
+        incident.give_up()
         return incident.failure
 
     def stop(self) -> None:
