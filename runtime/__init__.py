@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from runtime.metrics import MetricError
     from runtime.micro_batches import DataError
     from runtime.partition import PartitionError
+    from runtime.sampler import ShardSampler
     from runtime.weights import DifferentWeightsError
 
 _MODULES = {
@@ -43,6 +44,7 @@ _MODULES = {
     "NonFiniteError": "runtime.failure",
     "PartitionError": "runtime.partition",
     "RemoteError": "runtime.failure",
+    "ShardSampler": "runtime.sampler",
     "StalledError": "runtime.failure",
     "TiedLayerSpec": "runtime.layers",
     "label_log_probs": "runtime.logits",
@@ -63,6 +65,7 @@ __all__ = [
     "NonFiniteError",
     "PartitionError",
     "RemoteError",
+    "ShardSampler",
     "StalledError",
     "TiedLayerSpec",
     "label_log_probs",

@@ -58,7 +58,7 @@ def build_with_ties(
     in_turn = not alone and any(isinstance(layer, LayerSpec) for layer in layers)
     if not ties and not in_turn:
         return build()
-    with guard.run() as run:
+    with guard.run("the making") as run:
         what = "tied layers" if ties else "layers"
         run.phase(f"the building of {what}", waits_for="", patient=True)
         stage = built_in_turn(build, transport) if in_turn else build()

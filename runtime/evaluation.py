@@ -106,7 +106,7 @@ class StageEvaluations:
         self._first = transport.stage_id == 0
         self._last = transport.stage_id == transport.stages - 1
         self._layout: Layout | None = None
-        self._buffers = BufferPool(transport.receive_memory)
+        self._buffers = BufferPool(transport.receive_memory, transport.release_memory)
         self._owner = Owner(stage.module, self._buffers.memory.ours)
         self._form = FormChoice(conduct.overlap, transport)
         self._epoch: int | None = None
@@ -131,7 +131,9 @@ class StageEvaluations:
         recorded = self._recorder.evaluation() if self._recorder else nullcontext()
         weights, modules = self._stage.weights, self._stage.evaluated(request, last=self._last)
         with ExitStack() as entered:
-            run = entered.enter_context(self._guard.run())
+            run = entered.enter_context(
+                self._guard.run("evaluate" if asked is None else "eval_batch")
+            )
             for context in (recorded, weights.evaluation(), torch.no_grad()):
                 entered.enter_context(context)
             self._begin(run)
@@ -149,9 +151,16 @@ class StageEvaluations:
         self._layout = evaluation.results.losses.agreed
         return eval_result(evaluation.micro_batches, evaluation.results)
 
+    def close(self) -> None:
+        """Let go of plans and memory."""
+        self._plans.close()
+        self._buffers.clear()
+        self._buffers.memory.clear()
+
     def _begin(self, run: Run) -> None:
         """After a failure, agree on everything anew: some stages may know more than others."""
         if self._epoch not in (None, run.epoch):
+            self._plans.close()
             self._plans = self._no_plans()
             self._form = FormChoice(self._conduct.overlap, self._transport)
             self._layout = None
@@ -254,6 +263,7 @@ class StageEvaluations:
         outcome = evaluation.outcome if final else part_of(evaluation.outcome)
         kind = window.notes[0].kind if window.notes else ""
         overlap = self._form.overlapped(kind)
+        recorder = self._recorder
         run.phase("the comparison of plans")
         interpreter = self._plans.interpreter(planned, outcome, overlap=overlap)
         stream = Stream(
@@ -265,6 +275,7 @@ class StageEvaluations:
             take=self._buffers.small.take,
             before=evaluation.micro_batches,
             exact=evaluation.asked is not None,
+            ended=recorder.data_ended if recorder else lambda _: None,
         )
         transfers = Transfers(
             self._transport,
@@ -285,7 +296,6 @@ class StageEvaluations:
             own=self._owner.own,
             listeners=(run, *self._listeners),
         )
-        recorder = self._recorder
         recorded = recorder.run(interpreter.plan, transfers) if recorder else nullcontext()
         try:
             with self._form.measuring(kind, overlap, max(1, planned)), recorded:

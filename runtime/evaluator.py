@@ -17,6 +17,7 @@ from runtime.failure.guard import TIMEOUT, Guard
 from runtime.form import Overlap
 from runtime.grid import default_transport, require_grid
 from runtime.layers import Layer, StageModule, build_stage, require_layers
+from runtime.lifetime import Closable, Lifetime
 from runtime.listeners import Listener
 from runtime.logits import LogitsCallback, LogitsFunction
 from runtime.metrics import Metric, StatefulMetrics, split_metrics
@@ -35,12 +36,13 @@ from schedcc.errors import require_count
 from schemas import CheckpointManifest
 
 
-class Evaluator:
+class Evaluator(Closable):
     """Evaluates a model whose layers are spread over the stages of a pipeline.
 
     Every stage is a process (or a thread, with the in-memory transport) that makes an evaluator of
     the same layers and calls the same methods. Parameters that are named as in DeepSpeed's
-    `PipelineEngine.eval_batch` mean what they mean there.
+    `PipelineEngine.eval_batch` mean what they mean there. What the system gave for it is given back
+    when it is closed (`close`, or the end of a `with` block), or nobody holds it any more.
     """
 
     def __init__(
@@ -80,7 +82,9 @@ class Evaluator:
                 several in nested tuples, lists and dicts.
             metrics: By name. Functions `(output, label) -> value` are reduced like the loss.
                 Objects with `update`, `compute` and `reset` (as of torchmetrics) keep a state.
-            stages: S; default: the number of processes, divided by `replicas`.
+            stages: S; default: the number of processes, divided by `replicas`. Where a launcher
+                started several processes and `init_process_group` was not called, 1 means that
+                each of them evaluates the whole model by itself.
             replicas: Data-parallel copies of the pipeline, each with its own share of the data;
                 default: one. Their weights have to be the same.
             mesh: The grid of processes, with a dimension `"pp"`, and `"dp"` for replicas; default:
@@ -117,7 +121,8 @@ class Evaluator:
             LayersError: `layers` is a whole model, an iterator, or holds something else.
             RecordingError: `record` already holds a recording, or cannot be written.
             PartitionError: the layers cannot be divided so.
-            AgreementError: the processes make another grid, or tied layers do not fit.
+            AgreementError: the processes make another grid, or none though a launcher started
+                several, or tied layers do not fit.
             RemoteError: another stage could not build its layers, or profile them.
             MetricError: a metric cannot be combined over the replicas.
             ValueError: `overlap` is no choice, or `channels` are named beside a transport.
@@ -129,7 +134,11 @@ class Evaluator:
         self._transport = transport or default_transport(stages, replicas, mesh, channels)
         require_grid(self._transport, stages, replicas)
         self.stages, self.stage_id = self._transport.stages, self._transport.stage_id
-        self._guard = guard or Guard(self._transport, timeout=timeout)
+        self.replicas, self.replica = self._transport.replicas, self._transport.replica
+        guarded = guard or Guard(self._transport, timeout=timeout)
+        own = None if guard else guarded
+        self._lifetime = Lifetime(self, self._transport, own, owns=transport is None)
+        self._guard = guarded.named(self._lifetime.name)
         profile = partial(
             agreed_profile,
             layers,
@@ -163,14 +172,18 @@ class Evaluator:
             keyword_inputs=keyword_inputs,
             weights=self._weights,
         )
+        recorder = None if record is None else Recorder(record, self._transport)
+        if recorder is not None:
+            self._lifetime.at_end(recorder.close)
         self._evaluations = StageEvaluations(
             self._transport,
             self._guard,
             stage,
             Conduct(overlap, check_data, check_finite, dynamic_shapes),
             listeners=listeners,
-            recorder=None if record is None else Recorder(record, self._transport),
+            recorder=recorder,
         )
+        self._lifetime.at_end(self._evaluations.close)
 
     @property
     def is_first(self) -> bool:
@@ -229,8 +242,9 @@ class Evaluator:
             DifferentDataError: first and last stage read different micro-batches.
             NonFiniteError: a loss is NaN or infinite, with `check_finite`.
             RemoteError: another stage failed, ended without a word, or did not get on in time.
-            ValueError: a loss or a metric is not made of scalars.
+            ValueError: a loss or a metric is not made of scalars, or the evaluator was closed.
         """
+        self._lifetime.require_open()
         micro_batches = self._micro_batches if num_micro_batches is None else num_micro_batches
         if micro_batches is None:
             raise DataError("num_micro_batches is None, and the evaluator has no micro_batches")
@@ -283,6 +297,7 @@ class Evaluator:
             DifferentDataError, NonFiniteError, RemoteError: as of `eval_batch`.
             ValueError: as of `eval_batch`.
         """
+        self._lifetime.require_open()
         request = Request(
             compute_loss=compute_loss,
             reduce_output=reduce_output,
@@ -310,7 +325,8 @@ class Evaluator:
         Raises:
             CheckpointError: a layer cannot be saved or written, on any rank; the same everywhere.
         """
-        with self._guard.run() as run:
+        self._lifetime.require_open()
+        with self._guard.run("save_state_dict") as run:
             run.phase("the saving of a checkpoint", waits_for="", patient=True)
             self._weights.hold_ties()
             states = {index: state_of_module(layer) for index, layer in self._layers().items()}
@@ -331,7 +347,8 @@ class Evaluator:
         Raises:
             CheckpointError: the checkpoint is damaged or does not fit; no module has changed.
         """
-        with self._guard.run() as run:
+        self._lifetime.require_open()
+        with self._guard.run("load_state_dir") as run:
             run.phase("the loading of a checkpoint", waits_for="", patient=True)
             return load_layers(
                 self._layers(), self.boundaries[-1], Path(directory), self._transport, strict=strict

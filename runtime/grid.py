@@ -15,7 +15,9 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from runtime.agreement import AgreementError
+from runtime.launcher import processes_of_launcher
 from runtime.transport import Channels, InMemoryNetwork, TorchTransport, Transport
+from runtime.transport.groups import default_device
 
 DATA, PIPELINE = "dp", "pp"
 
@@ -36,7 +38,8 @@ def make_grid(stages: int | None = None, replicas: int | None = None) -> DeviceM
     if stages * replicas != processes:
         copies = f"{replicas} replicas of {stages} stages" if replicas > 1 else f"{stages} stages"
         raise AgreementError(f"{copies} for {processes} processes, needed {stages * replicas}")
-    device = "cuda" if "nccl" in dist.get_backend() else "cpu"
+    assert dist.group.WORLD is not None
+    device = default_device(dist.group.WORLD).type
     return init_device_mesh(device, (replicas, stages), mesh_dim_names=(DATA, PIPELINE))
 
 
@@ -46,20 +49,40 @@ def transport_over(
     """The transport of this process's place in a mesh.
 
     Args:
-        mesh: With a dimension `"pp"`, and `"dp"` if there are replicas. Further dimensions (tensor
-            parallelism, say) are the business of the stages' own modules.
+        mesh: Of all processes or some, with a dimension `"pp"`, and `"dp"` if there are replicas.
+            Stages and replicas are in the mesh's order, whatever the ranks. Further dimensions
+            (tensor parallelism, say) are the business of the stages' own modules.
         device: Where activations live; see `TorchTransport`.
         channels: What activations travel through; see `TorchTransport`.
 
     Raises:
-        AgreementError: the mesh has no dimension `"pp"`.
+        AgreementError: the mesh has no dimension `"pp"`, or does not hold this process.
     """
     names = mesh.mesh_dim_names or ()
     if PIPELINE not in names:
         raise AgreementError(f"mesh has the dimensions {names}, needed one named {PIPELINE!r}")
-    replicas = mesh.get_group(DATA) if DATA in names else None
-    pipeline = mesh.get_group(PIPELINE)
-    return TorchTransport(pipeline, device=device, replicas=replicas, channels=channels)
+    place = mesh.get_coordinate()
+    if place is None:
+        raise AgreementError(
+            f"rank {dist.get_rank()} is none of the mesh {mesh.mesh.tolist()}: only the processes "
+            "of a mesh make an evaluator over it"
+        )
+    grid = mesh.mesh
+    for dimension, name in reversed(list(enumerate(names))):
+        if name not in (DATA, PIPELINE):
+            grid = grid.select(dimension, place[dimension])
+    kept = [name for name in names if name in (DATA, PIPELINE)]
+    others = [f"{name}={at}" for name, at in zip(names, place, strict=True) if name not in kept]
+    if kept == [PIPELINE, DATA]:
+        grid = grid.T
+    return TorchTransport(
+        mesh.get_group(PIPELINE),
+        device=device,
+        replicas=mesh.get_group(DATA) if DATA in kept else None,
+        channels=channels,
+        grid=grid.reshape(-1, grid.shape[-1]).tolist(),
+        name=", ".join(others) or None,
+    )
 
 
 def default_transport(
@@ -67,14 +90,24 @@ def default_transport(
 ) -> Transport:
     """The transport that an evaluator uses when it is given none.
 
+    A process is alone if nothing says that there are others, or if `stages` is 1.
+
     Raises:
         AgreementError: the processes there are do not make such a grid.
+        LaunchError: a launcher's environment says half of it.
     """
     if mesh is not None:
         return transport_over(mesh, channels=channels)
     if not (dist.is_available() and dist.is_initialized()):
         count = (stages or 1) * (replicas or 1)
         if count == 1:
+            if stages is None and (others := processes_of_launcher()) is not None:
+                launcher, processes = others
+                raise AgreementError(
+                    f"{launcher} started {processes} processes, but torch.distributed is not "
+                    "initialised: call init_process_group first, or pass stages=1 if each of them "
+                    "is to evaluate the whole model by itself"
+                )
             return InMemoryNetwork(1).endpoint(0)
         raise AgreementError(
             f"{_asked(stages, replicas)}, but torch.distributed is not initialised: start {count} "

@@ -107,6 +107,10 @@ class Interpreter:
         """What is executed."""
         return self._plan
 
+    def close(self) -> None:
+        """Let go of everything; there is nothing to be run any more."""
+        self._acts.clear()  # they refer to this object
+
     def run(self, work: Work) -> None:
         """Execute every instruction in order, but those of micro-batches that do not exist.
 

@@ -25,6 +25,7 @@ from runtime.models import (
     ModelFiles,
     check_sequence_length,
     check_token_ids,
+    check_tokenizer,
     layer_costs,
     lazy_causal_lm,
     load_tokenizer,
@@ -99,6 +100,7 @@ class Job:
             require_no_separator(self.separator_id)
         check_sizes(self.sequence_length, self.micro_batch_size, self.max_windows)
         files = locate_model(self.model)
+        check_tokenizer(files)
         check_sequence_length(files, self.sequence_length)
         layers = files.num_blocks + 2
         if self.stages > layers:
@@ -141,7 +143,7 @@ def run_rank(job: Job) -> LanguageModelEvaluation | None:
 def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageModelEvaluation | None:
     transport = TorchTransport(device=device, channels=job.channels)
     guard = Guard(transport, timeout=job.timeout)
-    with guard.run() as run:
+    with guard.run("pipeval") as run:
         run.phase("the reading of the text", waits_for="", patient=True)
         documents = _documents(job, files) if transport.stage_id == 0 else None
         is_last = transport.stage_id == transport.stages - 1

@@ -168,6 +168,11 @@ class MemoryPool:
         """How many references the pool itself has to a storage."""
         return int(address in self._memory)
 
+    def clear(self) -> None:
+        """Let go of all memory."""
+        while self._memory:
+            self._release(self._memory.popitem()[1])
+
     def take(self, nbytes: int) -> torch.Tensor:
         """Memory that nobody refers to, uint8 of `nbytes` or more."""
         for address, memory in reversed(list(self._memory.items())):

@@ -83,9 +83,14 @@ class PlanCache:
                 self._open(opens)
             self._known[key] = Interpreter(plan, self._transport, self._buffers)
             if len(self._known) > PLANS:
-                self._known.popitem(last=False)
+                self._known.popitem(last=False)[1].close()
         self._known.move_to_end(key)
         return self._known[key]
+
+    def close(self) -> None:
+        """Let go of all plans."""
+        while self._known:
+            self._known.popitem()[1].close()
 
     def _compare(self, mine: Build) -> bool:
         """Require equal builds; whether any stage has channels to open, for which all are needed.

@@ -44,7 +44,7 @@ def agreed_profile(
         RemoteError: a layer failed there.
     """
     mine: list[float] | PartitionError | None = None
-    with guard.run() as run:
+    with guard.run("the making") as run:
         if transport.stage_id == 0 and transport.replica == 0:
             run.phase("the profile of the layers", waits_for="", patient=True)
             try:

@@ -22,10 +22,11 @@ import schedcc
 from runtime.activation import Signature
 from runtime.failure.errors import RemoteError
 from runtime.line_log import LineLog
-from runtime.transport import InMemoryTransport, Transport, TransportError
+from runtime.transport import InMemoryTransport, TorchTransport, Transport, TransportError
 from schemas import Direction, Phase, Placed, StagePlan, TransferInstruction
 from schemas.recording import (
     Closed,
+    DataEnded,
     ErrorRaised,
     PlanRecorded,
     RecordingHeader,
@@ -81,10 +82,12 @@ class Recorder:
         self._fingerprint = ""
         self._shapes: Shapes | None = None
         self._noted: int | None = None
+        self._micro_batches: int | None = None
         header = RecordingHeader(
             rank=rank,
             stage_id=transport.stage_id,
-            replica=rank // transport.stages,
+            replica=transport.replica,
+            pipeline=transport.name if isinstance(transport, TorchTransport) else None,
             stages=transport.stages,
             version=schedcc.__version__,
             host=platform.node(),
@@ -122,9 +125,15 @@ class Recorder:
             self._write(PlanRecorded(at=self._now(), fingerprint=self._fingerprint, plan=plan))
         number, self._runs, self._shapes = self._runs, self._runs + 1, shapes
         self._write(RunStarted(at=self._now(), run=number, fingerprint=self._fingerprint))
+        self._micro_batches = None
         with self.evaluation():
             yield
-        self._write(RunEnded(at=self._now(), run=number))
+        self._write(RunEnded(at=self._now(), run=number, micro_batches=self._micro_batches))
+
+    def data_ended(self, micro_batches: int) -> None:
+        """Write that the data holds fewer micro-batches than the plan, as soon as that is known."""
+        self._micro_batches = micro_batches
+        self._write(DataEnded(at=self._now(), micro_batches=micro_batches))
 
     def started(self, placed: Placed) -> None:
         """Write that the instruction is entered."""

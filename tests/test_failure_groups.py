@@ -19,6 +19,7 @@ from runtime.failure.position import Pointer
 from runtime.failure.report import Failure
 from runtime.failure.watchdog import Watchdog
 from runtime.transport import InMemoryNetwork, TransportError
+from runtime.transport import groups as groups_module
 from runtime.transport.channel_groups import ChannelGroups
 from runtime.transport.groups import RenewableGroup
 from runtime.transport.operations import Call, begin_together
@@ -64,7 +65,7 @@ def made(monkeypatch):
         return groups[-1]
 
     monkeypatch.setattr(RenewableGroup, "_new", new)
-    monkeypatch.setattr(dist, "get_backend", lambda _: "nccl")
+    monkeypatch.setattr(groups_module, "backend_of", lambda *_: "nccl")
     monkeypatch.setattr(dist, "get_process_group_ranks", lambda _: [4, 5, 6])
     return groups
 
@@ -119,7 +120,7 @@ def test_a_group_that_is_given_up_while_it_is_made_is_of_no_use(made, monkeypatc
 
 
 def test_a_group_of_another_backend_cannot_begin_again(made, monkeypatch):
-    monkeypatch.setattr(dist, "get_backend", lambda _: "mpi")
+    monkeypatch.setattr(groups_module, "backend_of", lambda *_: "mpi")
     pipeline = renewable()
     pipeline.open(0, MINUTE)
     pipeline.abandon()

@@ -202,6 +202,55 @@ def test_what_is_not_used_any_more_is_given_back_on_both_sides():
     assert descriptors() <= counts[-1] - 2
 
 
+def test_memory_that_is_kept_costs_no_descriptor_once_it_is_released():
+    pair = Pair()
+    kept, contents, counts = [], [], []
+    for size in range(10, 30):
+        place, payload = pair.place(size), message(size)
+        received = pair.receiving.begin([place])
+        pair.sending.begin(payload).wait()
+        received.wait()
+        pair.memory.release(place)
+        kept.append(place[2:])
+        contents.append(payload[0][2:])
+        counts.append(descriptors())
+    assert counts[-1] <= counts[0] + 1, counts
+    assert all(map(torch.equal, kept, contents)), "what is kept stays as it was"
+    before = pair.memory.released
+    del kept
+    assert pair.memory.released == before, "a segment is forgotten once"
+
+
+def test_what_was_released_is_no_place_to_receive_into_but_a_message_still_arrives_there():
+    pair, payload = Pair(), message(8)
+    place = pair.place(8)
+    pair.memory.release(place)
+    pair.memory.release(place)
+    pair.memory.release(torch.zeros(3))
+    assert pair.memory.extent([place]) is None
+    received = pair.receiving.begin([place])
+    pair.sending.begin(payload).wait()
+    received.wait()
+    assert torch.equal(place, payload[0])
+
+
+def test_a_segment_costs_one_descriptor_and_one_that_cannot_be_mapped_none(monkeypatch):
+    memory = SharedMemory()
+    before = descriptors()
+    place = memory.allocate(1000)
+    assert descriptors() == before + 1
+    del place
+    assert descriptors() == before
+
+    def no_room(*_: object, **__: object) -> None:
+        raise RuntimeError("unable to mmap 1000 bytes: Cannot allocate memory (12)")
+
+    monkeypatch.setattr(torch, "from_file", no_room)
+    with pytest.raises(MemoryError, match="1000 bytes of shared memory cannot be mapped"):
+        memory.allocate(1000)
+    assert descriptors() == before
+
+
 def test_a_stage_that_waits_looks_after_its_other_sends():
     """Each of two stages posts a send before the other receives, and then waits for a receive."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from runtime import Evaluator
 from runtime.launch import WorkerError, launch
@@ -18,7 +19,8 @@ from schedcc.recordings.conform import conform
 from schedcc.recordings.files import read_recording
 from schedcc.recordings.postmortem import postmortem
 from schemas.postmortem import RankState
-from tests.models_for_tests import batches
+from tests.models_for_tests import batches, mlp
+from tests.ranks import run_ranks
 from tests.workers import TIMEOUT
 
 MICRO_BATCHES = 5
@@ -75,3 +77,43 @@ def test_the_recording_of_a_killed_stage_names_it_and_its_instruction(tmp_path, 
     conformance = conform(compile_pipeline(MICRO_BATCHES, 3, overlap=True), recording)
     assert conformance.ok
     assert len(conformance.notes) == 3
+
+
+@dataclass(frozen=True)
+class OnMesh:
+    directory: Path
+    dimensions: tuple[str, str]
+
+
+def evaluate_on_mesh(recorded: OnMesh) -> float:
+    """Four processes, two by two."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=recorded.dimensions)
+    with Evaluator(
+        mlp(),
+        loss_fn=nn.functional.mse_loss,
+        partition="uniform",
+        mesh=mesh,
+        record=recorded.directory,
+    ) as made:
+        return made.evaluate(batches([2] * MICRO_BATCHES)).loss
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "expected"),
+    [
+        (("pp", "tp"), [(0, 0, "tp=0"), (0, 0, "tp=1"), (1, 0, "tp=0"), (1, 0, "tp=1")]),
+        (("pp", "dp"), [(0, 0, None), (0, 1, None), (1, 0, None), (1, 1, None)]),
+        (("dp", "pp"), [(0, 0, None), (1, 0, None), (0, 1, None), (1, 1, None)]),
+    ],
+)
+def test_recordings_on_a_mesh_say_who_belongs_together(dimensions, expected, tmp_path):
+    losses = run_ranks(4, evaluate_on_mesh, OnMesh(tmp_path, dimensions))
+    assert all(isinstance(loss, float) for loss in losses)
+    recording = read_recording(tmp_path)
+    headers = [recording.ranks[rank].header for rank in range(4)]
+    assert [header.rank for header in headers] == [0, 1, 2, 3]
+    assert [(h.stage_id, h.replica, h.pipeline) for h in headers] == expected
+    found = postmortem(recording)
+    assert found.cause is None
+    assert not recording.damages
+    assert {rank.state for rank in found.ranks} == {RankState.CLOSED}

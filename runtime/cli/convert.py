@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from runtime.cli.output import others_on_stderr
+
 
 def convert_command(
     source: Annotated[
@@ -29,7 +31,8 @@ def convert_command(
 
     DST is whole at the end, or as it was before.
     """
-    from runtime.convert import convert
+    with others_on_stderr():
+        from runtime.convert import convert
 
-    summary = convert(source, destination, to, config)
+        summary = convert(source, destination, to, config)
     typer.echo(f"{destination}: {summary}")

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from runtime.cli.output import others_on_stderr
+
 
 def inspect_command(
     source: Annotated[
@@ -22,9 +24,10 @@ def inspect_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Layers, tensors, sizes and dtypes of a checkpoint, and its partition by bytes."""
-    from runtime.inspect import inspection, print_inspection
+    with others_on_stderr():
+        from runtime.inspect import inspection, print_inspection
 
-    found = inspection(source, stages, verify=verify)
+        found = inspection(source, stages, verify=verify)
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
     else:

@@ -6,7 +6,9 @@ own, so nothing of a failed attempt is read by the next. The calls block for as 
 does; threads of their own make them.
 """
 
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from torch._C._distributed_c10d import PrefixStore, Store
@@ -17,6 +19,27 @@ from schemas.base import Frozen
 
 
 @dataclass(frozen=True)
+class Job:
+    """Some processes among all that started together."""
+
+    store: Store
+    """One that all processes of the job reach."""
+    ranks: tuple[int, ...]
+    """Those of the meeting place, by their number among all processes."""
+    place: str
+    """What the meeting place is called on the store."""
+
+    @property
+    def place_store(self) -> Store:
+        """The store of the meeting place."""
+        return self.at(self.place)
+
+    def at(self, place: str) -> Store:
+        """The store of any meeting place."""
+        return PrefixStore(place, self.store)
+
+
+@dataclass(frozen=True)
 class MeetingPlace:
     """The ranks that have to hear of each other's failures, and a store that all of them reach."""
 
@@ -24,11 +47,50 @@ class MeetingPlace:
     rank: int
     names: tuple[str, ...]
     """What each rank is called, as `"stage 1"`."""
+    job: Job | None = None
+    """Where these ranks can be heard of when they meet elsewhere."""
 
     @property
     def size(self) -> int:
         """The number of ranks."""
         return len(self.names)
+
+    def settle_in(self, lifeline: str) -> None:
+        """Say how this process is found: the thread that made this place is expected here.
+
+        Args:
+            lifeline: Of the process, see `runtime.transport.local.lifeline`.
+        """
+        self.store.set(f"home/{self.rank}", f"{threading.get_ident()} {lifeline}")
+
+    def home(self, rank: int) -> tuple[int | None, str]:
+        """The thread of a rank that made its place, and its process's lifeline, if known."""
+        key = f"home/{rank}"
+        if not self.store.check([key]):
+            return None, ""
+        thread, _, lifeline = self.store.get(key).decode().partition(" ")
+        return int(thread), lifeline
+
+    def next_evaluator(self) -> str:
+        """A name for this rank's next evaluator over these ranks, the same on all of them."""
+        store, over = self.store, ""
+        if self.job is not None:
+            store, over = self.job.store, "-".join(map(str, self.job.ranks))
+        return f"evaluator {store.add(f'evaluators/{over}/{self.rank}', 1)}"
+
+    def leave(self, name: str, how: str) -> None:
+        """Say that this rank will not use the evaluator of that name again.
+
+        Nothing but one message: the store may be gone by now, and torch prints a warning about
+        everything that it cannot send.
+        """
+        with suppress(RuntimeError):
+            self.store.set(f"left/{name}/{self.rank}", how)
+
+    def left(self, name: str, rank: int) -> str:
+        """How it came that a rank will not use the evaluator of that name again; empty: it may."""
+        key = f"left/{name}/{rank}"
+        return self.store.get(key).decode() if self.store.check([key]) else ""
 
 
 class Beat(Frozen):

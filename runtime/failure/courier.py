@@ -10,6 +10,7 @@ from runtime.failure.board import Beat, Board, MeetingPlace
 from runtime.failure.incident import Incident
 from runtime.failure.patrol import Patrol
 from runtime.failure.position import Pointer
+from runtime.failure.rendezvous import Rendezvous
 from runtime.failure.report import Failure
 
 INTERVAL = 0.1
@@ -46,8 +47,13 @@ class Courier:
         pointer: Pointer,
         incident: Incident,
         patrol: Patrol,
+        rendezvous: Rendezvous | None = None,
     ) -> None:
-        """Carry between `board` and `incident`, while on duty of `patrol`."""
+        """Carry between `board` and `incident`, while on duty of `patrol`.
+
+        Until its `rendezvous` is over, look for those who have not come.
+        """
+        self._rendezvous = rendezvous
         self._board, self._place, self._patrol = board, place, patrol
         self._pointer, self._incident = pointer, incident
         self._ended = self._acknowledged = False
@@ -90,6 +96,7 @@ class Courier:
             if self.store_lost is None:
                 self._beat(evaluating=not last)
                 if not last or self._incident.failure or self._incident.reported:
+                    self._look_for_the_missing()
                     self._exchange()
                     self._fetch(at_once=asked)
                 self.answered = time.monotonic()
@@ -104,6 +111,14 @@ class Courier:
         position = self._pointer.position()
         self._board.beat(Beat(number=self._beats_sent, evaluating=evaluating, position=position))
 
+    def _look_for_the_missing(self) -> None:
+        rendezvous, incident = self._rendezvous, self._incident
+        if rendezvous is None or rendezvous.over or incident.failure or incident.reported:
+            return
+        failure = rendezvous.look()
+        if not rendezvous.over:
+            incident.reported = failure  # one that is on the board already comes before
+
     def _exchange(self) -> None:
         incident = self._incident
         failure = incident.failure
@@ -117,7 +132,11 @@ class Courier:
             self._acknowledged = True
         incident.settle(failure)
         self._settled = self._settled or time.monotonic()
-        if self._board.acknowledged(failure):
+        told = True
+        if failure.kind == "disagreement" and self._rendezvous is not None:
+            incident.give_up()
+            told = self._rendezvous.tell(failure)
+        if told and self._board.acknowledged(failure):
             incident.heard_by_all()
             self.pause = INTERVAL
         else:

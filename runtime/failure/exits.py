@@ -62,7 +62,7 @@ def exit_for(error: BaseException, *, running: bool) -> Exit:
         return Exit(1, error.failure.headline if tells else "")
     if type(error).__name__ in INPUT_ERRORS or (isinstance(error, ValueError) and not running):
         return Exit(2, str(error) if running or first_here else "")
-    if isinstance(error, AgreedError):
+    if isinstance(error, AgreedError) and error.agreed:
         return Exit(1, str(error) if first_here else "")
     notes = ", ".join(getattr(error, "__notes__", ()))
     message = f"{type(error).__name__}: {error}" + (f" ({notes})" if notes else "")

@@ -13,29 +13,28 @@ second), because the process that hosts the store may end on its error. The chan
 run are thrown away, with whatever is under way in them, and the next run begins with new ones.
 """
 
-import time
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NoReturn
 
+from runtime.agreement import AgreementError
 from runtime.device import Clock
-from runtime.failure.board import Board, MeetingPlace
-from runtime.failure.courier import Courier
+from runtime.failure.board import MeetingPlace
 from runtime.failure.errors import AgreedError, RemoteError
-from runtime.failure.incident import Incident
-from runtime.failure.last_resort import LastResort
 from runtime.failure.patrol import Patrol
 from runtime.failure.position import EVERYONE, Pointer
+from runtime.failure.rendezvous import Rendezvous
 from runtime.failure.report import Failure
-from runtime.failure.roll_call import lost
-from runtime.failure.watchdog import Watchdog
+from runtime.failure.session import Session
 from runtime.transport.protocol import ConnectionLostError, Transport
 
 TIMEOUT = 300.0
 """Seconds after which a run in which nothing moves is ended, unless the caller says otherwise."""
 
-LINGER_SECONDS = 1.0
-ANSWER_SECONDS = 0.5
+CLOSE_SECONDS = 1.0
+"""How long the end of a thread is waited for; who asks a store that is stopped may not come."""
 
 
 class Run:
@@ -66,6 +65,14 @@ class Run:
         self._pointer.drain()
 
 
+@dataclass
+class _State:
+    """What the guards of one transport share, under whatever names."""
+
+    active: Run | None = None
+    lost: Failure | None = None
+
+
 class Guard:
     """Guards the work that a process does on one transport."""
 
@@ -83,119 +90,101 @@ class Guard:
             raise ValueError(f"timeout is {timeout!r} seconds, needed more than 0")
         self._transport, self._timeout = transport, timeout
         self._rounds, self._watch = Patrol("schedcc courier"), Patrol("schedcc watchdog")
-        self._active: Run | None = None
-        self._lost: Failure | None = None
+        self._state = _State()
+        self._name = ""
+
+    def named(self, name: str) -> "Guard":
+        """This guard, for the work of the evaluator that all ranks call `name`."""
+        guard = copy.copy(self)
+        guard._name = name
+        return guard
 
     @contextmanager
-    def run(self) -> Iterator[Run]:
+    def run(self, what: str = "the evaluation") -> Iterator[Run]:
         """Do something together with the other ranks; all of them have to enter and to leave.
 
         A run inside a run is a part of it.
 
+        Args:
+            what: Is done; all ranks have to do the same.
+
         Raises:
+            AgreementError: they do not, or with several evaluators do it in another order.
             RemoteError: it failed on another rank, a process was lost, or nothing moved.
         """
-        place = self._transport.meeting_place
-        if self._active is not None:
-            yield self._active
-        elif place is None:
+        state = self._state
+        if state.active is not None:
+            yield state.active
+        elif (place := self._transport.meeting_place) is None:
             yield Run(Pointer(lambda: None, Clock(self._transport.device)), epoch=0)
         else:
-            with self._together(place) as self._active:
+            task = f"{what} of {self._name}" if self._name else what
+            with self._together(place, task) as state.active:
                 try:
-                    yield self._active
+                    yield state.active
                 finally:
-                    self._active = None
+                    state.active = None
+
+    def close(self) -> None:
+        """End the threads; they would soon end by themselves."""
+        for patrol in (self._rounds, self._watch):
+            patrol.close(CLOSE_SECONDS)
 
     @contextmanager
-    def _together(self, place: MeetingPlace) -> Iterator[Run]:
-        if self._lost is not None:
-            error = self._lost.exception()
+    def _together(self, place: MeetingPlace, task: str) -> Iterator[Run]:
+        if self._state.lost is not None:
+            error = self._state.lost.exception()
             error.add_note("in a run before; a lost process does not come back, start all again")
             raise error
-        transport, clock = self._transport, Clock(self._transport.device)
-        epoch = transport.epoch
-        incident = Incident(transport.abandon)
-        pointer = Pointer(incident.check, clock)
-        courier = Courier(Board(place, epoch), place, pointer, incident, self._rounds)
-        last_resort = LastResort() if clock.on_gpu else None
-        watchdog = Watchdog(
-            self._timeout, place, pointer, courier, incident, self._watch, last_resort
-        )
-        courier.start()
-        watchdog.start()
+        session = self._met(place, task)
         try:
-            if not transport.usable:
-                _join(place, courier, incident)
-                transport.open((place.size + 1) * self._timeout)
-            yield Run(pointer, epoch)
-            pointer.drain()
-            pointer.phase("the end of the evaluation", waits_for=EVERYONE)
-            transport.gather_objects(None)
-            transport.gather_from_replicas(None)
+            yield Run(session.pointer, session.epoch)
+            session.part()
         except BaseException as error:
-            if isinstance(error, AgreedError) and error.agreed and transport.replicas == 1:
+            agreed = isinstance(error, AgreedError) and error.agreed
+            if agreed and self._transport.replicas == 1:
                 raise  # the other replicas have to be told
-            watchdog.stop()
-            failure = _settle(error, place, pointer, courier, incident)
-            if failure.kind == "lost" and failure.gone:
-                self._lost = failure
-            _raise(error, failure, place, incident)
+            self._raise(error, session.settle(error), place, session)
         finally:
-            watchdog.stop()
-            courier.stop()
+            session.stop()
 
+    def _met(self, place: MeetingPlace, task: str) -> Session:
+        """The session in which all ranks have met."""
+        while True:
+            rendezvous = Rendezvous(place, self._transport.epoch, self._name, task)
+            session = Session(
+                self._transport, place, rendezvous, self._timeout, self._rounds, self._watch
+            )
+            try:
+                session.meet()
+            except BaseException as error:
+                try:
+                    if isinstance(error, AgreedError):
+                        raise  # on all ranks at once
+                    failure = session.settle(error)
+                    if failure.kind == "disagreement" and place.rank in failure.gone:
+                        continue  # the others gave that attempt up while this rank was elsewhere
+                    self._raise(error, failure, place, session)
+                finally:
+                    session.stop()
+            return session
 
-def _join(place: MeetingPlace, courier: Courier, incident: Incident) -> None:
-    """Wait until every rank has come: none should be caught in the opening of channels."""
-    watching, courier.watching = courier.watching, True
-    pause = 0.001
-    while len(courier.beats) < place.size:
-        courier.refresh(ANSWER_SECONDS)
-        incident.check()
-        time.sleep(pause)
-        pause = min(2 * pause, 0.05)
-    courier.watching = watching
-
-
-def _settle(
-    error: BaseException,
-    place: MeetingPlace,
-    pointer: Pointer,
-    courier: Courier,
-    incident: Incident,
-) -> Failure:
-    """Find out, or tell the others, why the run failed; return when everybody knows."""
-    at, name = pointer.position().at, place.names[place.rank]
-    if incident.failure is None:
-        if isinstance(error, ConnectionLostError):
-            mine = lost(error, place, at, courier, incident)
-        else:
-            mine = Failure.of(error, reporter=place.rank, stage=name, at=at)
-        if mine is not None:
-            incident.reported = mine
-            told = courier.refresh(ANSWER_SECONDS)
-            incident.settle(mine)  # unless the board has another one
-            if not told:
-                incident.heard_by_all()  # as many as can be
-    incident.linger(LINGER_SECONDS)
-    incident.give_up()
-    assert incident.failure is not None
-    return incident.failure
-
-
-def _raise(
-    error: BaseException, failure: Failure, place: MeetingPlace, incident: Incident
-) -> NoReturn:
-    """Raise what this rank is to raise, after `error` made it leave the run."""
-    if failure.kind == "error" and failure == incident.reported:
-        note = f"at {place.names[place.rank]}, {failure.at}"
-        if note not in getattr(error, "__notes__", []):
-            error.add_note(note)
-        raise error
-    # All stages raise an agreed error; otherwise the user or the system ends this process.
-    if isinstance(error, AgreedError) or not isinstance(error, Exception):
-        raise error
-    if isinstance(error, (ConnectionLostError, RemoteError)):
-        raise failure.exception() from None
-    raise failure.exception() from error
+    def _raise(
+        self, error: BaseException, failure: Failure, place: MeetingPlace, session: Session
+    ) -> NoReturn:
+        """Raise what this rank is to raise, after `error` made it leave the run."""
+        if failure.kind == "lost" and failure.gone:
+            self._state.lost = failure
+        if failure.kind == "error" and failure == session.incident.reported:
+            note = f"at {place.names[place.rank]}, {failure.at}"
+            if note not in getattr(error, "__notes__", []):
+                error.add_note(note)
+            raise error
+        # All stages raise an agreed error; otherwise the user or the system ends this process.
+        if isinstance(error, AgreedError) or not isinstance(error, Exception):
+            raise error
+        if failure.kind == "disagreement":
+            raise AgreementError(failure.reason) from None
+        if isinstance(error, (ConnectionLostError, RemoteError)):
+            raise failure.exception() from None
+        raise failure.exception() from error

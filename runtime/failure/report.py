@@ -15,7 +15,8 @@ TRACEBACK_LIMIT = 20_000
 class Failure(Frozen):
     """Why a run ended, in a form that fits on a store."""
 
-    kind: Literal["error", "lost", "stalled"]
+    kind: Literal["error", "lost", "stalled", "disagreement"]
+    """A disagreement: the ranks wait to begin different things."""
     reporter: int
     """The rank that told the others."""
     stage: str
@@ -59,8 +60,8 @@ class Failure(Frozen):
 
     def exception(self) -> RemoteError:
         """The error that a rank raises which is told of the failure."""
-        errors = {"error": RemoteError, "lost": LostPeerError, "stalled": StalledError}
-        return errors[self.kind](self)
+        errors = {"lost": LostPeerError, "stalled": StalledError}
+        return errors.get(self.kind, RemoteError)(self)
 
 
 def names(stages: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ The groups are made as `torch.distributed._dist2` makes them, not by `new_group`
 every process of the world, those of other pipelines too.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 
@@ -15,7 +16,10 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 
+from runtime.torch_version import require_torch
 from runtime.transport.protocol import TransportError
+
+require_torch()
 
 RESERVED_TAG = 2**31 - 1
 """A tag that no transfer has."""
@@ -43,24 +47,61 @@ def bounded(seconds: float) -> timedelta:
     return timedelta(seconds=min(seconds, LONGEST_TIMEOUT.total_seconds()))
 
 
+def backend_of(group: dist.ProcessGroup, device: torch.device) -> str:
+    """The name of the backend that moves a group's tensors on `device`; empty: there is none.
+
+    The name with which a group was initialised may be one for several devices
+    (`"cpu:gloo,cuda:nccl"`), or none.
+    """
+    try:
+        return str(group._get_backend(device).name())
+    except RuntimeError:  # none for this device; or one of a user's own, which is one for all
+        named = str(dist.get_backend(group))
+        return "" if named in (*KINDS, "undefined") or ":" in named else named
+
+
+def default_device(group: dist.ProcessGroup) -> torch.device:
+    """The kind of device that a group is for: a GPU if it has NCCL and there is one, else a CPU."""
+    gpu = torch.device("cuda")
+    on_gpu = torch.cuda.is_available() and backend_of(group, gpu) == "nccl"
+    return gpu if on_gpu else torch.device("cpu")
+
+
 class RenewableGroup:
     """A process group over the ranks of another one, and groups over pairs of them."""
 
-    def __init__(self, parent: dist.ProcessGroup, store: Store, device: torch.device) -> None:
+    def __init__(
+        self,
+        parent: dist.ProcessGroup,
+        store: Store,
+        device: torch.device,
+        ranks: Sequence[int] | None = None,
+    ) -> None:
         """Prepare; nothing is connected before it is used.
 
         Args:
             parent: Its ranks and its backend are meant.
             store: Where the ranks of `parent` find each other, perhaps others of other groups too.
             device: Where tensors will be.
+            ranks: Those of `parent`, in the order that they have here; default: theirs.
+
+        Raises:
+            TransportError: the backend knows no other order.
         """
-        self.rank, self.size = parent.rank(), parent.size()
+        known = dist.get_process_group_ranks(parent)
+        ranks = known if ranks is None else list(ranks)
+        self.rank, self.size = ranks.index(known[parent.rank()]), len(ranks)
         self._parent, self._device = parent, device
-        self._kind = str(dist.get_backend(parent))
+        self._kind = backend_of(parent, device)
+        if ranks != known and self._kind not in KINDS:
+            raise TransportError(
+                f"the ranks {ranks} are in another order than their process group has ({known}), "
+                f"which works with {' and '.join(KINDS)}, not with {self._kind or 'no backend'}"
+            )
         self.batches_on = device if self._kind == "nccl" else None
         """The device of a group in which several transfers have to be one operation."""
-        members = "-".join(map(str, dist.get_process_group_ranks(parent)))
-        self._store = PrefixStore(f"group {members}", store)
+        members = "-".join(map(str, ranks))
+        self._store: Store | None = PrefixStore(f"group {members}", store)
         self._epoch = 0
         self._timeout = self._connect = UNGUARDED_TIMEOUT
         self._group: dist.ProcessGroup | None = None
@@ -79,6 +120,8 @@ class RenewableGroup:
         Raises:
             TransportError: it has been abandoned, and none has been opened since.
         """
+        if self._store is None:
+            raise TransportError("the process group was closed")
         if self._abandoned:
             raise TransportError("the process group was given up after a failure")
         if self._group is None:
@@ -137,9 +180,21 @@ class RenewableGroup:
             else:
                 group.abort()
 
+    def close(self) -> None:
+        """Let go of the groups and of the store; nothing can be done here any more."""
+        if self._kind == "nccl" and not self._abandoned:
+            for group in (self._group, *self._edges):
+                with suppress(RuntimeError):  # let go of without it, a communicator aborts
+                    if group is not None and group is not self._parent:
+                        group.shutdown()
+        self._abandoned, self._store, self._group = True, None, None
+        self._edges.clear()
+
     def _new(self, name: str, rank: int, size: int) -> dist.ProcessGroup:
         if self.size == 1 or self._kind not in KINDS:
             return self._parent
+        if self._store is None:
+            raise TransportError("the process group was closed")
         store = PrefixStore(f"epoch {self._epoch}, {name}", self._store)
         group = dist.ProcessGroup(store, rank, size)
         if self._kind == "gloo":

@@ -89,6 +89,9 @@ class InMemoryTransport:
         """Any memory will do."""
         return torch.empty(nbytes, dtype=torch.uint8)
 
+    def release_memory(self, memory: torch.Tensor) -> None:
+        """Nothing was given for it."""
+
     def start_group(self) -> None:
         """Hold posts back; see `Transport`."""
         assert self._group is None, "groups do not nest"
@@ -172,6 +175,9 @@ class InMemoryTransport:
         if self._usable:
             self._network.give_up(self._rank)
         self._epoch, self._usable = self._epoch + 1, False
+
+    def close(self) -> None:
+        """Nothing was given."""
 
     def finish(self, failure: BaseException | None = None) -> None:
         """Declare that the thread has ended, and with which error if not well."""

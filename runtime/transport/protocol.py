@@ -71,6 +71,9 @@ class Transport(Protocol):
     def receive_memory(self, nbytes: int) -> torch.Tensor:
         """Memory that messages are best received into, uint8 `[nbytes]`."""
 
+    def release_memory(self, memory: torch.Tensor) -> None:
+        """Nothing will be received into that memory again; who refers to it may keep it."""
+
     def start_group(self) -> None:
         """Hold back what is posted from here on, until the group ends."""
 
@@ -114,6 +117,9 @@ class Transport(Protocol):
 
     def abandon(self) -> None:
         """End every wait of this rank, from another thread, and with it the epoch."""
+
+    def close(self) -> None:
+        """Give back what the system gave for it: connections, descriptors and threads."""
 
 
 def as_bytes(tensor: torch.Tensor) -> torch.Tensor:

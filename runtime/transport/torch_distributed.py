@@ -20,9 +20,15 @@ import torch.distributed as dist
 
 from runtime.failure.board import MeetingPlace
 from runtime.transport.channel_groups import ChannelGroups, Channels, Route
-from runtime.transport.groups import UNGUARDED_TIMEOUT, RenewableGroup, bounded
+from runtime.transport.groups import (
+    UNGUARDED_TIMEOUT,
+    RenewableGroup,
+    backend_of,
+    bounded,
+    default_device,
+)
 from runtime.transport.local.channels import LocalChannels
-from runtime.transport.meeting import meeting_place, own_store
+from runtime.transport.meeting import Grid, grid_of, meeting_place, own_place
 from runtime.transport.nccl import require_eager
 from runtime.transport.objects import Round, gather_objects
 from runtime.transport.posted import Posted, begin_posted, together
@@ -31,7 +37,7 @@ from schemas import Direction
 
 
 class TorchTransport:
-    """The ranks of one process group as the stages of one pipeline, in rank order."""
+    """The ranks of one process group as the stages of one pipeline."""
 
     def __init__(
         self,
@@ -40,64 +46,80 @@ class TorchTransport:
         device: torch.device | None = None,
         replicas: dist.ProcessGroup | None = None,
         channels: Channels | None = None,
+        grid: Grid | None = None,
+        name: str | None = None,
     ) -> None:
         """Connect the stages of `group` (default: all ranks).
 
         Args:
-            group: The ranks of this pipeline; group rank is stage id.
+            group: The ranks of this pipeline; group rank is stage id, unless `grid` says otherwise.
             device: Where activations live; default: the GPU of an NCCL group, else the CPU.
             replicas: The ranks of this stage in all data-parallel replicas; `None` if this
                 pipeline is the only one.
             channels: What activations travel through: `"memory"` that is shared by the stages of
                 a host and one process group for other channels (the default on a CPU), one process
                 group for all that is `"shared"` (the default on a GPU), or one `"per-edge"`.
+            grid: The ranks (among all processes) of every replica's stages, in the order of the
+                stages; default: those of `group` and of the groups that the replicas name.
+            name: Of this pipeline, among several that make up one replica; for recordings.
 
         Raises:
-            TransportError: there is no process group, or NCCL was not initialised as it has to be.
+            TransportError: there is no process group, it has no backend for the device, or NCCL was
+                not initialised as it has to be.
         """
         if not dist.is_initialized():
             raise TransportError("torch.distributed is not initialised, needed a process group")
         world = dist.group.WORLD
         assert world is not None
         group = group or world
-        on_gpu = "nccl" in dist.get_backend(group)
-        bound = require_eager(world) if on_gpu else torch.device("cpu")
-        self._device = device or bound
-        self._stage_id, self._stages = group.rank(), group.size()
-        # At the meeting place, by stage: with replicas, all processes meet.
-        self._ranks = dist.get_process_group_ranks(group) if replicas else range(self._stages)
-        store = own_store(dist.get_process_group_ranks(world if replicas else group))
-        self._pipeline = RenewableGroup(group, store, self._device)
-        self._replicas = None
+        self._device = device or default_device(group)
+        backend = backend_of(group, self._device)
+        if not backend:
+            raise TransportError(f"the process group has no backend for {self._device}, needed one")
+        if backend == "nccl":
+            bound = require_eager(world)
+            self._device = device or bound
+        self.name = name
+        grid = grid or grid_of(group, replicas)
+        here = dist.get_rank()
+        self._replica = next(number for number, ranks in enumerate(grid) if here in ranks)
+        pipeline, self._replicas = grid[self._replica], len(grid)
+        self._stage_id, self._stages = pipeline.index(here), len(pipeline)
+        job = own_place([rank for ranks in grid for rank in ranks])
+        store = job.place_store
+        self._pipeline = RenewableGroup(group, store, self._device, pipeline)
+        self._peers = None
         if replicas is not None:
-            self._replicas = RenewableGroup(replicas, store, self._device)
+            peers = [ranks[self._stage_id] for ranks in grid]
+            self._peers = RenewableGroup(replicas, store, self._device, peers)
         channels = channels or ("memory" if self._device.type == "cpu" else "shared")
         self._channels = ChannelGroups(self._pipeline, self._device, channels)
         self._local = LocalChannels(active=channels == "memory")
         self._timeout = UNGUARDED_TIMEOUT
-        self._meeting_place = meeting_place(group, replicas, store)
+        self._meeting_place = meeting_place(grid, job)
+        self._closed = False
         self._epoch = 0
         self._held: list[Posted] | None = None
 
     @property
     def stage_id(self) -> int:
-        """The group rank of this process."""
+        """The place of this process in its pipeline."""
         return self._stage_id
 
     @property
     def stages(self) -> int:
-        """The size of the group."""
+        """The length of the pipeline."""
         return self._stages
 
     @property
     def replica(self) -> int:
         """The rank of this process among those of its stage."""
-        return 0 if self._replicas is None else self._replicas.rank
+        return self._replica
 
     @property
     def replicas(self) -> int:
         """The number of replicas."""
-        return 1 if self._replicas is None else self._replicas.size
+        return self._replicas
 
     @property
     def device(self) -> torch.device:
@@ -141,6 +163,10 @@ class TorchTransport:
             return self._local.memory.allocate(nbytes)
         return torch.empty(nbytes, dtype=torch.uint8, device=self._device)
 
+    def release_memory(self, memory: torch.Tensor) -> None:
+        """Let go of the descriptor of shared memory; see `Transport`."""
+        self._local.memory.release(memory)
+
     def broadcast(self, tensor: torch.Tensor, source: int) -> None:
         """Hand `tensor` of stage `source` to all stages."""
         if self.stages == 1:
@@ -165,10 +191,10 @@ class TorchTransport:
 
     def gather_from_replicas(self, value: Any) -> list[Any]:
         """The `value` of this stage in every replica."""
-        if self._replicas is None:
+        if self._peers is None:
             return [value]
         self._local.leave()
-        all_gather, size = self._replicas.all_gather, self._replicas.size
+        all_gather, size = self._peers.all_gather, self._peers.size
         return self._gather(value, all_gather, size, "agreement of all replicas")
 
     def connect(self, receives_from: Iterable[int], sends_to: Iterable[int]) -> None:
@@ -200,6 +226,8 @@ class TorchTransport:
     @property
     def meeting_place(self) -> MeetingPlace | None:
         """On the store through which the processes found each other."""
+        if self._closed:
+            raise TransportError("the transport was closed")
         return self._meeting_place
 
     @property
@@ -210,14 +238,14 @@ class TorchTransport:
     @property
     def usable(self) -> bool:
         """Whether the groups are there."""
-        return self._pipeline.is_open and (self._replicas is None or self._replicas.is_open)
+        return self._pipeline.is_open and (self._peers is None or self._peers.is_open)
 
     def open(self, timeout: float) -> None:
         """Make the groups; all ranks have to come. See `Transport`."""
         self._held, self._timeout = None, bounded(timeout)
         self._channels.clear()
         self._local.clear()
-        for group in (self._pipeline, self._replicas):
+        for group in (self._pipeline, self._peers):
             if group is not None:
                 group.open(self._epoch, self._timeout)
 
@@ -225,9 +253,18 @@ class TorchTransport:
         """End the groups and local channels, and every wait in them."""
         self._epoch += 1
         self._local.abandon()
-        for group in (self._pipeline, self._replicas):
+        for group in (self._pipeline, self._peers):
             if group is not None:
                 group.abandon()
+
+    def close(self) -> None:
+        """Let go of the groups, the channels and the store, and all that the system gave."""
+        self._local.close()
+        self._channels.clear()
+        for group in (self._pipeline, self._peers):
+            if group is not None:
+                group.close()
+        self._meeting_place, self._closed = None, True
 
     def _post(self, direction: Direction, tensors: Sequence[torch.Tensor], peer: int) -> Posted:
         views = [as_bytes(tensor) for tensor in tensors if tensor.numel()]
@@ -261,6 +298,5 @@ class TorchTransport:
         # Without the line of its source, and its advice.
         said = str(error).partition(" This is typically caused by")[0]
         reason = re.sub(r"^\[\S+:\d+\] ", "", said).rstrip(".")
-        return ConnectionLostError(
-            f"{what} failed: {reason}", None if peer is None else self._ranks[peer]
-        )
+        at = None if peer is None else self._replica * self._stages + peer  # at the meeting place
+        return ConnectionLostError(f"{what} failed: {reason}", at)

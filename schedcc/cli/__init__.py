@@ -45,8 +45,8 @@ def version(
 def main() -> NoReturn:
     """Run the command line; bad input is one line on standard error and exit status 2."""
     try:
-        app()
+        status = app.status()
     except ValueError as error:
         say(f"schedcc: {error}", error=True)
         raise SystemExit(2) from None
-    raise SystemExit(0)
+    raise SystemExit(status)

@@ -90,6 +90,12 @@ class LocalChannels:
         for end in list(self._all):
             end.shut()
 
+    def close(self) -> None:
+        """Give back all that the system gave."""
+        self.abandon()
+        self.clear()
+        self.memory.close()
+
     def clear(self) -> None:
         """Forget the channels of an epoch that is over."""
         for end in self._all:

@@ -29,6 +29,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_in_child)
 
 
+def closed_in_children(connection: socket.socket) -> None:
+    """Have `connection` closed in processes that are forked off from now on."""
+    _OPEN.add(connection)
+
+
 class LocalChannelError(RuntimeError):
     """The other end is gone, does not answer, or does not fit."""
 
@@ -90,7 +95,7 @@ class End:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
         self.connection, self.timeout, self.progress = connection, timeout, progress
         self._give_back = weakref.finalize(self, connection.close)
-        _OPEN.add(connection)
+        closed_in_children(connection)
 
     def close(self) -> None:
         """Give the connection back."""

@@ -4,15 +4,19 @@ A segment is a file without a name (`memfd_create(2)`), which is gone when nobod
 its descriptor travels over the socket that connects two processes. The process that has made it
 maps it; the other one writes to the file, so that the memory is that of one process only. It does
 not count against the size of `/dev/shm`.
+
+A mapping needs no descriptor. So a segment whose memory somebody else keeps can be forgotten: then
+it costs no descriptor anywhere, and its memory lasts as long as a tensor lies in it.
 """
 
-import mmap
 import os
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -42,23 +46,48 @@ class SharedMemory:
         self._numbers = count(1)
         self._segments: dict[int, Segment] = {}
         """By address; a segment is forgotten when no tensor lies in it any more."""
+        self._forget: dict[int, weakref.finalize[..., Any]] = {}
+        """By the segment's number."""
         self.released = 0
         """How many have been forgotten so far."""
 
     def allocate(self, nbytes: int) -> torch.Tensor:
-        """Memory in a segment of its own, uint8 `[nbytes]`."""
+        """Memory in a segment of its own, uint8 `[nbytes]`.
+
+        Raises:
+            MemoryError: there is no room for it.
+            OSError: it cannot be made.
+        """
+        room = max(nbytes, 1)
         descriptor = os.memfd_create("schedcc")
         try:
-            os.ftruncate(descriptor, max(nbytes, 1))
-            mapped = mmap.mmap(descriptor, max(nbytes, 1))
-        except OSError:
+            os.ftruncate(descriptor, room)
+            mapped = _mapped(descriptor, room)
+        except BaseException:
             os.close(descriptor)
             raise
-        memory = torch.frombuffer(mapped, dtype=torch.uint8)
+        memory = torch.from_numpy(mapped)  # which keeps `mapped`, as long as a tensor lies there
         address, segment = memory.data_ptr(), Segment(next(self._numbers), descriptor)
         self._segments[address] = segment
-        weakref.finalize(mapped, self._release, address, segment).atexit = False
+        forget = weakref.finalize(mapped, self._release, address, segment)
+        forget.atexit = False
+        self._forget[segment.number] = forget
         return memory[:nbytes]
+
+    def release(self, tensor: torch.Tensor) -> None:
+        """Forget the segment in which `tensor` lies, though tensors in it may live on.
+
+        Nothing is received there any more, and it costs no descriptor on either side. A tensor
+        that lies in no segment of this process is none of this method's business.
+        """
+        segment = self._segments.get(tensor.untyped_storage().data_ptr())
+        if segment is not None:
+            self._forget[segment.number]()
+
+    def close(self) -> None:
+        """Forget all segments; tensors that lie in them may live on."""
+        for forget in list(self._forget.values()):
+            forget()
 
     def extent(self, tensors: Sequence[torch.Tensor]) -> Extent | None:
         """Where `tensors` lie; `None` unless that is one segment of this process."""
@@ -77,9 +106,21 @@ class SharedMemory:
 
     def _release(self, address: int, segment: Segment) -> None:
         os.close(segment.descriptor)
+        self._forget.pop(segment.number, None)
         if self._segments.get(address) is segment:  # or the address is in use again
             del self._segments[address]
         self.released += 1
+
+
+def _mapped(descriptor: int, nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The memory of a segment; unlike `mmap.mmap`, without another descriptor for it."""
+    path = f"/proc/self/fd/{descriptor}"
+    try:
+        whole = torch.from_file(path, shared=True, size=nbytes, dtype=torch.uint8)
+    except RuntimeError as error:
+        raise MemoryError(f"{nbytes} bytes of shared memory cannot be mapped: {error}") from error
+    mapped: np.ndarray[Any, np.dtype[np.uint8]] = whole.numpy()
+    return mapped
 
 
 def write(descriptor: int, offset: int, payload: torch.Tensor) -> None:

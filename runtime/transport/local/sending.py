@@ -1,7 +1,7 @@
 """The sending end of a local channel.
 
 Small messages are copied by the thread that posts them or waits. From the first large one on,
-another thread copies, beside what the stage computes.
+another thread copies, beside what the stage computes; it ends with this end of the channel.
 """
 
 import os
@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from queue import SimpleQueue
 
 import torch
 
@@ -22,9 +23,6 @@ from runtime.transport.local.word import FILLED, LONGEST, Posting
 
 LARGE = 256 * 1024
 """Bytes of a message that take longer to copy than to hand over to another thread."""
-
-IDLE_SECONDS = 10.0
-"""Without a message for so long, the thread ends; the next message starts another one."""
 
 CLOSE_SECONDS = 5.0
 """A copy that is being made takes milliseconds."""
@@ -66,6 +64,10 @@ class SendingEnd(End):
         self._changed = threading.Condition()
         self._by_thread = False
         self._thread: threading.Thread | None = None
+        self._work: SimpleQueue[SendingEnd | None] = SimpleQueue()
+        """What the thread waits for; it holds this end only while there is something to send."""
+        self._end_thread = weakref.finalize(self, self._work.put, None)
+        self._end_thread.atexit = False
         self._error: LocalChannelError | None = None
 
     def begin(self, views: Sequence[torch.Tensor]) -> Sending:
@@ -98,10 +100,14 @@ class SendingEnd(End):
         self.progress.unfinished.discard(self)
         with self._changed:
             self._by_thread = True
-            self._changed.notify_all()
-            if self._thread is None and self._error is None:
-                self._thread = threading.Thread(target=self._copy, name=THREAD, daemon=True)
-                self._thread.start()
+            if self._error is not None:
+                return
+            if self._thread is None:
+                thread = threading.Thread(target=_copy, args=(self._work,), name=THREAD)
+                thread.daemon = True
+                self._thread = thread
+                thread.start()
+            self._work.put(self)
 
     def close(self) -> None:
         """Give the connection back, when nothing is copied any more."""
@@ -110,19 +116,15 @@ class SendingEnd(End):
             self._error = self._error or self.failed()
             self._changed.notify_all()
             thread = self._thread
-        if thread is not None:
+        self._end_thread()
+        if thread is not None and thread is not threading.current_thread():
             thread.join(CLOSE_SECONDS)
         super().close()
         self._forget_segments()
 
-    def _copy(self) -> None:
-        """What the thread does."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._error, IDLE_SECONDS)
-                if self._error or not self._queue:
-                    self._thread = None
-                    return
+    def copy(self) -> None:
+        """Copy all that has been posted, in the thread."""
+        while self._queue and self._error is None:
             self._attempt(wait=True)
             with self._changed:
                 self._changed.notify_all()
@@ -134,7 +136,7 @@ class SendingEnd(End):
                 self.progress.until_readable(self.connection, self.timeout)
             self._copy_posted(wait=wait)
         except Exception as error:  # perhaps on the thread, where nobody else would hear of it
-            self._error = self.failed(error)
+            self._error = LocalChannelError(str(self.failed(error)))  # holds no frame, nor this end
         if not self._by_thread:
             if self._queue and self._error is None:
                 self.progress.unfinished.add(self)
@@ -175,6 +177,13 @@ class SendingEnd(End):
         for _, _, data in attached:
             (self._segments[posted.segment],) = _DESCRIPTOR.unpack(data)
         return posted
+
+
+def _copy(work: "SimpleQueue[SendingEnd | None]") -> None:
+    """What the thread does, until nobody holds its end any more."""
+    while (end := work.get()) is not None:
+        end.copy()
+        del end
 
 
 def _close_all(segments: dict[int, int]) -> None:

@@ -36,7 +36,7 @@ class Offer:
     def __init__(self) -> None:
         """Listen."""
         self.name = f"schedcc-{token_hex(16)}"
-        self._socket = _new()
+        self._socket = new_socket()
         self._socket.bind(f"\0{self.name}")
         self._socket.listen(1)
 
@@ -65,7 +65,7 @@ class Offer:
 
 def dial(name: str) -> socket.socket | None:
     """Connect to the offer of that name; `None` if that does not work."""
-    connection = _new()
+    connection = new_socket()
     with suppress(OSError):
         connection.connect(f"\0{name}")
         if _is_this_user(connection):
@@ -74,7 +74,8 @@ def dial(name: str) -> socket.socket | None:
     return None
 
 
-def _new() -> socket.socket:
+def new_socket() -> socket.socket:
+    """A socket within this host, not connected."""
     return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # keeps messages apart
 
 
