@@ -131,9 +131,7 @@ class StageEvaluations:
         recorded = self._recorder.evaluation() if self._recorder else nullcontext()
         weights, modules = self._stage.weights, self._stage.evaluated(request, last=self._last)
         with ExitStack() as entered:
-            run = entered.enter_context(
-                self._guard.run("evaluate" if asked is None else "eval_batch")
-            )
+            run = entered.enter_context(self._guard.run())
             for context in (recorded, weights.evaluation(), torch.no_grad()):
                 entered.enter_context(context)
             self._begin(run)

@@ -11,8 +11,8 @@ from runtime.checkpoint.tensors import dtype_name
 from runtime.models.hugging_face import HuggingFaceCheckpoint
 from runtime.models.sources import open_source
 from runtime.partition import balanced
-from runtime.printable import encodable, printable
 from schedcc.errors import require_count
+from schedcc.plain_text import encodable, visible
 from schemas import CheckpointInspection, LayerSummary, ProposedStage, TensorSummary
 
 
@@ -61,7 +61,7 @@ def print_inspection(found: CheckpointInspection) -> None:
     console = Console()
     verified = ", all tensors read and as they were saved" if found.verified else ""
     console.print(
-        f"{printable(found.path)}: {found.kind}, {len(found.layers)} layers, "
+        f"{visible(found.path)}: {found.kind}, {len(found.layers)} layers, "
         f"{found.parameters:,} parameters, {_size(found.bytes)}{verified}",
         highlight=False,
         markup=False,
@@ -71,7 +71,7 @@ def print_inspection(found: CheckpointInspection) -> None:
     single = len(found.layers) == 1
     console.print(_tensor_table(found.layers[0]) if single else _layer_table(found))
     if found.unplaced:
-        names = [printable(name) for name in found.unplaced[:5]]
+        names = [visible(name) for name in found.unplaced[:5]]
         names += ["..."] * (len(found.unplaced) > 5)
         console.print(
             f"tensors that belong to no layer ({len(found.unplaced)}): {', '.join(names)}",
@@ -155,7 +155,7 @@ def _stage_table(found: CheckpointInspection) -> Table:
 
 def _plain(text: str) -> Text:
     """Text from outside, which is neither markup nor a command to the terminal."""
-    return Text(printable(text))
+    return Text(visible(text))
 
 
 def _size(count: int) -> str:

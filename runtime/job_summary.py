@@ -14,11 +14,11 @@ from runtime.failure.finite import NonFiniteError
 from runtime.listeners import StageTimer
 from runtime.models import ModelFiles, load_causal_lm
 from runtime.partition import parameters
-from runtime.printable import encodable
 from runtime.reference import reference
 from runtime.stage import WeightFunction
 from runtime.text import DEFAULT_TEXT, Windows, name_of
 from runtime.values import LossFunction
+from schedcc.plain_text import encodable
 from schemas import LanguageModelEvaluation, StageSummary, Verification
 
 if TYPE_CHECKING:

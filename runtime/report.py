@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runtime.printable import printable
+from schedcc.plain_text import visible
 from schemas import LanguageModelEvaluation, StageSummary, Verification
 
 _WIDTH = 100
@@ -41,8 +41,8 @@ def _headline(evaluation: LanguageModelEvaluation) -> Text:
     stages, threads = _plural(evaluation.stages, "stage"), _plural(evaluation.threads, "thread")
     sizes = f"{windows} of {evaluation.sequence_length} tokens{_DIVISION[evaluation.documents]}"
     return Text.assemble(  # names from outside may look like markup
-        (printable(evaluation.model), "bold"),
-        f" on {printable(evaluation.text)}: {sizes}, "
+        (visible(evaluation.model), "bold"),
+        f" on {visible(evaluation.text)}: {sizes}, "
         f"{micro_batches} of {evaluation.micro_batch_size} over {stages} "
         f"({evaluation.backend}, {threads} each)",
     )

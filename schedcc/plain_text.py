@@ -18,3 +18,12 @@ def visible(text: object, *, lines: bool = False) -> str:
     """
     kept = _MEANT if lines else ""
     return "".join(c if c.isprintable() or c in kept else repr(c)[1:-1] for c in str(text))
+
+
+def encodable(text: str) -> str:
+    r"""`text` with escapes for half characters, such as file names that are no UTF-8 have.
+
+    >>> encodable("a\udcff")
+    'a\\udcff'
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -69,6 +69,7 @@ def test_measuring_runs_no_layer_more_often_than_the_data_asks():
 
     def layers() -> list[torch.nn.Module]:
         made.append(Counts())
+        torch.manual_seed(0)
         return [torch.nn.Linear(4, 6), made[-1], torch.nn.Linear(6, 6)]
 
     data = batches([2, 2, 2])

@@ -90,6 +90,7 @@ def test_large_inputs_are_fetched_one_by_one():
         return watched.most_ahead if ev.is_first else 0
 
     def layers() -> list[nn.Module]:
+        torch.manual_seed(0)
         return [Forwards(), nn.Linear(1024, 6)]
 
     assert over_stages(2, call, layers=layers)[0] <= 2

@@ -14,8 +14,8 @@ from runtime.cli.convert import convert_command
 from runtime.cli.evaluate import evaluate
 from runtime.cli.inspect import inspect_command
 from runtime.extras import not_installed
-from runtime.printable import printable_lines
 from schedcc.cli.command_line import CommandLine
+from schedcc.plain_text import visible
 
 app = CommandLine(name="pipeval")
 app.callback(invoke_without_command=True)(evaluate)
@@ -37,5 +37,5 @@ def main() -> NoReturn:
 
 
 def _fail(status: int, message: str) -> NoReturn:
-    typer.echo(f"pipeval: {printable_lines(message)}", err=True)
+    typer.echo(f"pipeval: {visible(message, lines=True)}", err=True)
     raise SystemExit(status)

@@ -12,7 +12,7 @@ import typer
 from runtime.cli.output import others_on_stderr
 from runtime.extras import require_installed
 from runtime.launcher import LaunchError, processes_of_launcher
-from runtime.printable import printable_lines
+from schedcc.plain_text import visible
 
 if TYPE_CHECKING:
     from runtime.failure.exits import Exit
@@ -181,9 +181,9 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 def _end(end: "Exit") -> NoReturn:
     if end.trace:
-        typer.echo(printable_lines(end.trace), err=True)
+        typer.echo(visible(end.trace, lines=True), err=True)
     if end.message:
-        typer.echo(f"pipeval: {printable_lines(end.message)}", err=True)
+        typer.echo(f"pipeval: {visible(end.message, lines=True)}", err=True)
     if end.status > 128:  # a signal; unloading torch would take another second
         sys.stdout.flush()
         sys.stderr.flush()

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from runtime.printable import printable
 from runtime.text.errors import TextError
+from schedcc.plain_text import visible
 
 DEFAULT_TEXT = "pydoc_data.topics"
 STANDARD_INPUT = "-"
@@ -58,7 +58,7 @@ def read_text(path: Path) -> str:
     Raises:
         TextError: no such file, a directory, not UTF-8, or nothing but white space.
     """
-    name = printable(name_of(path))
+    name = visible(name_of(path))
     what = name if str(path) == STANDARD_INPUT else f"text file {name}"
     if path.is_dir():
         raise TextError(f"{what} is a directory, and a file is needed")
