@@ -20,10 +20,17 @@ from typing import Any
 
 import torch
 
-from runtime.structure import StructureError, put_together, take_apart
+from runtime.structure import StructureError, put_together, shown, take_apart
 
 ALIGNMENT = 64
 """Bytes: the alignment of torch's memory on a CPU, to which kernels are sensitive."""
+
+
+SHOWN = 300
+"""Characters of an activation in a message."""
+
+INTERNED_BYTES = 256
+"""Structures up to which signatures are kept to be used again: longer ones hold values."""
 
 
 class ActivationError(ValueError):
@@ -84,7 +91,9 @@ class Signature:
     blocks: tuple[Block, ...]
 
     def __str__(self) -> str:
-        return str(put_together(self.structure, [str(tensor) for tensor in self.tensors]))
+        tensors = [str(tensor) for tensor in self.tensors]
+        text = shown(self.structure, tensors) or f"an object with {', '.join(tensors)}"
+        return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
     @property
     def nbytes(self) -> int:
@@ -121,18 +130,24 @@ class Signature:
             return NotImplemented
         if (self.tensors, self.blocks) != (other.tensors, other.blocks):
             return False
-        return self.structure == other.structure or self._skeleton() == other._skeleton()
+        # Equal values may be pickled into different bytes: strings that are one object, or two.
+        texts = [f"tensor {n}" for n in range(len(self.tensors))]
+        return self.structure == other.structure or (
+            (mine := shown(self.structure, texts)) is not None
+            and mine == shown(other.structure, texts)
+        )
 
     def __hash__(self) -> int:
         return hash((self.tensors, self.blocks))
 
-    def _skeleton(self) -> Any:
-        # Equal values may be pickled into different bytes: strings that are one object, or two.
-        return put_together(self.structure, [f"tensor {n}" for n in range(len(self.tensors))])
-
 
 def signature_of(activation: Any) -> Signature:
-    """The signature of an activation.
+    """The signature of an activation; see `described`."""
+    return described(activation)[0]
+
+
+def described(activation: Any) -> tuple[Signature, list[torch.Tensor]]:
+    """The signature of an activation, and its tensors.
 
     Raises:
         ActivationError: it holds something that cannot travel.
@@ -143,7 +158,7 @@ def signature_of(activation: Any) -> Signature:
         raise ActivationError(
             f"the activation holds what cannot travel between stages: {error}"
         ) from error
-    return describe(structure, tensors)
+    return describe(structure, tensors), tensors
 
 
 def describe(structure: bytes, tensors: Sequence[torch.Tensor]) -> Signature:
@@ -153,12 +168,17 @@ def describe(structure: bytes, tensors: Sequence[torch.Tensor]) -> Signature:
         ActivationError: a tensor is more than memory with strides.
     """
     for tensor in tensors:
-        _require_plain(tensor)
+        if kind := special(tensor):
+            raise ActivationError(
+                f"the activation holds {kind}, {tensor.dtype} {_shape(tensor)}: needed dense "
+                "tensors of class torch.Tensor, whose memory can travel between stages"
+            )
     if len(tensors) == 1:
         (tensor,) = tensors
         lead = tensor.data_ptr() % ALIGNMENT
         found = (tensor.shape, tensor.dtype, tensor.stride(), lead)
-        return _of_one(structure, *found, tensor.is_conj(), tensor.is_neg())
+        of_one = _of_one if len(structure) <= INTERNED_BYTES else _of_one.__wrapped__
+        return of_one(structure, *found, tensor.is_conj(), tensor.is_neg())
     return _of_several(structure, tensors)
 
 
@@ -179,23 +199,25 @@ def require_on(device: torch.device, tensors: Sequence[torch.Tensor]) -> None:
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
-def _require_plain(tensor: torch.Tensor) -> None:
-    kind = ""
+def special(tensor: torch.Tensor) -> str:
+    """What makes a tensor more than memory with strides; empty for most."""
     if type(tensor) not in _PLAIN:
-        kind = f"a {type(tensor).__name__}"
-    elif tensor.is_nested:
-        kind = "a nested tensor"
-    elif tensor.layout is not torch.strided:
-        kind = f"a tensor of layout {tensor.layout}"
-    elif tensor.is_quantized:
-        kind = "a quantised tensor"
-    elif tensor.is_meta:
-        kind = "a tensor without memory (on the meta device)"
-    if kind:
-        raise ActivationError(
-            f"the activation holds {kind}, {tensor.dtype} {list(tensor.shape)}: needed dense "
-            "tensors of class torch.Tensor, whose memory can travel between stages"
-        )
+        return f"a {type(tensor).__name__}"
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.layout is not torch.strided:
+        return f"a tensor of layout {tensor.layout}"
+    if tensor.is_quantized:
+        return "a quantised tensor"
+    if tensor.is_meta:
+        return "a tensor without memory (on the meta device)"
+    if tensor.data_ptr() % tensor.dtype.itemsize:
+        return "a tensor at an address that is no multiple of the size of its elements"
+    return ""
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "of several shapes" if tensor.is_nested else str(list(tensor.shape))
 
 
 @lru_cache(maxsize=4096)
@@ -233,7 +255,8 @@ def _of_several(structure: bytes, tensors: Sequence[torch.Tensor]) -> Signature:
         blocks.append(Block(end - begin, begin % ALIGNMENT if end > begin else 0))
         for n in group:
             plain[n] = replace(plain[n], block=number, offset=starts[n] - begin)
-    return _interned(Signature(structure, tuple(plain), tuple(blocks)))
+    signature = Signature(structure, tuple(plain), tuple(blocks))
+    return _interned(signature) if len(structure) <= INTERNED_BYTES else signature
 
 
 def _sharing_memory(

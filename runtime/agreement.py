@@ -38,6 +38,8 @@ class Announcement:
     """Whether the stages compare notes after the run as well."""
     weights: Any = None
     """What the stage says of its weights, where an evaluation begins."""
+    before: int = 0
+    """Micro-batches that were evaluated before this run."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def agree(transport: Transport, mine: Announcement) -> Agreement:
     for replica, announcements in enumerate(replicas):
         names = [_name(stage_id, replica, len(replicas)) for stage_id in range(len(announcements))]
         _require_same_number(dict(zip(names, announcements, strict=True)))
-    require_same_data([announcement.digests for announcement in pipeline])
+    require_same_data([announcement.digests for announcement in pipeline], mine.before)
     window = pipeline[0].window
     assert window is not None
     firsts = [announcements[0] for announcements in replicas]
@@ -98,7 +100,9 @@ def agree(transport: Transport, mine: Announcement) -> Agreement:
 
 def _require_same_number(stages: Mapping[str, Announcement]) -> None:
     """Refuse data that has ended on one stage where another one has more already."""
-    readers = [(name, a.found, a.ended) for name, a in stages.items() if a.found is not None]
+    readers = [
+        (name, a.before + a.found, a.ended) for name, a in stages.items() if a.found is not None
+    ]
     for name, found, ended in readers[1:]:
         first, expected, all_there = readers[0]
         if (all_there and found > expected) or (ended and found < expected):

@@ -28,7 +28,7 @@ from runtime.plan_cache import PlanCache
 from runtime.recorder import Recorder
 from runtime.request import Request, part_of
 from runtime.results import Results
-from runtime.samples import SampleWeights
+from runtime.samples import SampleWeights, require_weight
 from runtime.stage import LastStage, WeightFunction
 from runtime.stream import FETCHING, Stream, Window, window_of
 from runtime.transfers import Transfers
@@ -107,7 +107,6 @@ class StageEvaluations:
         self._last = transport.stage_id == transport.stages - 1
         self._layout: Layout | None = None
         self._buffers = BufferPool(transport.receive_memory, transport.release_memory)
-        self._owner = Owner(stage.module, self._buffers.memory.ours)
         self._form = FormChoice(conduct.overlap, transport)
         self._epoch: int | None = None
         self._plans = self._no_plans()
@@ -157,6 +156,8 @@ class StageEvaluations:
 
     def _begin(self, run: Run) -> None:
         """After a failure, agree on everything anew: some stages may know more than others."""
+        # Modules may have been compiled since.
+        self._owner = Owner(self._stage.module, self._buffers.memory.ours)
         if self._epoch not in (None, run.epoch):
             self._plans.close()
             self._plans = self._no_plans()
@@ -246,6 +247,7 @@ class StageEvaluations:
             digests=digests,
             check_finite=self._conduct.check_finite,
             weights=weights,
+            before=evaluation.micro_batches,
         )
         return agree(self._transport, announcement)
 
@@ -319,13 +321,19 @@ class StageEvaluations:
         transfers: Transfers,
         finite: FiniteCheck | None,
     ) -> Forward:
-        module, request = self._stage.module, evaluation.request
+        module: Callable[[Any], Any] = self._stage.module
+        request = evaluation.request
 
         def passed_on(micro_batch: int, inputs: Any, _label: Any) -> Any:
-            return transfers.forward(micro_batch, module, inputs)
+            output = transfers.forward(micro_batch, self._stage.module, inputs)
+            if finite is not None:
+                finite.look(output)
+            return output
 
         forward: Forward = passed_on
         if self._last:
+            if finite is not None:
+                module = finite.watching_layers(module)
             computes, loss_fn = request.compute_loss, self._stage.loss_fn
             if finite is not None and loss_fn is not None:
                 loss_fn = finite.watching_loss(loss_fn)
@@ -346,11 +354,13 @@ class StageEvaluations:
         weight_fn, weights = self._stage.weight_fn, evaluation.weights
         if weight_fn is not None:
             function = weight_fn
-            return lambda _, label: function(label)
+            return lambda _, label: require_weight(function(label))
 
         def weigh(micro_batch: int, _: Any) -> float:
             inputs = stream.note(micro_batch)
-            weight = weights.weight(inputs.samples, stream.label_samples, inputs.look)
+            labels = stream.label_note(micro_batch)
+            look = f"{inputs.look} {labels.label_look}"
+            weight = weights.weight(inputs.samples, labels.label_samples, look)
             evaluation.results.losses.uncertain = weights.uncertain
             return weight
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import nn
 
-DEPTH = 6
+DEPTH = 12
 """How many objects inside each other are looked into."""
+
+FUNCTIONS = (types.FunctionType, functools.partial)
 
 LONGEST = 1000
 """Collections of more elements are data."""
@@ -60,6 +62,11 @@ def _inside(value: Any) -> Iterable[Any]:
     if isinstance(value, (type, types.ModuleType)):
         return []
     inside = list(getattr(value, "__dict__", {}).values())
+    for kind in type(value).__mro__[:-1]:
+        inside += [held for held in vars(kind).values() if isinstance(held, nn.Module)]
+        slots = getattr(kind, "__slots__", ())
+        names = (slots,) if isinstance(slots, str) else slots
+        inside += [getattr(value, name, None) for name in names if not name.startswith("__")]
     wrapped = getattr(type(value), "__call__", None)  # noqa: B004
     return [*inside, wrapped] if isinstance(wrapped, types.FunctionType) else inside
 
@@ -72,9 +79,23 @@ def _inside_function(function: types.FunctionType) -> list[Any]:
         except ValueError:  # a name that has no value yet
             continue
     for name in _global_names(function.__code__):
-        inside.append(function.__globals__.get(name))
+        found = function.__globals__.get(name)
+        inside.append(found)
+        if isinstance(found, (types.ModuleType, type)):  # what is looked up in it
+            held = (vars(found).get(attribute) for attribute in _attributes(function.__code__))
+            inside += [value for value in held if isinstance(value, (nn.Module, FUNCTIONS))]
     inside.append(function.__dict__)  # of functions that wrap others
     return inside
+
+
+@functools.lru_cache(maxsize=256)
+def _attributes(code: types.CodeType) -> frozenset[str]:
+    """The names that a function's code, and that of functions in it, looks up in objects."""
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names |= _attributes(constant)
+    return frozenset(names)
 
 
 @functools.lru_cache(maxsize=256)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, assert_never
 
-from runtime.buffers import Buffer, BufferPool
+from runtime.buffers import BufferPool
 from runtime.listeners import Listener
 from runtime.liveness import last_reads
 from runtime.results import Results
@@ -85,9 +85,6 @@ class Work:
 Act = Callable[[Work], None]
 """An instruction, with all that its plan says about it looked up."""
 
-Key = tuple[Direction, int, int]
-"""Direction, micro-batch and peer of a transfer."""
-
 
 class Interpreter:
     """Executes the plan of one stage, as often as there is work for it."""
@@ -95,8 +92,8 @@ class Interpreter:
     def __init__(self, plan: StagePlan, transport: Transport, buffers: BufferPool) -> None:
         """Prepare to execute `plan` over `transport`, in `buffers`."""
         self._plan, self._transport, self._buffers = plan, transport, buffers
-        self._posted: dict[Key, Transfer] = {}
-        self._group: list[tuple[Transfer, Buffer]] | None = None
+        self._posted: dict[tuple[Direction, int, int], Transfer] = {}
+        self._group: list[Transfer] | None = None
         self._acts = [
             (placed, _micro_batch(placed.instruction), self._act(placed.instruction, last))
             for placed, last in zip(plan.program.placed(), last_reads(plan), strict=True)
@@ -203,11 +200,10 @@ class Interpreter:
         return act
 
     def _post_receive(self, instruction: TransferInstruction) -> Act:
-        micro_batch, buffer = instruction.micro_batch, self._buffers[instruction.buffer]
-        peer = instruction.peer
+        micro_batch, peer = instruction.micro_batch, instruction.peer
 
         def act(work: Work) -> None:
-            self._begin(work, Transfer(Direction.RECV, micro_batch, peer), buffer)
+            self._begin(work, Transfer(Direction.RECV, micro_batch, peer))
 
         return act
 
@@ -217,18 +213,16 @@ class Interpreter:
 
         def act(work: Work) -> None:
             output = buffer[Place.OUTPUT]
-            self._begin(work, Transfer(Direction.SEND, micro_batch, peer, output), buffer)
+            self._begin(work, Transfer(Direction.SEND, micro_batch, peer, output))
 
         return act
 
-    def _begin(self, work: Work, transfer: Transfer, buffer: Buffer) -> None:
+    def _begin(self, work: Work, transfer: Transfer) -> None:
         self._posted[transfer.key] = transfer
         if self._group is not None:
-            self._group.append((transfer, buffer))
-            return
-        work.transfers.begin([transfer])
-        if transfer.direction is Direction.RECV:
-            buffer[Place.INPUT] = transfer.value
+            self._group.append(transfer)
+        else:
+            work.transfers.begin([transfer])
 
     def _start_group(self, _: Work) -> None:
         self._group = []
@@ -236,17 +230,16 @@ class Interpreter:
     def _end_group(self, work: Work) -> None:
         assert self._group is not None, "no group was started"
         members, self._group = self._group, None
-        work.transfers.begin([transfer for transfer, _ in members])
-        for transfer, buffer in members:
-            if transfer.direction is Direction.RECV:
-                buffer[Place.INPUT] = transfer.value
+        work.transfers.begin(members)
 
     def _wait(self, instruction: TransferInstruction, last_read: tuple[Place, ...]) -> Act:
         buffer = self._buffers[instruction.buffer]
         key = (instruction.direction, instruction.micro_batch, instruction.peer)
 
         def act(work: Work) -> None:
-            work.transfers.finish(self._posted.pop(key))
+            value = work.transfers.finish(self._posted.pop(key))
+            if instruction.direction is Direction.RECV:
+                buffer[Place.INPUT] = value
             buffer.clear(*last_read)
 
         return act

@@ -3,6 +3,7 @@
 What is loaded is always a copy: a loader may fill the same memory again for the next item.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils import _pytree as pytree
 
+from runtime.nested import flatten, transform, unflatten
 from runtime.ownership import Take, copied, fresh
 
 
@@ -42,17 +43,20 @@ class CudaLoader:
 
     def __init__(self, device: torch.device) -> None:
         """Load to `device`."""
-        self._device, self._stream = device, torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        number = torch.cuda.current_device() if device.index is None else device.index
+        self._device = torch.device("cuda", number)
+        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
 
     def __call__(self, value: Any) -> OnItsWay:
         """Start to copy all tensors of `value` that are in the host's memory."""
-        value = pytree.tree_map_only(np.ndarray, np.ndarray.copy, value)
         with torch.cuda.stream(self._stream):
-            copied = pytree.tree_map_only(torch.Tensor, self._copy, value)
+            copied = transform(value, self._copy)
             copies_done = self._stream.record_event()
         return _CudaCopies(copied, self._device, copies_done)
 
-    def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _copy(self, tensor: Any) -> Any:
+        if not isinstance(tensor, torch.Tensor):
+            return _own(tensor)
         if tensor.device.type != "cpu":
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
             return tensor.clone()
@@ -71,13 +75,15 @@ class _CudaCopies:
         stream = torch.cuda.current_stream(self.device)
         stream.wait_event(self.done)
 
-        def used_here(tensor: torch.Tensor) -> torch.Tensor:
+        def used_here(tensor: Any) -> Any:
+            if not isinstance(tensor, torch.Tensor):
+                return tensor
             if tensor.device == self.device:
                 # The memory belongs to the copying stream, which knows nothing of this use.
                 tensor.record_stream(stream)
             return tensor.to(self.device, non_blocking=True)
 
-        return pytree.tree_map_only(torch.Tensor, used_here, self.value)
+        return transform(self.value, used_here)
 
 
 class _Copied:
@@ -85,16 +91,29 @@ class _Copied:
 
     def __init__(self, value: Any, take: Take) -> None:
         """Copy the tensors of `value` just as they lie in memory, and its arrays."""
-        leaves, structure = pytree.tree_flatten(value)
+        leaves, nesting = flatten(value)
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         copies = iter(copied([t if t.is_cpu else t.cpu() for t in tensors], take))
         for number, leaf in enumerate(leaves):
             if isinstance(leaf, torch.Tensor):
                 leaves[number] = next(copies)
-            elif isinstance(leaf, np.ndarray):
-                leaves[number] = leaf.copy()
-        self._value = pytree.tree_unflatten(leaves, structure)
+            else:
+                leaves[number] = _own(leaf)
+        self._value = unflatten(leaves, nesting)
 
     def arrived(self) -> Any:
         """The copy."""
         return self._value
+
+
+def _own(leaf: Any) -> Any:
+    """A copy of what is no tensor, if it may be changed."""
+    if isinstance(leaf, _UNCHANGING):
+        return leaf
+    try:
+        return copy.deepcopy(leaf)
+    except Exception:  # an open file, say: nothing that a loader would fill anew
+        return leaf
+
+
+_UNCHANGING = (bool, int, float, complex, str, bytes, type(None), np.generic)

@@ -8,10 +8,9 @@ import torch
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-from runtime.activation import ActivationError, Signature, describe
+from runtime.activation import Signature, described
 from runtime.device import Clock
 from runtime.messages import receive_object, send_object
-from runtime.structure import StructureError, take_apart
 from runtime.transport.protocol import Transport
 
 LogitsCallback = Callable[[int, Any], None]
@@ -89,7 +88,7 @@ class Logits:
         device = transport.device
         if transport.stage_id == source:
             waiting = self._taken()
-            taken = [_described(_to(device, logits)) for logits in waiting]
+            taken = [described(_to(device, logits)) for logits in waiting]
             send_object(transport, [signature for signature, _ in taken], destination)
             for signature, tensors in taken:
                 memory = signature.memory_of(tensors)
@@ -105,7 +104,7 @@ class Logits:
         """Hand what has been delivered on stage `source` to the callers on all stages."""
         self._expect()
         waiting = self._taken()
-        taken = [_described(_to(transport.device, logits)) for logits in waiting]
+        taken = [described(_to(transport.device, logits)) for logits in waiting]
         mine = [signature for signature, _ in taken]
         signatures: list[Signature] = transport.gather_objects(mine)[source]
         for number, signature in enumerate(signatures):
@@ -152,19 +151,6 @@ def _to(device: torch.device, logits: Any) -> Any:
     return pytree.tree_map_only(
         torch.Tensor, lambda tensor: tensor.to(device, non_blocking=True), logits
     )
-
-
-def _described(logits: Any) -> tuple[Signature, list[torch.Tensor]]:
-    """The signature of logits, and their tensors.
-
-    Raises:
-        ActivationError: they hold something that cannot travel to another stage.
-    """
-    try:
-        structure, tensors = take_apart(logits)
-    except StructureError as error:
-        raise ActivationError(f"the logits cannot go to another stage: {error}") from error
-    return describe(structure, tensors), tensors
 
 
 def _memory(signature: Signature, device: torch.device) -> list[torch.Tensor]:

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils import _pytree as pytree
 
 from runtime.activation import ALIGNMENT
 from runtime.failure.errors import AgreedError
 from runtime.failure.fingerprint import Digests, fingerprint
 from runtime.loading import OnItsWay, loader_to
+from runtime.nested import flatten
 from runtime.ownership import Take, fresh
 from runtime.samples import samples
 from schemas import Place
@@ -35,7 +35,7 @@ MOST = 64
 """Micro-batches that are fetched at once, at most."""
 
 MOST_BYTES = 4 * 2**20
-"""Bytes of their inputs and labels, after which no further one is fetched."""
+"""Bytes of their inputs and labels: the one that goes beyond is the last."""
 
 MOST_SECONDS = 0.1
 """Time after which what is there has to do."""
@@ -63,7 +63,8 @@ class Note:
     """Of its inputs, see `runtime.samples`."""
     label_samples: tuple[int, ...]
     look: str
-    """What its inputs and labels look like, without any values."""
+    """What its inputs look like, without any values."""
+    label_look: str
     digests: Digests = (None, None)
     """Of inputs and labels, if stages compare them."""
 
@@ -175,7 +176,8 @@ class Prefetcher:
             kind=look_of(inputs, values=True),
             samples=samples(inputs),
             label_samples=samples(labels),
-            look=look_of(pair, values=False),
+            look=look_of(inputs, values=False),
+            label_look=look_of(labels, values=False),
             digests=(
                 (fingerprint(inputs), fingerprint(labels)) if reading.fingerprints else (None, None)
             ),
@@ -183,8 +185,15 @@ class Prefetcher:
         self._waiting.append(Fetched(note, places, self._load(halves)))
         self.count += 1
         # What is not needed counts too: the caller's loader made it.
-        leaves = pytree.tree_leaves(pair)
-        return sum(leaf.nbytes for leaf in leaves if isinstance(leaf, (torch.Tensor, np.ndarray)))
+        leaves, _ = flatten(pair)
+        return sum(map(_nbytes, leaves))
+
+
+def _nbytes(leaf: Any) -> int:
+    if isinstance(leaf, torch.Tensor):
+        plain = leaf.layout is torch.strided and not leaf.is_nested
+        return leaf.nbytes if plain else 0
+    return int(leaf.nbytes) if isinstance(leaf, np.ndarray) else 0
 
 
 _END = object()
@@ -196,7 +205,7 @@ def look_of(value: Any, *, values: bool) -> str:
 
     Args:
         value: Inputs or labels.
-        values: Whether plain values (numbers, text) are a part of it.
+        values: Whether plain values (numbers, text) are a part of it, and where tensors lie.
 
     >>> look_of(torch.zeros(2), values=True) == look_of(torch.ones(2), values=True)
     True
@@ -204,10 +213,12 @@ def look_of(value: Any, *, values: bool) -> str:
     False
     """
     if type(value) is torch.Tensor and value.layout is torch.strided and not value.is_nested:
-        lead = value.data_ptr() % ALIGNMENT if value.device.type != "meta" else 0
+        if not values or value.is_meta:
+            return _look_of_tensor(value.shape, value.dtype, (), 0)
+        lead = value.data_ptr() % ALIGNMENT
         return _look_of_tensor(value.shape, value.dtype, value.stride(), lead)
-    leaves, structure = pytree.tree_flatten(value)
-    seen = blake2b(repr(structure).encode(), digest_size=8)
+    leaves, nesting = flatten(value)
+    seen = blake2b(str(nesting).encode(), digest_size=8)
     for leaf in leaves:
         seen.update(_look_of_leaf(leaf, values=values).encode())
     return seen.hexdigest()
@@ -217,13 +228,13 @@ def _look_of_leaf(leaf: Any, *, values: bool) -> str:
     if isinstance(leaf, torch.Tensor):
         if type(leaf) is torch.Tensor and leaf.layout is torch.strided and not leaf.is_nested:
             return look_of(leaf, values=values)
-        return f"{type(leaf).__name__} {leaf.layout} {leaf.dtype} {tuple(leaf.shape)}"
+        shape = next(_NUMBERS) if leaf.is_nested else tuple(leaf.shape)
+        return f"{type(leaf).__name__} {leaf.layout} {leaf.dtype} {shape}"
     if isinstance(leaf, np.ndarray):
         return f"array {leaf.dtype} {leaf.shape}"
-    if values and isinstance(leaf, (bool, int, float, str, bytes, type(None))):
-        return repr(leaf)
-    # No two objects of other classes are known to be alike.
-    return f"{type(leaf).__qualname__} {next(_NUMBERS) if values else ''}"
+    if isinstance(leaf, (bool, int, float, complex, str, bytes, type(None), np.generic)):
+        return repr(leaf) if values else type(leaf).__qualname__
+    return f"{type(leaf).__qualname__} {next(_NUMBERS)}"  # no two are known to be alike
 
 
 @lru_cache(maxsize=4096)

@@ -12,6 +12,7 @@ layer fills anew each time) is copied before the next micro-batch can change it.
 counted on the storage that tensors share, so views and arrays of numpy count too.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from runtime.activation import ALIGNMENT, ActivationError, describe
+from runtime.activation import ALIGNMENT, ActivationError, describe, special
+from runtime.nested import transform
 from runtime.structure import NOTHING, StructureError, put_together, take_apart
 
 Take = Callable[[int, int, torch.device], torch.Tensor]
@@ -31,10 +33,17 @@ def fresh(nbytes: int, lead: int, device: torch.device) -> torch.Tensor:
     return torch.empty(lead + nbytes, dtype=torch.uint8, device=device)[lead:]
 
 
-def references(storage: torch.UntypedStorage) -> int:
-    """How many tensors (and views, and arrays that came from them) refer to a storage."""
+def references(tensor: torch.Tensor) -> int:
+    """How many refer to the memory of a tensor: tensors (and what came from them), or a storage."""
+    storage = tensor.untyped_storage()
     count: int = torch._C._storage_Use_Count(storage._cdata)
-    return count - 1  # `storage` itself
+    # Python has one object for a storage: who holds it is counted there, not by torch.
+    return count - 1 + sys.getrefcount(storage) - _HERE
+
+
+_HERE = 0
+_HERE = references(torch.empty(1)) - 1
+"""References to that object inside `references` itself."""
 
 
 class Owner:
@@ -59,14 +68,16 @@ class Owner:
                 that what still refers to the memory is known to be somebody else.
         """
         value = holder.pop()
-        if type(value) is torch.Tensor:  # what most outputs are
+        if type(value) is torch.Tensor and not special(value):  # what most outputs are
             alias = value.detach()
             del value
             return alias if self._is_alone(alias, 1) else copied([alias])[0]
         try:
             structure, tensors = take_apart(value)
-        except StructureError:
-            return value  # no other process will see it
+        except StructureError:  # no other process will see it
+            return transform(value, lambda t: t.clone() if isinstance(t, torch.Tensor) else t)
+        if any(map(special, tensors)):
+            return put_together(structure, [tensor.detach().clone() for tensor in tensors])
         # A structure may hold the very objects that were taken apart, so it is made anew.
         aliases = [tensor.detach() for tensor in tensors]
         del value, tensors
@@ -79,14 +90,13 @@ class Owner:
         """Whether nobody but `aliases` of ours, and what we have anyway, refers to the memory."""
         if self._copies_all:
             return False
-        storage = tensor.untyped_storage()
-        address = storage.data_ptr()
+        address = tensor.untyped_storage().data_ptr()
         if address == 0:
             return True  # no memory at all
         ours = self._ours(address)
-        if not (ours or storage.resizable()):
+        if not (ours or tensor.untyped_storage().resizable()):
             return False  # not torch's memory: whoever lent it may write to it again
-        return references(storage) == aliases + ours
+        return references(tensor) == aliases + ours
 
 
 def copied(tensors: list[torch.Tensor], take: Take = fresh) -> list[torch.Tensor]:
@@ -176,7 +186,7 @@ class MemoryPool:
     def take(self, nbytes: int) -> torch.Tensor:
         """Memory that nobody refers to, uint8 of `nbytes` or more."""
         for address, memory in reversed(list(self._memory.items())):
-            if references(memory.untyped_storage()) > 1:
+            if references(memory) > 1:
                 continue
             del self._memory[address]
             if memory.numel() >= nbytes:

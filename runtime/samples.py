@@ -3,16 +3,19 @@
 The loss of a data set is the average over its samples, so a micro-batch of 2 weighs less than one
 of 8. Tensors do not say which of their dimensions counts samples: labels may be packed, have the
 sequence first, hold class weights, or be a list of objects. Hence the number is taken only where
-all tensors of inputs and labels agree on their first dimension. Elsewhere, nobody guesses:
+all tensors of inputs and labels agree on their first dimension (where that does not count samples,
+as in data that is packed into one row, give a `weight_fn`). Elsewhere, nobody guesses:
 micro-batches that all look alike weigh the same, and for others the caller has to give a
 `weight_fn`.
 """
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils import _pytree as pytree
+
+from runtime.nested import flatten
 
 
 class WeightError(ValueError):
@@ -27,9 +30,15 @@ def samples(value: Any) -> tuple[int, ...]:
     >>> samples([torch.zeros(3, 4), torch.zeros(2, 4)])
     (2, 3)
     """
-    leaves = [value] if isinstance(value, torch.Tensor) else pytree.tree_leaves(value)
-    shapes = (leaf.shape for leaf in leaves if isinstance(leaf, (torch.Tensor, np.ndarray)))
+    leaves = [value] if isinstance(value, torch.Tensor) else flatten(value)[0]
+    shapes = (leaf.shape for leaf in leaves if _has_shape(leaf))
     return tuple(sorted({int(shape[0]) for shape in shapes if len(shape)}))
+
+
+def _has_shape(leaf: Any) -> bool:
+    if isinstance(leaf, torch.Tensor):
+        return not leaf.is_nested
+    return isinstance(leaf, np.ndarray)
 
 
 class SampleWeights:
@@ -72,6 +81,20 @@ class SampleWeights:
             f"{_said(inputs)} in its inputs and {_said(labels)} in its labels, and it does not "
             "look like the first micro-batch; needed weight_fn, a function label -> weight"
         )
+
+
+def require_weight(weight: Any) -> "float | torch.Tensor":
+    """What a `weight_fn` returned, if that is one number.
+
+    Raises:
+        WeightError: it is something else.
+    """
+    if isinstance(weight, torch.Tensor) and weight.numel() == 1 and not weight.is_complex():
+        return weight
+    if isinstance(weight, Real):
+        return float(weight)
+    shown = f"a tensor {list(weight.shape)}" if isinstance(weight, torch.Tensor) else repr(weight)
+    raise WeightError(f"weight_fn returned {shown[:200]}, needed one real number")
 
 
 def require_alike(uncertain: list[str | None]) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from runtime.logits import LogitsFunction
 from runtime.metrics import StatefulMetrics
@@ -20,7 +19,7 @@ WeightFunction = Callable[[Any], "float | torch.Tensor"]
 class LastStage:
     """A last stage's forward: the layers, then what is made of their output and the label."""
 
-    module: nn.Module
+    module: Callable[[Any], Any]
     results: Results
     weigh: Callable[[int, Any], "float | torch.Tensor"]
     """`(micro_batch, label) -> weight`."""

@@ -102,8 +102,7 @@ class Stream:
         """Micro-batches that are known to exist."""
         self.complete = False
         """Whether there are no others."""
-        self.label_samples: tuple[int, ...] = ()
-        """Of the micro-batch that was loaded last, see `runtime.samples`."""
+        self._labels: dict[int, Note] = {}
         self._take_in(window)
 
     def has(self, micro_batch: int) -> bool:
@@ -119,6 +118,10 @@ class Stream:
     def note(self, micro_batch: int) -> Note:
         """What the first stage knows of one of the latest micro-batches."""
         return self._notes[micro_batch]
+
+    def label_note(self, micro_batch: int) -> Note:
+        """What this stage knows of a micro-batch whose labels it has loaded; to be asked once."""
+        return self._labels.pop(micro_batch)
 
     def kind(self, micro_batch: int) -> str:
         """What the inputs of one of the latest micro-batches look like."""
@@ -142,7 +145,7 @@ class Stream:
                 "that of stage 0 has more"
             )
         fetched = prefetcher.take()
-        self.label_samples = fetched.note.label_samples
+        self._labels[micro_batch] = fetched.note
         if not self._first:
             said = {
                 0: self.note(micro_batch).digests,

@@ -10,7 +10,7 @@ evaluator is made, later from the stage where they were changed.
 
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -219,7 +219,7 @@ def _holders(
 
 def _ties_of_layers(layers: Sequence[Layer]) -> list[dict[Tie, str | None]]:
     """The ties that each layer could have, with the tensor's name (`None`: the whole layer)."""
-    first: dict[int, Tie] = {}
+    first: dict[Any, Tie] = {}
     found: list[dict[Tie, str | None]] = []
     for index, layer in enumerate(layers):
         ties: dict[Tie, str | None] = {}
@@ -228,9 +228,16 @@ def _ties_of_layers(layers: Sequence[Layer]) -> list[dict[Tie, str | None]]:
         elif isinstance(layer, nn.Module):
             for name, tensor in _named_tensors(layer):
                 kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
-                ties[first.setdefault(id(tensor), Tie(kind, (index, name)))] = name
+                ties[first.setdefault(_memory(tensor), Tie(kind, (index, name)))] = name
         found.append(ties)
     return found
+
+
+def _memory(tensor: torch.Tensor) -> Any:
+    """The same for tensors that are one, or lie in the same memory in the same way."""
+    if type(tensor) not in (torch.Tensor, nn.Parameter) or tensor.is_meta or not tensor.numel():
+        return id(tensor)
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _named_tensors(layer: nn.Module) -> list[tuple[str, torch.Tensor]]:

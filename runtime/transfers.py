@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import nn
 
-from runtime.activation import ALIGNMENT, ActivationError, Signature, describe, require_on
+from runtime.activation import ActivationError, Signature, described, require_on, special
 from runtime.allocator import keep_freed_activations
 from runtime.buffers import BufferPool
 from runtime.messages import ROOM, packed, unpacked
@@ -71,6 +71,8 @@ class Transfer:
     peer: int
     value: Any = None
     """The activation: given to be sent, or there after the wait."""
+    arriving: tuple[Signature, list[torch.Tensor]] | None = None
+    """What is received, and where."""
     pending: list[Pending] = field(default_factory=list)
     """What is to be waited for."""
 
@@ -88,6 +90,8 @@ class _Prepared:
     signature: Signature | None
     """What is sent, or is known to come."""
     tensors: list[torch.Tensor]
+    settles: bool = False
+    """Whether the header says that this is the signature of all activations of this kind."""
 
 
 class Transfers:
@@ -131,9 +135,16 @@ class Transfers:
         prepared = [self._prepared(transfer) for transfer in transfers]
         with self._group([p for p in prepared if p.header]):
             for p in prepared:
-                for message in p.header:
+                for message in p.header[:1]:
                     self._post(p.transfer, [message])
         for p in prepared:
+            for rest in p.header[1:]:  # of a long header
+                self._post(p.transfer, [rest])
+        for p in prepared:
+            if (
+                p.settles and p.signature is not None
+            ):  # not before: the other end knows it no sooner
+                self._remember(p.transfer, p.signature)
             if p.signature is None:
                 p.signature = self._arrived(p)
         with self._group(prepared):
@@ -149,6 +160,10 @@ class Transfers:
             self._transport.wait(pending)
         if transfer.direction is Direction.SEND:
             self._stream.arrived(transfer.micro_batch)
+        if transfer.arriving is not None:
+            signature, memory = transfer.arriving
+            transfer.arriving = None
+            transfer.value = signature.activation(memory)  # not before it is all there
         return transfer.value
 
     def forward(self, micro_batch: int, module: nn.Module, inputs: Any) -> Any:
@@ -167,9 +182,9 @@ class Transfers:
         if not (met or self._watched < WATCHED) or not self._settled(Direction.RECV, kind):
             return module(inputs)
         self._watched += 1
-        with noticing(module) as watch:
+        with noticing() as noticed:
             output = module(inputs)
-        if not watch.noticed:
+        if not noticed.by_value and not self._is_foreign(output):
             self._by_kind.add(micro_batch)
         return output
 
@@ -199,41 +214,55 @@ class Transfers:
             return _Prepared(transfer, place, expected, [])
         signature, tensors = self._described(transfer)
         if expected is None:
-            settled = self._settles(transfer, tensors)
+            settled = self._settles(transfer, signature)
             self._by_kind.discard(micro_batch)
-            if settled:
-                _remember(known, kind, signature)
             header = packed(
                 Header(signature, settled), self._transport.device, self._buffers.small.take
             )
-            return _Prepared(transfer, header, signature, tensors)
+            return _Prepared(transfer, header, signature, tensors, settled)
         if signature != expected:
+            how = "" if str(signature) != str(expected) else " (with another layout in memory)"
             raise ActivationError(
-                f"micro-batch {micro_batch} leaves the stage as {signature}, but {expected} was "
-                f"agreed on with stage {peer}: what its layers return depends on more than the "
-                "shapes of their inputs, needed dynamic_shapes=True"
+                f"micro-batch {micro_batch} leaves the stage as {signature}{how}, but {expected} "
+                f"was agreed on with stage {peer}: what its layers return depends on more than "
+                "what their inputs look like, needed dynamic_shapes=True"
             )
         return _Prepared(transfer, [], expected, tensors)
 
     def _described(self, transfer: Transfer) -> tuple[Signature, list[torch.Tensor]]:
         try:
-            structure, tensors = take_apart(transfer.value)
-            signature = describe(structure, tensors)
+            signature, tensors = described(transfer.value)
             require_on(self._transport.device, tensors)
-        except (StructureError, ActivationError) as error:
+        except ActivationError as error:
             raise ActivationError(
                 f"micro-batch {transfer.micro_batch} cannot go to stage {transfer.peer}: {error}"
             ) from error
         return signature, tensors
 
-    def _settles(self, transfer: Transfer, tensors: Sequence[torch.Tensor]) -> bool:
+    def _settles(self, transfer: Transfer, signature: Signature) -> bool:
         """Whether the signature that is sent follows from the kind of the micro-batch."""
         return not (
             self._dynamic
             or transfer.micro_batch not in self._by_kind
             or holds_values(transfer.value)
-            or any(t.untyped_storage().data_ptr() % ALIGNMENT for t in tensors)
+            or any(block.lead for block in signature.blocks)  # a place that may be another one
         )
+
+    def _is_foreign(self, output: Any) -> bool:
+        """Whether an output is in memory that is not torch's, at whatever address."""
+        try:
+            tensors = take_apart(output)[1]
+        except StructureError:
+            return True
+        storages = [t.untyped_storage() for t in tensors if not special(t)]
+        ours = self._buffers.memory.ours
+        return any(not (s.resizable() or ours(s.data_ptr())) for s in storages)
+
+    def _remember(self, transfer: Transfer, signature: Signature) -> None:
+        known = self._known[transfer.direction, transfer.peer]
+        known[self._stream.kind(transfer.micro_batch)] = signature
+        if len(known) > KINDS:
+            known.popitem(last=False)
 
     def _arrived(self, prepared: _Prepared) -> Signature:
         """The signature in the header of an activation that comes."""
@@ -241,8 +270,7 @@ class Transfers:
         self._transport.wait(transfer.pending.pop())
         header: Header = unpacked(prepared.header[0], self._transport, transfer.peer)
         if header.settled:
-            known = self._known[transfer.direction, transfer.peer]
-            _remember(known, self._stream.kind(transfer.micro_batch), header.signature)
+            self._remember(transfer, header.signature)
         return header.signature
 
     def _move(self, prepared: _Prepared) -> None:
@@ -252,7 +280,7 @@ class Transfers:
             memory = signature.memory_of(prepared.tensors)
         else:
             memory = self._buffers.receive_memory(signature)
-            transfer.value = signature.activation(memory)
+            transfer.arriving = signature, memory
         self._post(transfer, memory)
         latest = self._latest[transfer.direction]
         latest[transfer.micro_batch] = signature
@@ -273,9 +301,3 @@ class Transfers:
         yield
         if len(members) > 1:
             self._transport.end_group()
-
-
-def _remember(known: OrderedDict[str, Signature], kind: str, signature: Signature) -> None:
-    known[kind] = signature
-    if len(known) > KINDS:
-        known.popitem(last=False)

@@ -1,64 +1,80 @@
 """Shapes that depend on values: noticing the operators of torch whose results do.
 
-torch marks its operators: the shape of what `nonzero` or a selection by a mask returns depends on
-values, and `item()` hands a value to Python, which may slice by it
+torch marks its operators: the shape of what `nonzero` returns depends on values, and `item()` hands
+a value to Python, which may slice by it
 (https://docs.pytorch.org/docs/stable/torch.compiler_dynamic_shapes.html). A layer that uses one may
 return another shape for the next micro-batch that looks alike.
+
+The names of operators come from torch's own record of what it executes, as its profiler reads it.
+That changes nothing in how they are executed. (A dispatch mode would: some operators take another
+way under it, to other last bits.)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._C._autograd import (
+    _disable_profiler_legacy,
+    _enable_profiler_legacy,
+    _profiler_enabled,
+)
+from torch._C._profiler import ProfilerConfig, ProfilerState, _ExperimentalConfig
 
 _TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
-_INDEX = torch.ops.aten.index.Tensor
-_MASKS = (torch.bool, torch.uint8)
+
+_UNMARKED = {
+    "aten::resolve_neg",  # what `tolist()` and `numpy()` begin with
+    "aten::tensor_split",
+    "aten::_pack_padded_sequence",
+    "aten::_pad_packed_sequence",
+    # Encoders leave padding out in nested tensors, whose sizes come from the mask.
+    "aten::_nested_tensor_from_mask",
+    "aten::_nested_tensor_from_tensor_list",
+    "aten::to_padded_tensor",
+}
+"""Others that hand values to the host, or take sizes from them."""
+
+_BY_OTHERS = {"aten::index"}
+"""Marked, but shown by another name: a selection by a mask asks `nonzero`."""
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every operator that is executed."""
+@dataclass
+class Noticed:
+    """What was noticed."""
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # to skip it, torch would import its compiler: seconds, and megabytes
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.noticed = False
-
-    def __torch_dispatch__(
-        self,
-        func: torch._ops.OpOverload,
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if not self.noticed and not _TAGS.isdisjoint(func.tags):
-            # Selections by numbers have the shape of the numbers.
-            by_mask = func is not _INDEX or any(
-                i is not None and i.dtype in _MASKS for i in args[1]
-            )
-            self.noticed = by_mask
-        result = func(*args, **(kwargs or {}))
-        # Encoders of torch leave padding out in nested tensors, whose sizes come from the mask.
-        self.noticed |= isinstance(result, torch.Tensor) and result.is_nested
-        return result
+    by_value: bool = True
+    """Whether a shape may depend on values; so it is where nothing can be noticed."""
 
 
 @contextmanager
-def noticing(module: nn.Module) -> Iterator[_Watch]:
-    """Inside, notice operators whose results have shapes that depend on values.
-
-    Compiled modules are not looked into: torch specialises them to shapes itself, and would
-    execute other code while it is watched.
-    """
-    watch = _Watch()
-    if any(hasattr(part, "_orig_mod") for part in module.modules()):
-        yield watch
+def noticing() -> Iterator[Noticed]:
+    """Inside, on this thread, notice operators whose results have shapes that depend on values."""
+    noticed = Noticed()
+    if _profiler_enabled():  # somebody else reads torch's record
+        yield noticed
         return
-    with watch:
-        yield watch
+    off = [False] * 5
+    config: Any = ProfilerConfig  # torch's own annotations lack one of its arguments
+    _enable_profiler_legacy(config(ProfilerState.CPU, *off, _ExperimentalConfig()))
+    try:
+        yield noticed
+    finally:
+        events = _disable_profiler_legacy()
+        names = {event.name() for thread in events for event in thread}
+        noticed.by_value = any(map(_depends_on_values, names))
+
+
+@lru_cache(maxsize=4096)
+def _depends_on_values(name: str) -> bool:
+    if name in _UNMARKED:
+        return True
+    namespace, _, operator = name.partition("::")
+    if name in _BY_OTHERS or not operator:
+        return False
+    packet: Any = getattr(getattr(torch.ops, namespace), operator, None)
+    overloads = getattr(packet, "overloads", tuple)()
+    return any(not _TAGS.isdisjoint(getattr(packet, overload).tags) for overload in overloads)

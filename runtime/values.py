@@ -94,6 +94,8 @@ def _scalars(what: str, value: Any) -> Any:
 def _is_scalar(leaf: Any) -> bool:
     if isinstance(leaf, torch.Tensor):
         return leaf.numel() == 1 and not leaf.is_complex()
+    if isinstance(leaf, np.ndarray):
+        return leaf.ndim == 0 and leaf.dtype.kind in "biuf"
     return isinstance(leaf, (int, float, np.integer, np.floating))
 
 

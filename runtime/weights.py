@@ -56,7 +56,9 @@ def digests_of(layers: Sequence[Layer], without: Sequence[Collection[str]]) -> D
     """Digests of the modules among layers, without parameters of the given names of each."""
     found = []
     for layer, names in zip(layers, without, strict=True):
-        parameters = parameters_of(layer) if isinstance(layer, nn.Module) else {}
+        parameters = (
+            parameters_of(layer) | buffers_of(layer) if isinstance(layer, nn.Module) else {}
+        )
         found.append(sampled({n: p for n, p in parameters.items() if n not in names}))
     return tuple(found)
 

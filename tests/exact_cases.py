@@ -4,6 +4,7 @@ A case is evaluated over stages and by a plain loop in one process, and the two 
 the last bit: the losses of all micro-batches, their average, and what the layers have become.
 """
 
+from collections import UserDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -259,6 +260,16 @@ def without_nothing(output: torch.Tensor, _: Any) -> torch.Tensor:
     return output.double().sum() + len(output)
 
 
+def pack_by_value(x: torch.Tensor) -> Any:
+    lengths = (1 + (x > 0).sum(1)).clamp(max=WIDTH - 1)
+    return nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+
+
+def unpack(packed: Any) -> torch.Tensor:
+    rows = nn.utils.rnn.pad_packed_sequence(packed, batch_first=True)[0]
+    return nn.functional.pad(rows, (0, WIDTH - rows.shape[1]))
+
+
 def text(x: torch.Tensor) -> Any:
     return {"h": x, "note": f"{len(x)} rows", "rest": (None, 3, True), "parts": torch.max(x, 1)}
 
@@ -269,7 +280,125 @@ def from_text(value: Any) -> torch.Tensor:
     return value["h"] + value["parts"].values[:, None]
 
 
+@dataclass
+class Batch:
+    rows: torch.Tensor
+    name: str = "batch"
+
+
+def in_batches() -> Iterator[Any]:
+    """Items of classes of a caller's own, filled anew each time."""
+    batch, labels = Batch(torch.empty(4, WIDTH)), UserDict(y=torch.empty(4, WIDTH))
+    for x, y in pairs(count=7):
+        batch.rows.copy_(x)
+        labels["y"].copy_(y)
+        yield batch, labels
+
+
+class OfBatch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = linear()
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        assert batch.name == "batch"
+        return self.linear(batch.rows)
+
+
+def misaligned() -> Iterator[Any]:
+    """Tensors that begin at an odd byte, as in files with a header."""
+    for x, y in pairs():
+        yield odd(x), odd(y)
+
+
+def odd(x: torch.Tensor) -> torch.Tensor:
+    """The same values, in memory that begins at an odd byte."""
+    buffer = bytearray(3) + bytearray(x.numpy().tobytes())
+    array = np.ndarray(x.shape, dtype=np.float32, buffer=buffer, offset=3)
+    return torch.from_numpy(array)
+
+
+class Changing(nn.Module):
+    """Returns plain values that are equal and yet other ones, beside two tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> Any:
+        self.calls += 1
+        values = [1, True, 1.0, 0.0, -0.0]
+        return x, x + 1, values[self.calls % 5], np.full(2, self.calls)
+
+
+def of_changing(value: Any) -> torch.Tensor:
+    x, y, plain, array = value
+    scale = {int: 2.0, bool: 3.0, float: 5.0}[type(plain)]
+    return x * scale + y * float(np.copysign(1.0, plain)) + float(array.sum())
+
+
+class KeepsStorage(nn.Module):
+    """Keeps nothing of its input but the storage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Any] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append((x.untyped_storage(), x.storage_offset(), x.shape))
+        return x * 1.5
+
+
+def stored(layer: nn.Module) -> Any:
+    if not isinstance(layer, KeepsStorage):
+        return None
+    return [torch.empty(0).set_(s, first, shape).tolist() for s, first, shape in layer.seen]
+
+
+class OnStorage(nn.Module):
+    """Puts every output on the same storage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storage = torch.empty(4 * WIDTH).untyped_storage()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.empty(0).set_(self.storage, 0, x.shape, x.stride()).copy_(torch.tanh(x))
+
+
 CASES: dict[str, ExactCase] = {
+    "items of classes of one's own": ExactCase(
+        lambda: [OfBatch(), linear(), nn.Tanh(), linear()],
+        in_batches,
+        lambda output, label: nn.functional.mse_loss(output, label["y"]),
+    ),
+    "inputs at odd addresses": ExactCase(
+        # A matrix product of what begins at an odd byte has bits of its own.
+        lambda: [nn.Identity(), nn.ReLU(), nn.Identity(), nn.ReLU()],
+        misaligned,
+    ),
+    "outputs at odd addresses": ExactCase(lambda: around(Apply(odd), linear()), pairs),
+    "values that are equal and differ": ExactCase(
+        lambda: around(Changing(), Apply(of_changing)), lambda: pairs(count=9)
+    ),
+    "a layer keeps the storage of its inputs": ExactCase(
+        lambda: around(KeepsStorage(), KeepsStorage()), lambda: pairs(count=9), kept=stored
+    ),
+    "outputs on one storage": ExactCase(lambda: around(OnStorage(), OnStorage()), pairs),
+    "singular values": ExactCase(
+        lambda: around(Apply(torch.linalg.svdvals), Apply(lambda s: s[:, None].expand(4, WIDTH))),
+        pairs,
+    ),
+    "rows cut by what Python counts": ExactCase(
+        lambda: around(Apply(lambda x: x[: 1 + sum(v > 0 for v in x[:, 0].tolist())]), linear()),
+        lambda: pairs((9, WIDTH), 8),
+        lambda output, _: output.double().sum() + len(output),
+    ),
+    "packed sequences": ExactCase(
+        lambda: around(Apply(pack_by_value), Apply(unpack)),
+        lambda: pairs((3, WIDTH), 8),
+        lambda output, _: output.double().sum() + len(output),
+    ),
     "a metric keeps outputs": ExactCase(
         lambda: [linear(), linear(), nn.Identity(), nn.Tanh()],
         pairs,

@@ -14,10 +14,11 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils import _pytree as pytree
 
 from runtime.failure.errors import AgreedError
+from runtime.nested import flatten
 
 SAMPLE = 256
 """Elements of a tensor that are looked at."""
@@ -47,13 +48,18 @@ def fingerprint(value: Any) -> str | None:
     if isinstance(value, torch.Tensor):  # nearly always, and soon told
         leaves, structure = [value], ""
     else:
-        leaves, spec = pytree.tree_flatten(value)
-        structure = repr(spec)
+        leaves, nesting = flatten(value)
+        structure = str(nesting)
     digest = blake2b(structure.encode(), digest_size=8)
     for leaf in leaves:
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc" and leaf.dtype.isnative:
+            leaf = torch.from_numpy(np.ascontiguousarray(leaf))
         if isinstance(leaf, torch.Tensor):
-            digest.update(f"{leaf.dtype} {tuple(leaf.shape)} ".encode())
+            shape = "" if leaf.is_nested else tuple(leaf.shape)
+            digest.update(f"{leaf.dtype} {shape} ".encode())
             digest.update(_sample(leaf))
+        elif isinstance(leaf, np.ndarray):
+            digest.update(f"{leaf.dtype} {leaf.shape} {leaf.ravel()[:SAMPLE].tolist()!r} ".encode())
         elif isinstance(leaf, (bool, int, float, str, bytes)):
             digest.update(f"{leaf!r} ".encode())
         else:  # its text may hold its address
@@ -61,14 +67,18 @@ def fingerprint(value: Any) -> str | None:
     return digest.hexdigest()
 
 
-def require_same_data(everyone: Sequence[Sequence[Digests]]) -> None:
-    """Compare what the stages have fetched so far, by stage; an empty sequence says nothing.
+def require_same_data(everyone: Sequence[Sequence[Digests]], before: int = 0) -> None:
+    """Compare what the stages have fetched so far.
+
+    Args:
+        everyone: Digests by stage; an empty sequence says nothing.
+        before: Micro-batches that came before these.
 
     Raises:
         DifferentDataError: two stages read different micro-batches; the first one is named.
     """
     readers = {stage: digests for stage, digests in enumerate(everyone) if digests}
-    for micro_batch, pairs in enumerate(zip(*readers.values(), strict=False)):
+    for micro_batch, pairs in enumerate(zip(*readers.values(), strict=False), start=before):
         error = difference(dict(zip(readers, pairs, strict=True)), micro_batch)
         if error is not None:
             raise error

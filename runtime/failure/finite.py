@@ -17,6 +17,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from runtime.failure.errors import AgreedError
+from runtime.nested import flatten
 
 Notes = list[list[bool]]
 """Of one stage, `[micro_batches][len(Note)]`."""
@@ -47,17 +48,29 @@ class FiniteCheck:
     def watching(
         self, forward: Callable[[int, Any, Any], Any], *, inputs: bool
     ) -> Callable[[int, Any, Any], Any]:
-        """`forward`, with notes on its output and, on request, on its inputs."""
+        """`forward`, for whose micro-batches notes are taken; on request, also on the inputs."""
 
         def watched(micro_batch: int, value: Any, label: Any) -> Any:
             self._micro_batch = micro_batch
             if inputs:
                 self._look(value, Note.INPUT_NAN, Note.INPUT_INFINITY)
-            output = forward(micro_batch, value, label)
-            self._look(output, Note.OUTPUT_NAN, Note.OUTPUT_INFINITY)
+            return forward(micro_batch, value, label)
+
+        return watched
+
+    def watching_layers(self, layers: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """`layers`, with notes on what they return."""
+
+        def watched(value: Any) -> Any:
+            output = layers(value)
+            self.look(output)
             return output
 
         return watched
+
+    def look(self, output: Any) -> None:
+        """Take notes on what the layers returned."""
+        self._look(output, Note.OUTPUT_NAN, Note.OUTPUT_INFINITY)
 
     def watching_loss(self, loss_fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         """`loss_fn`, with notes on the loss of the micro-batch that is being forwarded."""
@@ -132,8 +145,9 @@ def _beginning(
 
 
 def _floating(value: Any) -> list[torch.Tensor]:
-    tensors = [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+    tensors = [leaf for leaf in flatten(value)[0] if isinstance(leaf, torch.Tensor)]
+    tensors = [t if t.layout is torch.strided else t.to_dense() for t in tensors if not t.is_nested]
     # Eight-bit floats know few operations.
     return [t.float() if t.element_size() == 1 else t for t in tensors if t.is_floating_point()] + [
-        torch.view_as_real(t) for t in tensors if t.is_complex()
+        torch.view_as_real(t.resolve_conj()) for t in tensors if t.is_complex()
     ]
