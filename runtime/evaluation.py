@@ -228,7 +228,7 @@ class StageEvaluations:
         digests: tuple[Digests, ...] = ()
         window: Window | None = None
         if prefetcher is not None:
-            if not prefetcher.waiting:
+            if prefetcher.is_empty:
                 run.phase(FETCHING, waits_for="", patient=True)
                 prefetcher.fetch()
             most = CHUNK if evaluation.asked is None else evaluation.asked

@@ -91,6 +91,11 @@ class _Copied:
 
     def __init__(self, value: Any, take: Take) -> None:
         """Copy the tensors of `value` just as they lie in memory, and its arrays."""
+        if type(value) is list and all(
+            type(part) is torch.Tensor and part.is_cpu for part in value
+        ):
+            self._value: Any = copied(value, take)  # what most micro-batches are
+            return
         leaves, nesting = flatten(value)
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         copies = iter(copied([t if t.is_cpu else t.cpu() for t in tensors], take))

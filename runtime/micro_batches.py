@@ -130,6 +130,11 @@ class Prefetcher:
         """Whether there are no more."""
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no micro-batch has been fetched that was not taken."""
+        return not self._waiting
+
+    @property
     def waiting(self) -> list[Note]:
         """What is known of the micro-batches that have been fetched and not taken."""
         return [fetched.note for fetched in self._waiting]
@@ -185,15 +190,17 @@ class Prefetcher:
         self._waiting.append(Fetched(note, places, self._load(halves)))
         self.count += 1
         # What is not needed counts too: the caller's loader made it.
-        leaves, _ = flatten(pair)
-        return sum(map(_nbytes, leaves))
+        return _nbytes(inputs) + _nbytes(labels)
 
 
-def _nbytes(leaf: Any) -> int:
-    if isinstance(leaf, torch.Tensor):
-        plain = leaf.layout is torch.strided and not leaf.is_nested
-        return leaf.nbytes if plain else 0
-    return int(leaf.nbytes) if isinstance(leaf, np.ndarray) else 0
+def _nbytes(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        plain = value.layout is torch.strided and not value.is_nested
+        return value.nbytes if plain else 0
+    if isinstance(value, np.ndarray):
+        return int(value.nbytes)
+    leaves = flatten(value)[0]
+    return 0 if len(leaves) == 1 and leaves[0] is value else sum(map(_nbytes, leaves))
 
 
 _END = object()

@@ -30,7 +30,9 @@ def samples(value: Any) -> tuple[int, ...]:
     >>> samples([torch.zeros(3, 4), torch.zeros(2, 4)])
     (2, 3)
     """
-    leaves = [value] if isinstance(value, torch.Tensor) else flatten(value)[0]
+    if type(value) is torch.Tensor and not value.is_nested:
+        return tuple(value.shape[:1])
+    leaves = flatten(value)[0]
     shapes = (leaf.shape for leaf in leaves if _has_shape(leaf))
     return tuple(sorted({int(shape[0]) for shape in shapes if len(shape)}))
 

@@ -136,10 +136,10 @@ class Stream:
         prefetcher = self._prefetcher
         if prefetcher is None:
             return {}
-        if not prefetcher.waiting:
+        if prefetcher.is_empty:
             self._fetch(prefetcher)
         number = self._before + micro_batch
-        if not prefetcher.waiting:
+        if prefetcher.is_empty:
             raise DataError(
                 f"the data of stage {self._transport.stage_id} ended after {number} micro-batches, "
                 "that of stage 0 has more"
@@ -176,9 +176,9 @@ class Stream:
         self.arrived(self.count)
         prefetcher = self._prefetcher
         if self._last and not self._first and prefetcher is not None and self._data_ended:
-            if not (prefetcher.waiting or prefetcher.ended):
+            if prefetcher.is_empty and not prefetcher.ended:
                 self._fetch(prefetcher)
-            if prefetcher.waiting:
+            if not prefetcher.is_empty:
                 raise DataError(
                     f"the data of stage 0 ended after {self._before + self.count} micro-batches, "
                     f"that of stage {self._transport.stage_id} has more"
@@ -188,7 +188,7 @@ class Stream:
         """Get the next window."""
         if self._first:
             assert self._prefetcher is not None
-            if not self._prefetcher.waiting:
+            if self._prefetcher.is_empty:
                 self._fetch(self._prefetcher)
             window = window_of(self._prefetcher, self.count, self._limit - self.count)
         else:

@@ -76,5 +76,5 @@ def _depends_on_values(name: str) -> bool:
     if name in _BY_OTHERS or not operator:
         return False
     packet: Any = getattr(getattr(torch.ops, namespace), operator, None)
-    overloads = getattr(packet, "overloads", tuple)()
+    overloads: Any = getattr(packet, "overloads", tuple)()
     return any(not _TAGS.isdisjoint(getattr(packet, overload).tags) for overload in overloads)

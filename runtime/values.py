@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,11 @@ class Layout:
 
     structure: pytree.TreeSpec
 
+    @cached_property
+    def is_loss_alone(self) -> bool:
+        """Whether there is one loss, and nothing else: mostly so, and asked often."""
+        return self.structure == _LOSS_ALONE.structure
+
     @property
     def size(self) -> int:
         """The number of scalars."""
@@ -28,6 +34,8 @@ class Layout:
 
     def rebuild(self, scalars: Sequence[float]) -> dict[str, Any]:
         """The nested values with `scalars`, in order."""
+        if self.is_loss_alone:
+            return {"loss": scalars[0], "metrics": {}}
         values: dict[str, Any] = pytree.tree_unflatten(list(scalars), self.structure)
         return values
 
