@@ -123,6 +123,14 @@ class Signature:
         """The activation whose blocks are `memory`."""
         return put_together(self.structure, self.over(memory))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Short and quick for what most activations are: headers hold it.
+        if len(self.tensors) == 1:
+            (one,), (block,) = self.tensors, self.blocks
+            layout = (one.dtype, one.strides, block.lead, one.conjugate, one.negative)
+            return _of_one, (self.structure, one.shape, *layout)
+        return Signature, (self.structure, self.tensors, self.blocks)
+
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
@@ -223,7 +231,7 @@ def _shape(tensor: torch.Tensor) -> str:
 @lru_cache(maxsize=4096)
 def _of_one(
     structure: bytes,
-    shape: torch.Size,
+    shape: tuple[int, ...],
     dtype: torch.dtype,
     strides: tuple[int, ...],
     lead: int,

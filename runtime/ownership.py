@@ -200,6 +200,9 @@ class MemoryPool:
             del memory  # let go before there is more
         if len(self._memory) >= self._kept:
             self._release(self._memory.pop(next(iter(self._memory))))
-        memory = self._allocate(max(nbytes, 1)).detach()  # a view would refer to its base
+        # With some room, so that sizes which grow step by step do not each need memory anew.
+        step = 1 << max(0, nbytes.bit_length() - 4)
+        memory = self._allocate(max(-(-nbytes // step) * step, 1))
+        memory = memory.detach()  # a view would refer to its base
         self._memory[memory.untyped_storage().data_ptr()] = memory
         return memory

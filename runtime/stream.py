@@ -98,6 +98,8 @@ class Stream:
         self._handed_on: deque[tuple[Window, list[Pending]]] = deque()
         self._sent = 0
         self._data_ended = False
+        self.before_window: Callable[[], None] = lambda: None
+        """Called before a window is received."""
         self.count = 0
         """Micro-batches that are known to exist."""
         self.complete = False
@@ -192,6 +194,7 @@ class Stream:
                 self._fetch(self._prefetcher)
             window = window_of(self._prefetcher, self.count, self._limit - self.count)
         else:
+            self.before_window()  # what goes ahead of it on the channel
             before = self._transport.stage_id - 1
             self._progress.phase(
                 f"the announcement of micro-batch {self._before + self.count}",

@@ -13,7 +13,7 @@ no header, if their signature follows from the kind alone. It does not
 Then each activation brings its header. Nobody runs a layer in order to learn a shape.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -120,6 +120,8 @@ class Transfers:
         self._latest: dict[Direction, OrderedDict[int, Signature]] = {
             direction: OrderedDict() for direction in Direction
         }
+        self._put_off_from: dict[int, deque[_Prepared]] = {}
+        """Receives that have not begun, by peer: nobody knows the first one's signature yet."""
         self._met: OrderedDict[str, None] = OrderedDict()
         """Kinds that have been forwarded."""
         self._watched = 0
@@ -132,6 +134,11 @@ class Transfers:
         Raises:
             ActivationError: an activation cannot travel, or is not what the other end expects.
         """
+        if len(transfers) == 1 and transfers[0].direction is Direction.RECV:
+            self._put_off(transfers[0])
+            return
+        if len(transfers) > 1:
+            self.settle()
         prepared = [self._prepared(transfer) for transfer in transfers]
         with self._group([p for p in prepared if p.header]):
             for p in prepared:
@@ -154,8 +161,37 @@ class Transfers:
             if transfer.direction is Direction.SEND:
                 self._stream.sent(transfer.micro_batch)
 
+    def _put_off(self, transfer: Transfer) -> None:
+        """Begin to receive, as soon as the signatures of all that comes before are known."""
+        waiting = self._put_off_from.setdefault(transfer.peer, deque())
+        waiting.append(self._prepared(transfer))
+        if len(waiting) == 1:
+            self._go_on(waiting)
+
+    def _go_on(self, waiting: deque[_Prepared]) -> None:
+        """Begin the receives whose signatures are known, and then to receive the next header."""
+        while waiting:
+            first = waiting[0]
+            # It was put off before what came meanwhile was known.
+            first.signature = first.signature or self._settled_signature(first.transfer)
+            if first.signature is None:
+                self._post(first.transfer, [first.header[0]])
+                return
+            self._move(waiting.popleft())
+
+    def settle(self, transfer: Transfer | None = None) -> None:
+        """Receive headers until a transfer that was put off has begun; by default all of them."""
+        for peer, waiting in self._put_off_from.items():
+            while waiting and (transfer is None or transfer.peer == peer):
+                if transfer is not None and transfer.arriving is not None:
+                    return
+                waiting[0].signature = self._arrived(waiting[0])
+                self._go_on(waiting)
+
     def finish(self, transfer: Transfer) -> Any:
         """Wait for a transfer; the activation, where it was received."""
+        if transfer.direction is Direction.RECV and transfer.arriving is None:
+            self.settle(transfer)
         for pending in transfer.pending:
             self._transport.wait(pending)
         if transfer.direction is Direction.SEND:
@@ -205,9 +241,7 @@ class Transfers:
 
     def _prepared(self, transfer: Transfer) -> _Prepared:
         direction, micro_batch, peer = transfer.direction, transfer.micro_batch, transfer.peer
-        known = self._known.setdefault((direction, peer), OrderedDict())
-        kind = self._stream.kind(micro_batch)
-        expected = known.get(kind)
+        expected = self._settled_signature(transfer)
         if direction is Direction.RECV:
             take, device = self._buffers.small.take, self._transport.device
             place = [] if expected else [take(ROOM, 0, device)]
@@ -228,6 +262,10 @@ class Transfers:
                 "what their inputs look like, needed dynamic_shapes=True"
             )
         return _Prepared(transfer, [], expected, tensors)
+
+    def _settled_signature(self, transfer: Transfer) -> Signature | None:
+        known = self._known.setdefault((transfer.direction, transfer.peer), OrderedDict())
+        return known.get(self._stream.kind(transfer.micro_batch))
 
     def _described(self, transfer: Transfer) -> tuple[Signature, list[torch.Tensor]]:
         try:
