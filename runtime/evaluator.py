@@ -95,7 +95,7 @@ class Evaluator(Closable):
                 arguments. A micro-batch may then also be one mapping, with its `"labels"`.
             micro_batches: M, unless a call says otherwise.
             overlap: Whether transfers cross the forwards, see `schedcc.passes`; the results are
-                the same. `"auto"`: whichever a short measurement finds to be faster.
+                the same. `"auto"`: whichever was faster in the first runs, which take turns.
             channels: Without a `transport`: what activations travel through, see `TorchTransport`.
             weight_fn: `label -> weight` of a micro-batch in the average; one of weight 0 does not
                 count. Default: its samples, where their number is certain, see `runtime.samples`.
@@ -105,7 +105,7 @@ class Evaluator(Closable):
             timeout: Seconds after which an evaluation in which no stage gets on is ended; without
                 a `guard`.
             dynamic_shapes: Whether every activation brings its shape along. Needed only where
-                shapes depend on values in a way that torch does not see (a layer that asks numpy,
+                shapes depend on something that torch does not see (a counter of the layer,
                 say); elsewhere that is noticed.
             check_data: Whether the stages that read micro-batches compare fingerprints of them;
                 what is `None` in a stage's pairs is not compared.
