@@ -1,6 +1,7 @@
 """Modules are in evaluation mode inside an evaluation, and afterwards exactly as before."""
 
 import functools
+import types
 from typing import Any
 
 import pytest
@@ -244,3 +245,29 @@ def test_modules_are_found_wherever_a_function_keeps_them():
     assert modules_in(Loss(critic)) == modules_in(Loss(critic).method) == [critic]
     assert modules_in(lambda x, y: by_name(x, y), critic[0], critic) == [critic, GLOBAL]
     assert modules_in(nn.functional.mse_loss, torch.add, None, 3, [critic] * 2000) == []
+
+
+class HasCritic:
+    """Holds a module in its class, and another one in a slot."""
+
+    __slots__ = ("own",)
+    critic = nn.Dropout()
+
+    def __init__(self) -> None:
+        self.own = nn.Tanh()
+
+    def __call__(self, x: Any, y: Any) -> Any:
+        return self.critic(x) + self.own(y)
+
+
+def test_modules_are_found_in_other_python_modules_in_classes_and_in_slots(monkeypatch):
+    criteria = types.ModuleType("criteria")
+    criteria.net, criteria.unused = nn.Dropout(), nn.Tanh()
+    monkeypatch.setitem(globals(), "criteria", criteria)
+    assert modules_in(by_attribute) == [criteria.net]
+    loss = HasCritic()
+    assert set(modules_in(loss)) == {HasCritic.critic, loss.own}
+
+
+def by_attribute(x: Any, y: Any) -> Any:
+    return criteria.net(x) - y  # noqa: F821 - the test puts it there

@@ -1,6 +1,8 @@
 """How micro-batches are weighed: by samples where these are certain, else by the caller."""
 
 import math
+from collections import UserDict
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from runtime import NonFiniteError
+from runtime import DifferentDataError, NonFiniteError
 from runtime.samples import WeightError, samples
 from tests.models_for_tests import batches, mlp, one_process, over_stages
 from tests.test_evaluator import eval_batch
@@ -220,3 +222,58 @@ def test_the_average_is_exact_beside_a_zero_weight():
     weights = iter([2.0, 0.0, 5.0])
     (result,) = over_stages(1, lambda ev: eval_batch(ev, data), weight_fn=lambda _: next(weights))
     assert result.loss == math.fsum([losses[0] * 2, losses[2] * 5]) / 7
+
+
+@pytest.mark.parametrize("weight", [None, "3", torch.ones(2)])
+def test_a_weight_that_is_no_number_is_refused_in_one_sentence(weight):
+    with pytest.raises(WeightError, match=r"weight_fn returned .*, needed one real number"):
+        over_stages(1, lambda ev: eval_batch(ev, DATA), weight_fn=lambda _: weight)
+
+
+def test_labels_that_only_the_last_stage_reads_count_for_what_is_alike():
+    data = [(torch.ones(8, 4), torch.ones(n, 6)) for n in (3, 5)]
+
+    def call(ev: Any) -> Any:
+        own = [(x if ev.is_first else None, y if ev.is_last else None) for x, y in data]
+        return eval_batch(ev, own)
+
+    with pytest.raises((WeightError, RuntimeError), match="8 in its inputs and 5 in its labels"):
+        over_stages(2, call, loss_fn=lambda y, label: (y[: len(label)] - label).square().mean())
+
+
+@dataclass
+class Batch:
+    rows: torch.Tensor
+
+
+@pytest.mark.parametrize("wrap", [Batch, lambda x: UserDict(rows=x)])
+@pytest.mark.parametrize("stages", [1, 2])
+def test_batches_of_a_class_of_one_s_own_are_weighed_by_what_they_hold(wrap, stages):
+    class Rows(nn.Module):
+        def forward(self, batch: Any) -> torch.Tensor:
+            return batch.rows if isinstance(batch, Batch) else batch["rows"]
+
+    def layers() -> list[nn.Module]:
+        return [Rows(), *mlp()]
+
+    def call(ev: Any) -> Any:
+        return eval_batch(ev, [(wrap(x), y) for x, y in DATA])
+
+    for result in over_stages(stages, call, layers=layers, loss_fn=loss):
+        assert result.weights == SIZES
+        assert result.loss == pytest.approx(whole(DATA), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["inputs", "labels"])
+def test_arrays_and_batches_of_one_s_own_are_compared_between_stages(kind):
+    def call(ev: Any) -> Any:
+        data = [(x.numpy(), Batch(y)) for x, y in batches([2, 2, 2])]
+        if ev.is_last:
+            data = [
+                (data[1 - m][0], y) if kind == "inputs" else (x, data[1 - m][1])
+                for m, (x, y) in enumerate(data[:2])
+            ] + data[2:]
+        return eval_batch(ev, data)
+
+    with pytest.raises(DifferentDataError, match=f"read different {kind} as micro-batch 0"):
+        over_stages(2, call)

@@ -86,6 +86,27 @@ def test_modules_that_hold_one_parameter_are_tied():
     assert torch.equal(first[1]["0.weight"], last[1]["2.weight"])
 
 
+def test_parameters_that_lie_in_the_same_memory_are_tied():
+    new = torch.linspace(-1, 1, 20).reshape(5, 4)
+
+    def layers() -> list[nn.Module]:
+        torch.manual_seed(0)
+        embedding = nn.Embedding(5, 4)
+        return [embedding, nn.Tanh(), Head(nn.Parameter(embedding.weight.data))]
+
+    def call(ev: Evaluator) -> torch.Tensor:
+        ev.evaluate(DATA)
+        if ev.is_first:
+            with torch.no_grad():
+                ev.module[0].weight.copy_(new)
+        ev.evaluate(DATA)
+        return getattr(ev.module[0], "weight", None)
+
+    first, _, last = over_stages(3, call, layers=layers, loss_fn=loss_fn)
+    assert torch.equal(first, new)
+    assert torch.equal(last, new)
+
+
 def test_a_module_that_occurs_twice_is_tied_to_itself():
     def layers() -> list[nn.Module]:
         twice = nn.Linear(4, 4)  # every process draws others

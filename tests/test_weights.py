@@ -49,6 +49,31 @@ def test_layers_that_processes_made_from_unequal_seeds_are_an_error_on_all_stage
     assert over_ranks(3, refusal, [0, 0, 1]) == [expected] * 3
 
 
+class Features(nn.Module):
+    """Random features, in a buffer."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.register_buffer("directions", torch.randn(4, 6, generator=generator))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.directions
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_buffers_that_processes_drew_from_unequal_seeds_are_an_error_too(alike):
+    built = [[Features(0 if alike else rank), nn.Identity()] for rank in range(2)]
+
+    def stage(end: Any) -> str | None:
+        options = {"loss_fn": nn.functional.mse_loss, "partition": "uniform"}
+        ev = Evaluator(built[end.rank], transport=end, **options)
+        return str(loss(ev)) if alike else refusal(ev)
+
+    for said in run_stages(2, stage, timeout=30):
+        assert ("layer 0 runs on stage 0" in said) is not alike
+
+
 def test_the_first_layer_that_differs_is_named():
     built = [mlp() for _ in range(2)]
     with torch.no_grad():
