@@ -283,7 +283,7 @@ class StageEvaluations:
             stream,
             dynamic_shapes=self._conduct.dynamic_shapes,
         )
-        stream.before_window = transfers.settle
+        stream.before_window = transfers.receive_headers
         results, finite = evaluation.results, None
         if final:  # a run that is not may find fewer micro-batches, and tells no losses
             results.expect(planned)

@@ -95,7 +95,7 @@ class _Prepared:
 
 
 class Transfers:
-    """The transfers of one stage in one evaluation."""
+    """The transfers of one stage in one run."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class Transfers:
             self._put_off(transfers[0])
             return
         if len(transfers) > 1:
-            self.settle()
+            self.receive_headers()
         prepared = [self._prepared(transfer) for transfer in transfers]
         with self._group([p for p in prepared if p.header]):
             for p in prepared:
@@ -148,12 +148,10 @@ class Transfers:
             for rest in p.header[1:]:  # of a long header
                 self._post(p.transfer, [rest])
         for p in prepared:
-            if (
-                p.settles and p.signature is not None
-            ):  # not before: the other end knows it no sooner
-                self._remember(p.transfer, p.signature)
             if p.signature is None:
                 p.signature = self._arrived(p)
+            elif p.settles:  # not before: the other end knows it no sooner
+                self._remember(p.transfer, p.signature)
         with self._group(prepared):
             for p in prepared:
                 self._move(p)
@@ -164,7 +162,7 @@ class Transfers:
     def _put_off(self, transfer: Transfer) -> None:
         """Begin to receive, as soon as the signatures of all that comes before are known."""
         waiting = self._put_off_from.setdefault(transfer.peer, deque())
-        waiting.append(self._prepared(transfer))
+        waiting.append(_Prepared(transfer, [], None, []))
         if len(waiting) == 1:
             self._go_on(waiting)
 
@@ -172,14 +170,15 @@ class Transfers:
         """Begin the receives whose signatures are known, and then to receive the next header."""
         while waiting:
             first = waiting[0]
-            # It was put off before what came meanwhile was known.
+            # Not earlier: the other end, too, knows now what the ones before have settled.
             first.signature = first.signature or self._settled_signature(first.transfer)
             if first.signature is None:
-                self._post(first.transfer, [first.header[0]])
+                first.header = [self._header_place()]
+                self._post(first.transfer, first.header)
                 return
             self._move(waiting.popleft())
 
-    def settle(self, transfer: Transfer | None = None) -> None:
+    def receive_headers(self, transfer: Transfer | None = None) -> None:
         """Receive headers until a transfer that was put off has begun; by default all of them."""
         for peer, waiting in self._put_off_from.items():
             while waiting and (transfer is None or transfer.peer == peer):
@@ -191,7 +190,7 @@ class Transfers:
     def finish(self, transfer: Transfer) -> Any:
         """Wait for a transfer; the activation, where it was received."""
         if transfer.direction is Direction.RECV and transfer.arriving is None:
-            self.settle(transfer)
+            self.receive_headers(transfer)
         for pending in transfer.pending:
             self._transport.wait(pending)
         if transfer.direction is Direction.SEND:
@@ -243,9 +242,7 @@ class Transfers:
         direction, micro_batch, peer = transfer.direction, transfer.micro_batch, transfer.peer
         expected = self._settled_signature(transfer)
         if direction is Direction.RECV:
-            take, device = self._buffers.small.take, self._transport.device
-            place = [] if expected else [take(ROOM, 0, device)]
-            return _Prepared(transfer, place, expected, [])
+            return _Prepared(transfer, [] if expected else [self._header_place()], expected, [])
         signature, tensors = self._described(transfer)
         if expected is None:
             settled = self._settles(transfer, signature)
@@ -262,6 +259,9 @@ class Transfers:
                 "what their inputs look like, needed dynamic_shapes=True"
             )
         return _Prepared(transfer, [], expected, tensors)
+
+    def _header_place(self) -> torch.Tensor:
+        return self._buffers.small.take(ROOM, 0, self._transport.device)
 
     def _settled_signature(self, transfer: Transfer) -> Signature | None:
         known = self._known.setdefault((transfer.direction, transfer.peer), OrderedDict())
