@@ -22,7 +22,7 @@ PATIENCE = 120.0
 ENVIRONMENT = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 
 PROGRAM = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from runtime.failure.exits import exit_for
 from runtime.launch import Terminated, launch
@@ -32,6 +32,7 @@ def work(directory):
     time.sleep(3600)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run in the background
     try:
         launch(2, work, sys.argv[1])
     except BaseException as error:
