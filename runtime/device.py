@@ -65,22 +65,19 @@ class OwnRandomState:
 
     def __init__(self, device: torch.device) -> None:
         """Of the CPU's generator, and of that of `device` if it is a GPU."""
-        self._devices = [device] if device.type == "cuda" else []
+        self._device = device
         self._states: list[torch.Tensor] | None = None
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """Go on with the own random numbers."""
-        with torch.random.fork_rng(devices=self._devices):
+        with random_state_kept(self._device):
             if self._states is not None:
-                torch.set_rng_state(self._states[0])
-                for device, state in zip(self._devices, self._states[1:], strict=True):
-                    torch.cuda.set_rng_state(state, device)
+                restore_random_state(self._states, self._device)
             try:
                 yield
             finally:
-                others = [torch.cuda.get_rng_state(device) for device in self._devices]
-                self._states = [torch.get_rng_state(), *others]
+                self._states = random_state(self._device)
 
 
 def random_state(device: torch.device) -> list[torch.Tensor]:

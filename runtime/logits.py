@@ -49,8 +49,6 @@ class LogitsWish:
     """Where they are moved as they come; `None`: they stay where they are."""
     callback: LogitsCallback | None = None
     """Called with each micro-batch's, on the stages that get them."""
-    function: LogitsFunction | None = None
-    """Applied to output and label, on the last stage."""
 
 
 class Logits:

@@ -55,7 +55,6 @@ class Request:
             at_the_end=self._hands_logits_over,
             device=None if self.logits_device is None else torch.device(self.logits_device),
             callback=self.on_logits,
-            function=self.logits_fn,
         )
 
     def outcome(self, *, replicas: int, compute_metrics: bool) -> Outcome:

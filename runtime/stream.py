@@ -122,8 +122,8 @@ class Stream:
         return self._notes[micro_batch]
 
     def label_note(self, micro_batch: int) -> Note:
-        """What this stage knows of a micro-batch whose labels it has loaded; to be asked once."""
-        return self._labels.pop(micro_batch)
+        """What this stage knows of one of the latest micro-batches that it has loaded."""
+        return self._labels[micro_batch]
 
     def kind(self, micro_batch: int) -> str:
         """What the inputs of one of the latest micro-batches look like."""
@@ -148,6 +148,7 @@ class Stream:
             )
         fetched = prefetcher.take()
         self._labels[micro_batch] = fetched.note
+        self._labels.pop(micro_batch - UNDER_WAY, None)
         if not self._first:
             said = {
                 0: self.note(micro_batch).digests,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from runtime import Evaluator
+from runtime import Evaluator, stream
 from runtime.evaluation import CHUNK
 from runtime.micro_batches import MOST
 from tests.models_for_tests import Data, batches, mlp, one_process, over_stages
@@ -219,3 +219,20 @@ def test_memory_of_plans_and_kinds_is_bounded():
     for plans, memory in over_stages(2, call):
         assert plans <= 16
         assert memory <= 4
+
+
+def test_what_is_known_of_micro_batches_does_not_pile_up(monkeypatch):
+    made: list[Any] = []
+    begin = stream.Stream.__init__
+
+    def noted(self: Any, *args: Any, **options: Any) -> None:
+        begin(self, *args, **options)
+        made.append(self)
+
+    monkeypatch.setattr(stream.Stream, "__init__", noted)
+    data = batches([2] * 300)
+    over_stages(3, lambda ev: ev.eval_batch(iter(data), num_micro_batches=300))
+    assert len(made) == 3
+    for one in made:
+        assert len(one._labels) <= stream.UNDER_WAY
+        assert len(one._notes) <= MOST + stream.UNDER_WAY
