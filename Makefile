@@ -36,11 +36,11 @@ check: $(READY)
 # The checker against an executor on N random mutants, and N randomly edited files.
 mutants: N = 100000
 mutants: $(READY)
-	$(BIN)/python -m tests.mutant_walk --number $(N)
+	$(BIN)/python -m tests.tools.mutant_walk --number $(N)
 
 fuzz: N = 1000000
 fuzz: $(READY)
-	$(BIN)/python -m tests.fuzz --number $(N)
+	$(BIN)/python -m tests.tools.fuzz --number $(N)
 
 format: $(READY)
 	$(BIN)/ruff format .
@@ -52,7 +52,7 @@ schemas: $(READY)
 # Kill N saves of a checkpoint at random moments; each must leave the former or the new one.
 N ?= 100
 kill-saves: $(READY)
-	$(BIN)/python -m tests.kill_saves --saves $(N)
+	$(BIN)/python -m tests.tools.kill_saves --saves $(N)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -14,7 +14,7 @@ from benchmarks.results import Measured, MemoryOf, Report, Timing
 from benchmarks.settings import SETTINGS, Setting
 from benchmarks.tables import tables
 from benchmarks.workload import layers_per_stage
-from runtime.launch import launch
+from runtime.distributed.processes import launch
 
 NAMES = (*(setting.name for setting in SETTINGS), "memory")
 QUICK_MEMORY = MemoryJob(own=(4, 16), peer=(4,))

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import schedcc
-from schedcc.times import Backend
+from schedcc.analysis.times import Backend
 from schedcc.verify import verdict
 
 SMALL = ((64, 4), (256, 16))

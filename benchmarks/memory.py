@@ -21,7 +21,7 @@ from benchmarks.peers import GPipe
 from benchmarks.results import MemoryOf
 from benchmarks.settings import Setting
 from benchmarks.workload import Evaluated, Workload
-from runtime.process_group import process_group
+from runtime.distributed.process_group import process_group
 
 SETTING = Setting(
     name="memory",

@@ -18,10 +18,10 @@ from rich.table import Table
 from safetensors.torch import save_file
 
 from runtime import Evaluator
-from runtime.launch import launch
-from runtime.models import layer_costs, lazy_causal_lm, load_causal_lm, locate_model
-from runtime.partition import balanced
-from runtime.process_group import process_group
+from runtime.distributed.process_group import process_group
+from runtime.distributed.processes import launch
+from runtime.language.models import layer_costs, lazy_causal_lm, load_causal_lm, locate_model
+from runtime.modules.partition import balanced
 from runtime.transport import TorchTransport
 
 MIB = 2**20

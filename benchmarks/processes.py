@@ -14,7 +14,7 @@ from benchmarks.peers import GPipe, ScheduleRuntime
 from benchmarks.results import ONE_PROCESS, OWN_AUTO, OWN_BLOCKING, OWN_GLOO, OWN_OVERLAPPED
 from benchmarks.settings import Setting
 from benchmarks.workload import Evaluated, Workload
-from runtime.process_group import process_group
+from runtime.distributed.process_group import process_group
 
 Contender = Callable[..., Evaluated | None]
 """`(*, keep_logits) -> Evaluated` on the last stage."""

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import schedcc  # noqa: F401 (it says so where another module hides one of ours)
 
 if TYPE_CHECKING:
-    from runtime.agreement import AgreementError
     from runtime.checkpoint import CheckpointError
-    from runtime.eval_result import EvalResult
+    from runtime.data.micro_batches import DataError
+    from runtime.data.sampler import ShardSampler
     from runtime.evaluator import Evaluator
     from runtime.failure import (
         DifferentDataError,
@@ -21,33 +21,33 @@ if TYPE_CHECKING:
         RemoteError,
         StalledError,
     )
-    from runtime.layers import LayersError, LayerSpec, TiedLayerSpec
-    from runtime.logits import label_log_probs
-    from runtime.metrics import MetricError
-    from runtime.micro_batches import DataError
-    from runtime.partition import PartitionError
-    from runtime.sampler import ShardSampler
-    from runtime.weights import DifferentWeightsError
+    from runtime.modules.layers import LayersError, LayerSpec, TiedLayerSpec
+    from runtime.modules.partition import PartitionError
+    from runtime.modules.weight_agreement import DifferentWeightsError
+    from runtime.outputs.eval_result import EvalResult
+    from runtime.outputs.logits import label_log_probs
+    from runtime.outputs.metrics import MetricError
+    from runtime.planning.handshake import AgreementError
 
 _MODULES = {
-    "AgreementError": "runtime.agreement",
+    "AgreementError": "runtime.planning.handshake",
     "CheckpointError": "runtime.checkpoint",
-    "DataError": "runtime.micro_batches",
+    "DataError": "runtime.data.micro_batches",
     "DifferentDataError": "runtime.failure",
-    "DifferentWeightsError": "runtime.weights",
-    "EvalResult": "runtime.eval_result",
+    "DifferentWeightsError": "runtime.modules.weight_agreement",
+    "EvalResult": "runtime.outputs.eval_result",
     "Evaluator": "runtime.evaluator",
-    "LayersError": "runtime.layers",
-    "LayerSpec": "runtime.layers",
+    "LayersError": "runtime.modules.layers",
+    "LayerSpec": "runtime.modules.layers",
     "LostPeerError": "runtime.failure",
-    "MetricError": "runtime.metrics",
+    "MetricError": "runtime.outputs.metrics",
     "NonFiniteError": "runtime.failure",
-    "PartitionError": "runtime.partition",
+    "PartitionError": "runtime.modules.partition",
     "RemoteError": "runtime.failure",
-    "ShardSampler": "runtime.sampler",
+    "ShardSampler": "runtime.data.sampler",
     "StalledError": "runtime.failure",
-    "TiedLayerSpec": "runtime.layers",
-    "label_log_probs": "runtime.logits",
+    "TiedLayerSpec": "runtime.modules.layers",
+    "label_log_probs": "runtime.outputs.logits",
 }
 
 __all__ = [

@@ -9,30 +9,30 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from runtime.building import build_with_ties
 from runtime.checkpoint import Mismatch, load_layers, save_states, state_of_module
-from runtime.eval_result import EvalResult
-from runtime.evaluation import Conduct, EvaluatedStage, StageEvaluations
+from runtime.data.micro_batches import DataError
+from runtime.distributed.grid import default_transport, require_grid
+from runtime.evaluation.evaluation import Conduct, EvaluatedStage, StageEvaluations
+from runtime.evaluation.lifetime import Closable, Lifetime
+from runtime.evaluation.request import Request
+from runtime.execution.listeners import Listener
 from runtime.failure.guard import TIMEOUT, Guard
-from runtime.form import Overlap
-from runtime.grid import default_transport, require_grid
-from runtime.layers import Layer, StageModule, build_stage, require_layers
-from runtime.lifetime import Closable, Lifetime
-from runtime.listeners import Listener
-from runtime.logits import LogitsCallback, LogitsFunction
-from runtime.metrics import Metric, StatefulMetrics, split_metrics
-from runtime.micro_batches import DataError
-from runtime.partition import Partition, divide
-from runtime.profile import agreed_profile
-from runtime.recorder import Recorder
-from runtime.request import Request
-from runtime.stage import WeightFunction
-from runtime.ties import Ties
+from runtime.modules.building import build_with_ties
+from runtime.modules.layers import Layer, StageModule, build_stage, require_layers
+from runtime.modules.partition import Partition, divide
+from runtime.modules.profile import agreed_profile
+from runtime.modules.stage import WeightFunction
+from runtime.modules.ties import Ties
+from runtime.modules.weight_agreement import StageWeights, digests_of
+from runtime.outputs.eval_result import EvalResult
+from runtime.outputs.logits import LogitsCallback, LogitsFunction
+from runtime.outputs.metrics import Metric, StatefulMetrics, split_metrics
+from runtime.outputs.values import LossFunction
+from runtime.planning.variant import Overlap
+from runtime.recording.recorder import Recorder
 from runtime.transport import Channels, Transport
-from runtime.values import LossFunction
-from runtime.weights import StageWeights, digests_of
-from schedcc.epilogue import LogitsTo, ReduceOutput
 from schedcc.errors import require_count
+from schedcc.schedules.epilogue import LogitsTo, ReduceOutput
 from schemas import CheckpointManifest
 
 
@@ -77,7 +77,7 @@ class Evaluator(Closable):
             layers: All layers of the model, in order: modules, or `LayerSpec`s, of which only those
                 of this stage are built. Each takes the output of the one before it as its only
                 argument (a tuple is one); the first takes a micro-batch's inputs. Layers that are
-                tied share their weights over the stages, see `runtime.ties`.
+                tied share their weights over the stages, see `runtime.modules.ties`.
             loss_fn: `(output, label) -> loss`, the mean over the micro-batch as a scalar tensor, or
                 several in nested tuples, lists and dicts.
             metrics: By name. Functions `(output, label) -> value` are reduced like the loss.
@@ -89,7 +89,7 @@ class Evaluator(Closable):
                 default: one. Their weights have to be the same.
             mesh: The grid of processes, with a dimension `"pp"`, and `"dp"` for replicas; default:
                 made from `stages` and `replicas`.
-            partition: How layers are divided, see `runtime.partition.Partition`.
+            partition: How layers are divided, see `runtime.modules.partition.Partition`.
             sample_inputs: For the partition `"profile"`: typical inputs, on the first stage.
             keyword_inputs: Whether inputs are mappings that the first layer takes as keyword
                 arguments. A micro-batch may then also be one mapping, with its `"labels"`.
@@ -98,7 +98,7 @@ class Evaluator(Closable):
                 the same. `"auto"`: whichever was faster in the first runs, which take turns.
             channels: Without a `transport`: what activations travel through, see `TorchTransport`.
             weight_fn: `label -> weight` of a micro-batch in the average; one of weight 0 does not
-                count. Default: its samples, where their number is certain, see `runtime.samples`.
+                count. Default: its samples, where their number is certain (`runtime.data.samples`).
             transport: Connection to the other stages; default: torch.distributed's default group
                 if it is initialised, else none, for a single stage.
             guard: Of `transport`, where other work on it is guarded as well; default: a new one.
@@ -115,7 +115,7 @@ class Evaluator(Closable):
                 starts, and all processes, at the first, those of the modules in `layers` as they
                 have built them, unless others have been loaded.
             listeners: Told about every instruction.
-            record: Directory where each stage writes what it executes, see `runtime.recorder`.
+            record: Directory where each stage writes what it executes (`runtime.recording`).
 
         Raises:
             LayersError: `layers` is a whole model, an iterator, or holds something else.

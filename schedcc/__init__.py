@@ -7,6 +7,8 @@ True
 """
 
 from schedcc import _modules as _modules  # first: it says so where another module hides ours
+from schedcc.analysis.graph import dependency_graph
+from schedcc.analysis.simulate import simulate
 from schedcc.certify import check_schedule
 from schedcc.compiler import (
     compile_epilogue,
@@ -15,10 +17,8 @@ from schedcc.compiler import (
     iter_steps,
     require_sound,
 )
-from schedcc.epilogue import Outcome
 from schedcc.errors import PlanFileError, ScheduleError, UnsoundPlanError
-from schedcc.graph import dependency_graph
-from schedcc.simulate import simulate
+from schedcc.schedules.epilogue import Outcome
 from schedcc.verify import check
 from schemas import Costs, Finding, PipelinePlan, Report, StagePlan, Timeline, TransportModel
 

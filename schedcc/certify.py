@@ -7,13 +7,13 @@ before, so that every channel is seen whole; memory does not grow with the numbe
 from collections.abc import Iterator
 from itertools import chain
 
+from schedcc.analysis.order import Order
 from schedcc.compiler import compile_pipeline
-from schedcc.epilogue import Outcome, epilogue
 from schedcc.errors import require_count
-from schedcc.inference import NUM_BUFFERS
-from schedcc.order import Order
-from schedcc.pattern import stage_pattern
-from schedcc.table import PlanTable, Rows
+from schedcc.schedules.epilogue import Outcome, epilogue
+from schedcc.schedules.inference import NUM_BUFFERS
+from schedcc.schedules.pattern import stage_pattern
+from schedcc.table.table import PlanTable, Rows
 from schedcc.verify import check, locally_sound, order_sound, questions
 from schemas import PlanHeader, Report, TransportModel
 

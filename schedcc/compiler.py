@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import TypeVar
 
-from schedcc.epilogue import Outcome, epilogue
 from schedcc.errors import UnsoundPlanError, require_count, require_stage
-from schedcc.inference import NUM_BUFFERS
-from schedcc.materialise import Materialiser, collection_paused
-from schedcc.pattern import Pattern, stage_pattern
+from schedcc.schedules.epilogue import Outcome, epilogue
+from schedcc.schedules.inference import NUM_BUFFERS
+from schedcc.schedules.pattern import Pattern, stage_pattern
+from schedcc.table.materialise import Materialiser, collection_paused
 from schedcc.verify import check
 from schemas import PipelinePlan, StagePlan, StageProgram, Step, TransportModel
 

@@ -10,12 +10,12 @@ Both give the same verdict on everything; a test holds them to it.
 from itertools import chain
 
 from schedcc import checks
+from schedcc.analysis.graph import one_program_a_stage
+from schedcc.analysis.order import Order
+from schedcc.analysis.times import Backend, backend_for
 from schedcc.checks.limit import limited
 from schedcc.checks.question import OrderQuestion, PipelineQuestion, ProgramQuestion
-from schedcc.graph import one_program_a_stage
-from schedcc.order import Order
-from schedcc.table import PlanTable
-from schedcc.times import Backend, backend_for
+from schedcc.table.table import PlanTable
 from schemas import (
     Finding,
     PipelinePlan,

@@ -59,7 +59,7 @@ class LanguageModelEvaluation(Measured):
     text: str
     """Names of the texts, with commas between them."""
     documents: Literal["whole", "lines", "packed"] = "whole"
-    """What was a document, and what a target; `runtime.text.documents` has the table."""
+    """What was a document, and what a target; `runtime.language.text.documents` has the table."""
     backend: str
     stages: Count
     threads: Count

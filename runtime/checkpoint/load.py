@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from runtime.checkpoint.errors import CheckpointError
-from runtime.checkpoint.formats import open_layers
+from runtime.checkpoint.formats.detect import open_layers
+from runtime.checkpoint.formats.source import Source
 from runtime.checkpoint.ranks import everyone, together
-from runtime.checkpoint.source import Source
 from runtime.checkpoint.tensors import Spec
 from runtime.transport.protocol import Transport
 

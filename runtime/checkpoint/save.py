@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from runtime.checkpoint.errors import CheckpointError
+from runtime.checkpoint.formats.source import Source
 from runtime.checkpoint.ranks import everyone, together
 from runtime.checkpoint.share import shares
-from runtime.checkpoint.source import Source
 from runtime.checkpoint.tensors import digest, dtype_name
 from runtime.checkpoint.write import commit, write_tensors
 from runtime.transport.protocol import Transport

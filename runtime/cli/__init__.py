@@ -13,9 +13,9 @@ import typer
 from runtime.cli.convert import convert_command
 from runtime.cli.evaluate import evaluate
 from runtime.cli.inspect import inspect_command
-from runtime.extras import not_installed
+from runtime.language.extras import not_installed
 from schedcc.cli.command_line import CommandLine
-from schedcc.plain_text import visible
+from schedcc.io.plain_text import visible
 
 app = CommandLine(name="pipeval")
 app.callback(invoke_without_command=True)(evaluate)

@@ -32,7 +32,7 @@ def convert_command(
     DST is whole at the end, or as it was before.
     """
     with others_on_stderr():
-        from runtime.convert import convert
+        from runtime.language.convert import convert
 
         summary = convert(source, destination, to, config)
     typer.echo(f"{destination}: {summary}")

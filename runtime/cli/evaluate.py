@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from runtime.cli.output import others_on_stderr
-from runtime.extras import require_installed
-from runtime.launcher import LaunchError, processes_of_launcher
-from schedcc.plain_text import visible
+from runtime.distributed.launch_environment import LaunchError, processes_of_launcher
+from runtime.language.extras import require_installed
+from schedcc.io.plain_text import visible
 
 if TYPE_CHECKING:
-    from runtime.failure.exits import Exit
-    from runtime.job import Job
+    from runtime.cli.exits import Exit
+    from runtime.language.job import Job
 
 
 def evaluate(
@@ -109,7 +109,7 @@ def evaluate(
     require_installed()
     # Here, not above: torch takes seconds to import, which --help need not.
     with others_on_stderr():
-        from runtime.job import Job
+        from runtime.language.job import Job
 
     job = Job(
         model=model,
@@ -135,14 +135,14 @@ def evaluate(
 
 
 def _run(job: "Job", *, as_json: bool) -> int:
-    from runtime.failure.exits import exit_for
-    from runtime.failure.signals import ending_at_once
-    from runtime.job import run_rank
-    from runtime.launch import Terminated, launch
-    from runtime.process_group import launched, require_environment
-    from runtime.recorder import require_new
-    from runtime.report import print_report
-    from runtime.text import read_texts
+    from runtime.cli.exits import exit_for
+    from runtime.distributed.process_group import launched, require_environment
+    from runtime.distributed.processes import Terminated, launch
+    from runtime.distributed.signals import ending_at_once
+    from runtime.language.job import run_rank
+    from runtime.language.report import print_report
+    from runtime.language.text import read_texts
+    from runtime.recording.recorder import require_new
 
     running = False
     try:

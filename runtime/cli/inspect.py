@@ -25,7 +25,7 @@ def inspect_command(
 ) -> None:
     """Layers, tensors, sizes and dtypes of a checkpoint, and its partition by bytes."""
     with others_on_stderr():
-        from runtime.inspect import inspection, print_inspection
+        from runtime.language.inspect import inspection, print_inspection
 
         found = inspection(source, stages, verify=verify)
     if as_json:

@@ -19,15 +19,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
 
-from runtime.agreement import AgreementError
 from runtime.device import Clock
-from runtime.failure.board import MeetingPlace
 from runtime.failure.errors import AgreedError, RemoteError
-from runtime.failure.patrol import Patrol
+from runtime.failure.monitored_barrier import Rendezvous
+from runtime.failure.periodic import Patrol
 from runtime.failure.position import EVERYONE, Pointer
-from runtime.failure.rendezvous import Rendezvous
 from runtime.failure.report import Failure
 from runtime.failure.session import Session
+from runtime.failure.store import MeetingPlace
+from runtime.planning.handshake import AgreementError
 from runtime.transport.protocol import ConnectionLostError, Transport
 
 TIMEOUT = 300.0

@@ -6,18 +6,18 @@ next: see `guard`.
 
 import time
 
-from runtime.agreement import AgreementError
 from runtime.device import Clock
-from runtime.failure.board import Board, MeetingPlace
-from runtime.failure.courier import Courier
-from runtime.failure.incident import Incident
-from runtime.failure.last_resort import LastResort
-from runtime.failure.patrol import Patrol
+from runtime.failure.dead_ranks import lost
+from runtime.failure.forced_exit import LastResort
+from runtime.failure.heartbeat import Courier
+from runtime.failure.monitored_barrier import Rendezvous, different
+from runtime.failure.periodic import Patrol
 from runtime.failure.position import EVERYONE, Pointer
-from runtime.failure.rendezvous import Rendezvous, different
 from runtime.failure.report import Failure
-from runtime.failure.roll_call import lost
+from runtime.failure.state import Incident
+from runtime.failure.store import Board, MeetingPlace
 from runtime.failure.watchdog import Watchdog
+from runtime.planning.handshake import AgreementError
 from runtime.transport.protocol import ConnectionLostError, Transport
 
 LINGER_SECONDS = 1.0

@@ -8,13 +8,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runtime.failure.board import Beat, MeetingPlace
-from runtime.failure.courier import Courier
-from runtime.failure.incident import Incident
-from runtime.failure.last_resort import LastResort
-from runtime.failure.patrol import Patrol
+from runtime.failure.forced_exit import LastResort
+from runtime.failure.heartbeat import Courier
+from runtime.failure.periodic import Patrol
 from runtime.failure.position import Pointer, Position
 from runtime.failure.report import Failure, names
+from runtime.failure.state import Incident
+from runtime.failure.store import Beat, MeetingPlace
 
 SILENT_SECONDS = 1.0
 """Without a sign of life for so long, a process is stopped, gone or cut off."""

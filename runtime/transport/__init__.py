@@ -1,8 +1,8 @@
 """Transports: how tensors get from stage to stage."""
 
+from runtime.testing.in_memory import InMemoryNetwork, InMemoryTransport, run_stages
+from runtime.testing.network import DeadlockError, Link
 from runtime.transport.channel_groups import Channels
-from runtime.transport.in_memory import InMemoryNetwork, InMemoryTransport, run_stages
-from runtime.transport.network import DeadlockError, Link
 from runtime.transport.protocol import Pending, Transport, TransportError
 from runtime.transport.torch_distributed import TorchTransport
 

@@ -1,7 +1,7 @@
 """Process groups of channels: shared by a whole pipeline, or one for each channel.
 
 A channel is an ordered pair of stages. Channels between processes of one host may do without, see
-`runtime.transport.local`. On NCCL a process group is a communicator with one stream,
+`runtime.transport.shared_memory`. On NCCL a process group is a communicator with one stream,
 on which transfers start in the order in which they were posted: where channels share one, a receive
 that is posted early holds up the sends behind it until its message comes.
 """
@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple, get_args
 import torch
 import torch.distributed as dist
 
-from runtime.transport.groups import RenewableGroup
 from runtime.transport.nccl import require_launch_order
-from runtime.transport.operations import Call, begin_together
+from runtime.transport.point_to_point import Call, begin_together
+from runtime.transport.process_groups import RenewableGroup
 from runtime.transport.protocol import Channel, TransportError
 from schemas import Direction
 

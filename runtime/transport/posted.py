@@ -7,9 +7,9 @@ import torch
 import torch.distributed as dist
 
 from runtime.transport.channel_groups import Route
-from runtime.transport.local.receiving import Receiving, ReceivingEnd
-from runtime.transport.local.sending import Sending, SendingEnd
-from runtime.transport.operations import Call, begin_together
+from runtime.transport.point_to_point import Call, begin_together
+from runtime.transport.shared_memory.receiver import Receiving, ReceivingEnd
+from runtime.transport.shared_memory.sender import Sending, SendingEnd
 from schemas import Direction
 
 

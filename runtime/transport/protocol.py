@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from runtime.failure.board import MeetingPlace
+from runtime.failure.store import MeetingPlace
 from schemas import Direction
 
 Channel = tuple[Direction, int]

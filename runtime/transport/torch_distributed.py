@@ -18,21 +18,21 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from runtime.failure.board import MeetingPlace
+from runtime.failure.store import MeetingPlace
 from runtime.transport.channel_groups import ChannelGroups, Channels, Route
-from runtime.transport.groups import (
+from runtime.transport.nccl import require_eager
+from runtime.transport.objects import Round, gather_objects
+from runtime.transport.posted import Posted, begin_posted, together
+from runtime.transport.process_groups import (
     UNGUARDED_TIMEOUT,
     RenewableGroup,
     backend_of,
     bounded,
     default_device,
 )
-from runtime.transport.local.channels import LocalChannels
-from runtime.transport.meeting import Grid, grid_of, meeting_place, own_place
-from runtime.transport.nccl import require_eager
-from runtime.transport.objects import Round, gather_objects
-from runtime.transport.posted import Posted, begin_posted, together
 from runtime.transport.protocol import ConnectionLostError, Pending, TransportError, as_bytes
+from runtime.transport.rendezvous import Grid, grid_of, meeting_place, own_place
+from runtime.transport.shared_memory.channels import LocalChannels
 from schemas import Direction
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from schedcc.checks.question import ProgramQuestion
-from schedcc.positions import by_position, positions
-from schedcc.table import Ints, PlanTable
+from schedcc.table.positions import by_position, positions
+from schedcc.table.table import Ints, PlanTable
 from schemas import (
     BufferInstruction,
     Finding,

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from schedcc.channels import Channel, Traffic, channels
 from schedcc.checks.question import PipelineQuestion
-from schedcc.table import Ints, PlanTable
+from schedcc.table.channels import Channel, Traffic, channels
+from schedcc.table.table import Ints, PlanTable
 from schemas import BufferInstruction, Finding, FindingCode, PipelinePlan, Placed
 
 

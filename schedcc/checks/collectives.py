@@ -3,9 +3,9 @@
 from collections import defaultdict
 from collections.abc import Iterator
 
-from schedcc.channels import collectives
 from schedcc.checks.question import PipelineQuestion
-from schedcc.table import PlanTable
+from schedcc.table.channels import collectives
+from schedcc.table.table import PlanTable
 from schemas import Finding, FindingCode, HandOver, PipelinePlan
 
 

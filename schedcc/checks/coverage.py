@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from schedcc.checks.question import ProgramQuestion
-from schedcc.ranges import gaps, in_words
-from schedcc.table import IS_FORWARD, IS_SEND, IS_TRANSFER, Ints, PlanTable
+from schedcc.table.ranges import gaps, in_words
+from schedcc.table.table import IS_FORWARD, IS_SEND, IS_TRANSFER, Ints, PlanTable
 from schemas import (
     BufferInstruction,
     Finding,

@@ -6,12 +6,12 @@ from itertools import pairwise
 import networkx as nx
 import numpy as np
 
+from schedcc.analysis.graph import Barrier, Event, Node, describe, networkx_graph
+from schedcc.analysis.levels import levels
+from schedcc.analysis.order import Order
+from schedcc.analysis.times import Backend, knots
+from schedcc.analysis.timetable import unit_cost
 from schedcc.checks.question import OrderQuestion
-from schedcc.graph import Barrier, Event, Node, describe, networkx_graph
-from schedcc.levels import levels
-from schedcc.order import Order
-from schedcc.times import Backend, knots
-from schedcc.timetable import unit_cost
 from schemas import Finding, FindingCode, PipelinePlan
 
 _TRIED = 64

@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from schedcc.analysis.dependencies import Dependencies, dependencies
+from schedcc.analysis.graph import Event, event_nodes
+from schedcc.analysis.levels import Seconds
+from schedcc.analysis.order import Order
+from schedcc.analysis.times import Backend, event_times
+from schedcc.analysis.timetable import UNITS_PER_STEP, unit_cost
 from schedcc.checks.question import OrderQuestion
-from schedcc.dependencies import Dependencies, dependencies
-from schedcc.graph import Event, event_nodes
-from schedcc.levels import Seconds
-from schedcc.order import Order
-from schedcc.table import IS_FORWARD, IS_POST, IS_TRANSFER, Ints, PlanTable, fitting
-from schedcc.times import Backend, event_times
-from schedcc.timetable import UNITS_PER_STEP, unit_cost
+from schedcc.table.table import IS_FORWARD, IS_POST, IS_TRANSFER, Ints, PlanTable, fitting
 from schemas import Finding, FindingCode, PipelinePlan, TransportModel
 
 _SHOWN = 8

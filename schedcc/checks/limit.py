@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from schedcc.ranges import in_words, runs
+from schedcc.table.ranges import in_words, runs
 from schemas import Finding
 
 LISTED = 100

@@ -12,9 +12,9 @@ what is in it, and leaves out what leads elsewhere.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from schedcc.order import Order
-from schedcc.table import PlanTable
-from schedcc.times import Backend
+from schedcc.analysis.order import Order
+from schedcc.analysis.times import Backend
+from schedcc.table.table import PlanTable
 from schemas import Finding, PipelinePlan, PlanHeader, StageProgram
 
 

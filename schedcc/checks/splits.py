@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from schedcc.checks.question import ProgramQuestion
-from schedcc.table import IS_POST, IS_SEND, IS_WAIT, PlanTable
+from schedcc.table.table import IS_POST, IS_SEND, IS_WAIT, PlanTable
 from schemas import (
     Finding,
     FindingCode,

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from schedcc.checks.question import PipelineQuestion
-from schedcc.ranges import gaps, in_words
-from schedcc.table import PlanTable
+from schedcc.table.ranges import gaps, in_words
+from schedcc.table.table import PlanTable
 from schemas import Finding, FindingCode, PipelinePlan
 
 

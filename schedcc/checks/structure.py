@@ -6,8 +6,8 @@ import numpy as np
 
 from schedcc.checks.epilogues import check_order_of_results
 from schedcc.checks.question import ProgramQuestion
-from schedcc.positions import by_position, positions
-from schedcc.table import (
+from schedcc.table.positions import by_position, positions
+from schedcc.table.table import (
     IS_BUFFER,
     IS_GROUP_END,
     IS_GROUP_START,

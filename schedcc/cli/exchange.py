@@ -14,9 +14,9 @@ from schedcc.cli.options import (
     all_stages,
     read_or_compiled,
 )
-from schedcc.exchange import read_torch_csv, to_torch_csv
-from schedcc.exchange.reading import Format
-from schedcc.files import write_text
+from schedcc.io.exchange import read_torch_csv, to_torch_csv
+from schedcc.io.exchange.reading import Format
+from schedcc.io.plan_files import write_text
 
 
 def export_command(

@@ -8,8 +8,8 @@ import typer
 from pydantic import ValidationError
 
 from schedcc.compiler import compile_pipeline, compile_stage
-from schedcc.files import explain, read_plan
-from schedcc.plain_text import visible
+from schedcc.io.plain_text import visible
+from schedcc.io.plan_files import explain, read_plan
 from schemas import Costs, PipelinePlan, StagePlan, TransportModel
 
 File = Annotated[Path | None, typer.Argument(help="Plan file (or CSV); or give -M and -S.")]

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from schedcc.plain_text import visible
+from schedcc.io.plain_text import visible
 
 _WIDEST = 1_000_000
 """Columns of a console that cuts nothing off."""

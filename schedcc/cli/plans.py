@@ -23,9 +23,9 @@ from schedcc.cli.options import (
     transport_model,
 )
 from schedcc.cli.output import print_rich, say, screen_width
-from schedcc.files import write_text
-from schedcc.grid import Window, draw, epilogue_lines, fitting, legend, step_count, title
-from schedcc.plain_text import visible
+from schedcc.io.picture import Window, draw, epilogue_lines, fitting, legend, step_count, title
+from schedcc.io.plain_text import visible
+from schedcc.io.plan_files import write_text
 from schedcc.verify import check
 from schemas import StagePlan
 

@@ -9,6 +9,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+from schedcc.analysis.simulate import simulate
 from schedcc.cli.options import (
     ActivationBytes,
     AsJson,
@@ -23,14 +24,13 @@ from schedcc.cli.options import (
     read_or_compiled,
 )
 from schedcc.cli.output import cell_text, print_rich, say, screen_width
-from schedcc.files import read_plan
-from schedcc.plain_text import visible
+from schedcc.io.plain_text import visible
+from schedcc.io.plan_files import read_plan
+from schedcc.io.trace import recorded_trace, simulated_trace
 from schedcc.recordings.conform import CLOCK_ERROR, conform
 from schedcc.recordings.files import read_recording
 from schedcc.recordings.postmortem import postmortem
 from schedcc.recordings.recording import joined
-from schedcc.simulate import simulate
-from schedcc.trace import recorded_trace, simulated_trace
 from schemas import StagePlan
 from schemas.postmortem import Postmortem, RankStatus
 

@@ -4,6 +4,8 @@ import typer
 from rich import box
 from rich.table import Table
 
+from schedcc.analysis.compare import compare
+from schedcc.analysis.simulate import simulate
 from schedcc.cli.options import (
     ActivationBytes,
     AsJson,
@@ -23,8 +25,6 @@ from schedcc.cli.options import (
     transport_model,
 )
 from schedcc.cli.output import print_rich, say
-from schedcc.compare import compare
-from schedcc.simulate import simulate
 from schemas import PipelinePlan, Timeline
 
 

@@ -33,7 +33,7 @@ def hoist_sends(program: StageProgram, stages: int) -> StageProgram:
     """Post each send as soon as its value is there.
 
     >>> from schedcc import compile_stage
-    >>> from schedcc.grid import cell
+    >>> from schedcc.io.picture import cell
     >>> from schedcc.passes.split import split_transfers
     >>> program = split_transfers(compile_stage(2, 3, 1).program, 3)
     >>> [cell(step).plain for step in program.steps]
@@ -51,7 +51,7 @@ def hoist_receives(program: StageProgram, stages: int) -> StageProgram:
     transfers queue up, and in front of them it would hold them up until its own message comes.
 
     >>> from schedcc import compile_stage
-    >>> from schedcc.grid import cell
+    >>> from schedcc.io.picture import cell
     >>> from schedcc.passes.split import split_transfers
     >>> program = hoist_sends(split_transfers(compile_stage(3, 3, 1).program, 3), 3)
     >>> [cell(step).plain for step in program.steps]
@@ -66,7 +66,7 @@ def sink_waits(program: StageProgram, stages: int) -> StageProgram:
     """Wait for each transfer only where its place is needed next, or at the end.
 
     >>> from schedcc import compile_stage
-    >>> from schedcc.grid import cell
+    >>> from schedcc.io.picture import cell
     >>> from schedcc.passes.split import split_transfers
     >>> program = hoist_sends(split_transfers(compile_stage(3, 3, 1).program, 3), 3)
     >>> [cell(step).plain for step in program.steps]

@@ -17,7 +17,7 @@ def split_transfers(program: StageProgram, _: int) -> StageProgram:
     """Replace a transfer by its post and, at once, its wait, which means the same.
 
     >>> from schedcc import compile_stage
-    >>> from schedcc.grid import cell
+    >>> from schedcc.io.picture import cell
     >>> program = compile_stage(2, 3, 1).program
     >>> [cell(step).plain for step in program.steps]
     ['', 'R0 F0', 'R1 S0 F1', 'S1']

@@ -12,9 +12,8 @@ from pathlib import Path
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from schedcc.files import explain
-from schedcc.plain_text import visible
-from schedcc.ranges import gaps, in_words
+from schedcc.io.plain_text import visible
+from schedcc.io.plan_files import explain
 from schedcc.recordings.recording import (
     Executed,
     PipelineId,
@@ -22,6 +21,7 @@ from schedcc.recordings.recording import (
     Recording,
     Run,
 )
+from schedcc.table.ranges import gaps, in_words
 from schemas import Instruction, Placed, StagePlan
 from schemas.recording import (
     EVENT,

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 import networkx as nx
 
-from schedcc.graph import Event
-from schedcc.plain_text import visible
+from schedcc.analysis.graph import Event
+from schedcc.io.plain_text import visible
 from schedcc.recordings.recording import PipelineId, Recording
 from schedcc.recordings.skipped import run_graph
 from schemas import BufferInstruction, Phase, PipelinePlan, TransportModel

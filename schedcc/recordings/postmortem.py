@@ -15,7 +15,7 @@ import networkx as nx
 
 from schedcc.recordings.recording import Executed, RankRecording, Recording, Run
 from schedcc.recordings.waits import waits
-from schedcc.table import is_forward
+from schedcc.table.table import is_forward
 from schemas import Direction, TransferInstruction
 from schemas.postmortem import Activity, Cause, Position, Postmortem, RankState, RankStatus, Wait
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from schedcc.plain_text import visible
+from schedcc.io.plain_text import visible
 from schemas import PipelinePlan, Placed, StagePlan, StageProgram
 from schemas.recording import (
     ErrorRaised,

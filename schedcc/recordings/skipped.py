@@ -2,9 +2,9 @@
 
 import networkx as nx
 
-from schedcc.graph import Event, Node, dependency_graph
+from schedcc.analysis.graph import Event, Node, dependency_graph
 from schedcc.restrict import exists, restricted
-from schedcc.table import fitting
+from schedcc.table.table import fitting
 from schemas import PipelinePlan, TransportModel
 
 

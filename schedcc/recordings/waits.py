@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from schedcc.graph import Event
+from schedcc.analysis.graph import Event
 from schedcc.recordings.recording import PipelineId, Recording, Run
 from schedcc.recordings.skipped import run_graph
 from schemas import (

@@ -4,7 +4,7 @@ import pytest
 
 from tests.chaos.cluster import Cluster, Outcome
 from tests.chaos.faults import AGREED, DATA, LOST, STALLED, Fault, layers
-from tests.models_for_tests import one_process
+from tests.support.models_for_tests import one_process
 
 SEGMENTS = 24
 """More than any process needs at a time; each failure would leave several behind."""

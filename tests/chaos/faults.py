@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from schemas import ForwardPass, Placed
-from tests.models_for_tests import Data, batches
+from tests.support.models_for_tests import Data, batches
 
 MICRO_BATCHES = 5
 HIDDEN = 6

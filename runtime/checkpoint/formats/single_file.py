@@ -1,0 +1,51 @@
+"""One file of tensors, as if it were a checkpoint of one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from runtime.checkpoint.errors import CheckpointError
+from runtime.checkpoint.formats import safetensors_files, torch_files
+from runtime.checkpoint.formats.source import StoredTensor
+
+
+class FileOfTensors:
+    """A safetensors file, or one of `torch.save`; a `Source` of a single layer."""
+
+    kind = "a file of tensors"
+    layers = 1
+
+    def __init__(self, path: Path) -> None:
+        """Name the file; it is read when it is asked for."""
+        self.path = path
+
+    @property
+    def identity(self) -> str:
+        """The file."""
+        return str(self.path)
+
+    def module(self, layer: int) -> str:  # noqa: ARG002 (the format does not say)
+        """Nothing: the format does not say."""
+        return ""
+
+    def tensors(self, layer: int) -> Mapping[str, StoredTensor]:
+        """All tensors of the file; see `Source`."""
+        is_safetensors = self.path.suffix == ".safetensors"
+        read = safetensors_files.read_specs if is_safetensors else torch_files.read_specs
+        return {
+            name: StoredTensor(layer, name, spec, self.path, name)
+            for name, spec in read(self.path).items()
+        }
+
+    def verify(self, layer: int) -> None:
+        """Read everything; only files of `torch.save` have checksums."""
+        if self.path.suffix != ".safetensors":
+            torch_files.verify(self.path)
+        for tensor in self.tensors(layer).values():
+            tensor.verify()
+
+    def require_layers(self, layers: int) -> None:
+        """Refuse a model with another number of layers; see `Source`."""
+        if layers != 1:
+            raise CheckpointError(f"{self.path} holds 1 layer, and the model has {layers}")

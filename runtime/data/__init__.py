@@ -1,0 +1,1 @@
+"""Data: micro-batches fetched from the caller's loader, weighed, compared, streamed to a run."""

@@ -1,0 +1,275 @@
+"""Micro-batches: fetched from the caller's data a bounded number ahead, and let go of once used.
+
+Fetching goes on while the pipeline runs. As many are fetched at once as are there soon, within
+bounds of number and size, so that a fast loader is asked rarely, and neither a slow loader nor
+large inputs hold up or fill anything. What is fetched is copied at once, and only what this stage
+needs of it: the caller may fill the same memory again.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+
+from runtime.data.fingerprint import Digests, fingerprint
+from runtime.data.loading import OnItsWay, loader_to
+from runtime.data.samples import samples
+from runtime.failure.errors import AgreedError
+from runtime.tensors.activation import ALIGNMENT
+from runtime.tensors.nested import flatten
+from runtime.tensors.ownership import Take, fresh
+from schemas import Place
+
+Pair = tuple[Any, Any]
+"""`(inputs, labels)` of one micro-batch."""
+
+MOST = 64
+"""Micro-batches that are fetched at once, at most."""
+
+MOST_BYTES = 4 * 2**20
+"""Bytes of their inputs and labels: the one that goes beyond is the last."""
+
+MOST_SECONDS = 0.1
+"""Time after which what is there has to do."""
+
+
+class DataError(ValueError):
+    """The caller's data is not what an evaluation needs."""
+
+
+class EmptyDataError(AgreedError, DataError):
+    """No stage has any data."""
+
+
+LABELS = "labels"
+"""The key of the labels in an item that is a mapping, as data collators of Hugging Face have it."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """What one stage knows of a micro-batch that it has fetched."""
+
+    kind: str
+    """What its inputs look like, plain values included."""
+    samples: tuple[int, ...]
+    """Of its inputs, see `runtime.data.samples`."""
+    label_samples: tuple[int, ...]
+    look: str
+    """What its inputs look like, without any values."""
+    label_look: str
+    digests: Digests = (None, None)
+    """Of inputs and labels, if stages compare them."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A micro-batch on its way to the device."""
+
+    note: Note
+    places: tuple[Place, ...]
+    on_its_way: OnItsWay
+
+    def values(self) -> Mapping[Place, Any]:
+        """The values for a buffer's places."""
+        return dict(zip(self.places, self.on_its_way.arrived(), strict=True))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a stage takes of its data."""
+
+    inputs: bool
+    labels: bool
+    fingerprints: bool
+    """Whether digests are made."""
+    keyword_inputs: bool = False
+    """Whether inputs are mappings, and items may be mappings with their `"labels"`."""
+
+
+class Prefetcher:
+    """Fetches the micro-batches of one stage."""
+
+    def __init__(
+        self,
+        data: Iterable[Any] | None,
+        reading: Reading,
+        device: torch.device,
+        *,
+        stage_id: int,
+        most: int | None = None,
+        take: Take = fresh,
+        around: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        """Prepare; nothing is fetched yet.
+
+        Args:
+            data: Gives pairs `(inputs, labels)`.
+            reading: What is taken of them.
+            device: Where it goes.
+            stage_id: Who reads, for messages.
+            most: The number of micro-batches to fetch in all; `None`: all that there are.
+            take: Gives memory for copies.
+            around: Entered around every use of `data`.
+        """
+        self._data, self._reading, self._stage_id = data, reading, stage_id
+        self._most, self._around = most, around
+        self._load = loader_to(device, take)
+        self._items: Iterator[Any] | None = None
+        self._waiting: deque[Fetched] = deque()
+        self.count = 0
+        """The number of micro-batches that have been fetched."""
+        self.ended = False
+        """Whether there are no more."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no micro-batch has been fetched that was not taken."""
+        return not self._waiting
+
+    @property
+    def waiting(self) -> list[Note]:
+        """What is known of the micro-batches that have been fetched and not taken."""
+        return [fetched.note for fetched in self._waiting]
+
+    def fetch(self) -> None:
+        """Fetch what is there soon: one micro-batch at least, unless the data has ended.
+
+        Raises:
+            DataError: there is no data, or an item is no micro-batch.
+        """
+        if self._data is None:
+            raise DataError(f"stage {self._stage_id} reads micro-batches, but its data is None")
+        start, nbytes = time.monotonic(), 0
+        with self._around():
+            while not self.ended and len(self._waiting) < MOST:
+                if self.count == self._most or (item := self._next()) is _END:
+                    self.ended = True
+                    break
+                nbytes += self._take(item)
+                del item
+                if nbytes >= MOST_BYTES or time.monotonic() - start >= MOST_SECONDS:
+                    self.ended = self.count == self._most
+                    break
+
+    def take(self) -> Fetched:
+        """The next micro-batch; it has to be there."""
+        return self._waiting.popleft()
+
+    def _next(self) -> Any:
+        if self._items is None:
+            assert self._data is not None
+            self._items = iter(self._data)
+        return next(self._items, _END)
+
+    def _take(self, item: Any) -> int:
+        """Copy what is needed of an item; the size of all of it, in bytes."""
+        reading = self._reading
+        pair = (_keyword_pair if reading.keyword_inputs else _pair)(self.count, item)
+        wanted = ((Place.INPUT, reading.inputs), (Place.LABEL, reading.labels))
+        places = tuple(place for place, is_wanted in wanted if is_wanted)
+        halves = [half for half, (_, is_wanted) in zip(pair, wanted, strict=True) if is_wanted]
+        inputs, labels = pair
+        note = Note(
+            kind=look_of(inputs, values=True),
+            samples=samples(inputs),
+            label_samples=samples(labels),
+            look=look_of(inputs, values=False),
+            label_look=look_of(labels, values=False),
+            digests=(
+                (fingerprint(inputs), fingerprint(labels)) if reading.fingerprints else (None, None)
+            ),
+        )
+        self._waiting.append(Fetched(note, places, self._load(halves)))
+        self.count += 1
+        # What is not needed counts too: the caller's loader made it.
+        return _nbytes(inputs) + _nbytes(labels)
+
+
+def _nbytes(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        plain = value.layout is torch.strided and not value.is_nested
+        return value.nbytes if plain else 0
+    if isinstance(value, np.ndarray):
+        return int(value.nbytes)
+    leaves = flatten(value)[0]
+    return 0 if len(leaves) == 1 and leaves[0] is value else sum(map(_nbytes, leaves))
+
+
+_END = object()
+_NUMBERS = count()
+
+
+def look_of(value: Any, *, values: bool) -> str:
+    """What a value looks like: its structure, and shape, dtype and layout of every tensor.
+
+    Args:
+        value: Inputs or labels.
+        values: Whether plain values (numbers, text) are a part of it, and where tensors lie.
+
+    >>> look_of(torch.zeros(2), values=True) == look_of(torch.ones(2), values=True)
+    True
+    >>> look_of((torch.zeros(2), 3), values=True) == look_of((torch.zeros(2), 4), values=True)
+    False
+    """
+    if type(value) is torch.Tensor and value.layout is torch.strided and not value.is_nested:
+        if not values or value.is_meta:
+            return _look_of_tensor(value.shape, value.dtype, (), 0)
+        lead = value.data_ptr() % ALIGNMENT
+        return _look_of_tensor(value.shape, value.dtype, value.stride(), lead)
+    leaves, nesting = flatten(value)
+    seen = blake2b(str(nesting).encode(), digest_size=8)
+    for leaf in leaves:
+        seen.update(_look_of_leaf(leaf, values=values).encode())
+    return seen.hexdigest()
+
+
+def _look_of_leaf(leaf: Any, *, values: bool) -> str:
+    if isinstance(leaf, torch.Tensor):
+        if type(leaf) is torch.Tensor and leaf.layout is torch.strided and not leaf.is_nested:
+            return look_of(leaf, values=values)
+        shape = next(_NUMBERS) if leaf.is_nested else tuple(leaf.shape)
+        return f"{type(leaf).__name__} {leaf.layout} {leaf.dtype} {shape}"
+    if isinstance(leaf, np.ndarray):
+        return f"array {leaf.dtype} {leaf.shape}"
+    if isinstance(leaf, (bool, int, float, complex, str, bytes, type(None), np.generic)):
+        return repr(leaf) if values else type(leaf).__qualname__
+    return f"{type(leaf).__qualname__} {next(_NUMBERS)}"  # no two are known to be alike
+
+
+@lru_cache(maxsize=4096)
+def _look_of_tensor(
+    shape: torch.Size, dtype: torch.dtype, strides: tuple[int, ...], lead: int
+) -> str:
+    return blake2b(f"{dtype} {shape} {strides} {lead}".encode(), digest_size=8).hexdigest()
+
+
+def _pair(number: int, item: Any) -> Pair:
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        size = f" of {len(item)}" if isinstance(item, (tuple, list)) else ""
+        raise DataError(
+            f"item {number} of the data is a {type(item).__name__}{size}, "
+            "needed a pair (inputs, labels)"
+        )
+    inputs, labels = item
+    return inputs, labels
+
+
+def _keyword_pair(number: int, item: Any) -> Pair:
+    if isinstance(item, Mapping):
+        inputs = dict(item)
+        return inputs, inputs.pop(LABELS, None)
+    inputs, labels = _pair(number, item)
+    if not isinstance(inputs, Mapping):
+        raise DataError(
+            f"the inputs of item {number} are a {type(inputs).__name__}, "
+            "needed a mapping of keyword arguments (keyword_inputs=True)"
+        )
+    return dict(inputs), labels  # a plain one: torch knows no other mappings as structures

@@ -1,0 +1,135 @@
+"""The grid: data-parallel replicas of a pipeline, as a mesh of processes.
+
+::
+
+                 pp 0     pp 1     pp 2
+        dp 0    rank 0   rank 1   rank 2      one replica
+        dp 1    rank 3   rank 4   rank 5
+
+The stages of a replica are neighbours in rank, so that on machines with several GPUs activations
+travel the short way. The sums of an evaluation travel along `dp`.
+"""
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from runtime.distributed.launch_environment import processes_of_launcher
+from runtime.planning.handshake import AgreementError
+from runtime.transport import Channels, InMemoryNetwork, TorchTransport, Transport
+from runtime.transport.process_groups import default_device
+
+DATA, PIPELINE = "dp", "pp"
+
+
+def make_grid(stages: int | None = None, replicas: int | None = None) -> DeviceMesh:
+    """The mesh `("dp", "pp")` over all processes of the default group. All have to call this.
+
+    Args:
+        stages: S; default: the processes divided by `replicas`.
+        replicas: Default: one.
+
+    Raises:
+        AgreementError: there are more or fewer processes than stages x replicas.
+    """
+    processes = dist.get_world_size()
+    replicas = replicas or 1
+    stages = stages or max(1, processes // replicas)
+    if stages * replicas != processes:
+        copies = f"{replicas} replicas of {stages} stages" if replicas > 1 else f"{stages} stages"
+        raise AgreementError(f"{copies} for {processes} processes, needed {stages * replicas}")
+    assert dist.group.WORLD is not None
+    device = default_device(dist.group.WORLD).type
+    return init_device_mesh(device, (replicas, stages), mesh_dim_names=(DATA, PIPELINE))
+
+
+def transport_over(
+    mesh: DeviceMesh, device: torch.device | None = None, *, channels: Channels | None = None
+) -> TorchTransport:
+    """The transport of this process's place in a mesh.
+
+    Args:
+        mesh: Of all processes or some, with a dimension `"pp"`, and `"dp"` if there are replicas.
+            Stages and replicas are in the mesh's order, whatever the ranks. Further dimensions
+            (tensor parallelism, say) are the business of the stages' own modules.
+        device: Where activations live; see `TorchTransport`.
+        channels: What activations travel through; see `TorchTransport`.
+
+    Raises:
+        AgreementError: the mesh has no dimension `"pp"`, or does not hold this process.
+    """
+    names = mesh.mesh_dim_names or ()
+    if PIPELINE not in names:
+        raise AgreementError(f"mesh has the dimensions {names}, needed one named {PIPELINE!r}")
+    place = mesh.get_coordinate()
+    if place is None:
+        raise AgreementError(
+            f"rank {dist.get_rank()} is none of the mesh {mesh.mesh.tolist()}: only the processes "
+            "of a mesh make an evaluator over it"
+        )
+    grid = mesh.mesh
+    for dimension, name in reversed(list(enumerate(names))):
+        if name not in (DATA, PIPELINE):
+            grid = grid.select(dimension, place[dimension])
+    kept = [name for name in names if name in (DATA, PIPELINE)]
+    others = [f"{name}={at}" for name, at in zip(names, place, strict=True) if name not in kept]
+    if kept == [PIPELINE, DATA]:
+        grid = grid.T
+    return TorchTransport(
+        mesh.get_group(PIPELINE),
+        device=device,
+        replicas=mesh.get_group(DATA) if DATA in kept else None,
+        channels=channels,
+        grid=grid.reshape(-1, grid.shape[-1]).tolist(),
+        name=", ".join(others) or None,
+    )
+
+
+def default_transport(
+    stages: int | None, replicas: int | None, mesh: DeviceMesh | None, channels: Channels | None
+) -> Transport:
+    """The transport that an evaluator uses when it is given none.
+
+    A process is alone if nothing says that there are others, or if `stages` is 1.
+
+    Raises:
+        AgreementError: the processes there are do not make such a grid.
+        LaunchError: a launcher's environment says half of it.
+    """
+    if mesh is not None:
+        return transport_over(mesh, channels=channels)
+    if not (dist.is_available() and dist.is_initialized()):
+        count = (stages or 1) * (replicas or 1)
+        if count == 1:
+            if stages is None and (others := processes_of_launcher()) is not None:
+                launcher, processes = others
+                raise AgreementError(
+                    f"{launcher} started {processes} processes, but torch.distributed is not "
+                    "initialised: call init_process_group first, or pass stages=1 if each of them "
+                    "is to evaluate the whole model by itself"
+                )
+            return InMemoryNetwork(1).endpoint(0)
+        raise AgreementError(
+            f"{_asked(stages, replicas)}, but torch.distributed is not initialised: start {count} "
+            "processes (torchrun) and call init_process_group first"
+        )
+    if (replicas or 1) == 1 and stages in (None, dist.get_world_size()):
+        return TorchTransport(channels=channels)
+    return transport_over(make_grid(stages, replicas), channels=channels)
+
+
+def require_grid(transport: Transport, stages: int | None, replicas: int | None) -> None:
+    """Refuse a transport that connects another number of processes than asked for.
+
+    Raises:
+        AgreementError: it does.
+    """
+    if stages not in (None, transport.stages):
+        raise AgreementError(f"stages is {stages}, but {transport.stages} processes are connected")
+    if replicas not in (None, transport.replicas):
+        raise AgreementError(f"replicas is {replicas}, but {transport.replicas} are connected")
+
+
+def _asked(stages: int | None, replicas: int | None) -> str:
+    said = {"stages": stages, "replicas": replicas}
+    return " and ".join(f"{name} is {value}" for name, value in said.items() if value)

@@ -1,0 +1,112 @@
+"""The process group of a pipeline whose processes a launcher has started."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from runtime.device import local_device
+from runtime.distributed.launch_environment import (
+    LaunchError,
+    launched_process,
+    processes_of_launcher,
+)
+from runtime.transport.nccl import LAUNCH_ORDER
+
+__all__ = [
+    "TIMEOUT",
+    "LaunchError",
+    "launched",
+    "process_group",
+    "processes_of_launcher",
+    "require_environment",
+]
+
+TIMEOUT = timedelta(minutes=5)
+"""How long processes may take to find each other, and a transfer its counterpart."""
+
+
+def launched() -> bool:
+    """Whether a launcher started this process, as one rank of a run.
+
+    Raises:
+        LaunchError: the environment says half of it.
+    """
+    return launched_process() is not None
+
+
+def require_environment(stages: int | None = None) -> None:
+    """Look at what the launcher has set, and set what torch looks for.
+
+    Args:
+        stages: The number of processes that are wanted, if there is one.
+
+    Raises:
+        LaunchError: something is missing, no number, out of range, or not what is wanted.
+    """
+    found = launched_process()
+    if found is None:
+        raise LaunchError("RANK is not set, needed a number (torchrun sets it)")
+    if stages not in (None, found.processes):
+        raise LaunchError(
+            f"{stages} stages, but the launcher started {found.processes} processes "
+            f"({found.variable}), needed one for each stage"
+        )
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing and found.launcher != "torchrun":
+        raise LaunchError(
+            f"{found.launcher} started {found.processes} processes ({found.variable}), which can "
+            f"be one run only where {' and '.join(missing)} say where rank 0 is: set them, or "
+            f"start torchrun (a single process: unset {found.variable})"
+        )
+    if "MASTER_ADDR" in missing:
+        raise LaunchError("MASTER_ADDR is not set, needed the address of rank 0 (torchrun sets it)")
+    if "MASTER_PORT" in missing:
+        raise LaunchError("MASTER_PORT is not set, needed a number (torchrun sets it)")
+    if not os.environ["MASTER_PORT"].isdecimal():
+        raise LaunchError(f"MASTER_PORT is {os.environ['MASTER_PORT']!r}, needed a number")
+    if found.launcher != "torchrun":
+        os.environ.update(
+            RANK=str(found.rank),
+            WORLD_SIZE=str(found.processes),
+            LOCAL_RANK=str(found.local_rank),
+            LOCAL_WORLD_SIZE=str(found.local_processes),
+        )
+
+
+@contextmanager
+def process_group(timeout: timedelta = TIMEOUT) -> Iterator[torch.device]:
+    """Join the default process group of a launched run, and leave it afterwards.
+
+    NCCL where every process of this machine has a GPU, gloo elsewhere. NCCL is initialised
+    eagerly, on the process's own device: point-to-point transfers, grouped or not, then share the
+    group's one communicator.
+
+    Yields:
+        The device of this process.
+
+    Raises:
+        LaunchError: the launcher's environment is incomplete, or the processes do not meet.
+        DeviceError: the machine has GPUs, but fewer than processes.
+    """
+    require_environment()
+    device = local_device(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    try:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            os.environ.setdefault(LAUNCH_ORDER, "1")
+            dist.init_process_group("nccl", timeout=timeout, device_id=device)
+        else:
+            dist.init_process_group("gloo", timeout=timeout)
+    except dist.DistError as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        first_line = str(error).strip().splitlines()[0]
+        raise LaunchError(
+            f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} did not meet the others at "
+            f"{where}: {first_line}"
+        ) from error
+    yield device
+    dist.destroy_process_group()  # after an error, the end of the process does it

@@ -1,0 +1,1 @@
+"""Evaluation: the runs that one call of the evaluator takes."""

@@ -1,0 +1,1 @@
+"""Execution: the interpreter of plans, its buffers and its transfers."""

@@ -1,0 +1,75 @@
+"""Pipeline buffers at run time: three places each, and the memory that receives fill."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from runtime.tensors.activation import ALIGNMENT, Signature
+from runtime.tensors.ownership import MemoryPool, Slabs
+from schemas import Place
+
+
+class Buffer:
+    """One of the alternating buffers of a stage: what its places hold."""
+
+    def __init__(self) -> None:
+        """Begin with empty places."""
+        self._values: dict[Place, Any] = {}
+
+    def __getitem__(self, place: Place) -> Any:
+        return self._values.get(place)
+
+    def __setitem__(self, place: Place, value: Any) -> None:
+        self._values[place] = value
+
+    def take(self, place: Place) -> Any:
+        """The value of a place, which lets go of it."""
+        return self._values.pop(place, None)
+
+    def clear(self, *places: Place) -> None:
+        """Let go of the values in `places`."""
+        for place in places:
+            self._values.pop(place, None)
+
+
+class BufferPool:
+    """The buffers of a stage, kept from one run to the next."""
+
+    def __init__(
+        self,
+        allocate: Callable[[int], torch.Tensor],
+        release: Callable[[torch.Tensor], None] = lambda _: None,
+    ) -> None:
+        """Create a pool; buffers come into being when named.
+
+        Args:
+            allocate: As of `MemoryPool`.
+            release: As of `MemoryPool`.
+        """
+        self.memory = MemoryPool(allocate, release)
+        self.small = Slabs()
+        """For what is small, beside the activations."""
+        self._buffers: dict[int, Buffer] = {}
+
+    def __getitem__(self, number: int) -> Buffer:
+        if number not in self._buffers:
+            self._buffers[number] = Buffer()
+        return self._buffers[number]
+
+    def clear(self) -> None:
+        """Let go of all values; the memory for receives stays."""
+        for buffer in self._buffers.values():
+            buffer.clear(*Place)
+
+    def receive_memory(self, signature: Signature) -> list[torch.Tensor]:
+        """Memory for an activation, one uint8 tensor for each of its blocks, aligned like it."""
+        offsets, end = [], 0
+        for block in signature.blocks:
+            offsets.append(-(-end // ALIGNMENT) * ALIGNMENT + block.lead)
+            end = offsets[-1] + block.nbytes
+        memory = self.memory.take(end)
+        return [
+            memory[offset : offset + block.nbytes]
+            for offset, block in zip(offsets, signature.blocks, strict=True)
+        ]

@@ -1,0 +1,1 @@
+"""Language models: found, loaded, evaluated on text, converted and inspected."""

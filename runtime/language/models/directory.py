@@ -1,0 +1,158 @@
+"""What lies in a model's directory: which weights are read, and nothing beside them that counts.
+
+Whatever would change the model and is not read is refused by its name: an adapter, a second set of
+weights, notes on quantisation. Nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from runtime.language.models.errors import ModelError
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""One file, or an index of several (`.index.json`); the first that is there is taken."""
+
+_LAYER_FILES = ("manifest.json", "latest")
+"""By which directories of this package and of DeepSpeed are known, see `runtime.checkpoint`."""
+_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+_QUANTISATION = ("hf_quant_config.json", "quant_config.json", "quantize_config.json")
+_OTHER_COPIES = ("consolidated", "model.")
+"""How names of safetensors files begin that hold the same weights in another way."""
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        ModelError: the file cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
+        raise ModelError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is damaged: it holds a {type(content).__name__}, not an object")
+    return content
+
+
+def weight_entry(directory: Path) -> Path | None:
+    """The file that the weights of a directory are in, or the index of several; None: neither.
+
+    Raises:
+        ModelError: there are both, of one format, and the index does not mean the file.
+    """
+    for name in WEIGHT_FILES:
+        whole, index = directory / name, directory / f"{name}.index.json"
+        if whole.is_file():
+            if index.is_file() and set(weight_map(index).values()) != {name}:
+                raise ModelError(
+                    f"{directory} holds two sets of weights, {name} and those that {index.name} "
+                    "names: move one of them away"
+                )
+            return whole
+        if index.is_file():
+            return index
+    return None
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """Which file holds which tensor, as an index says.
+
+    Raises:
+        ModelError: the index is damaged.
+    """
+    files = read_object(index).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+        raise ModelError(f"{index} is damaged: needed a weight_map from tensors to files")
+    return files
+
+
+def is_by_layers(directory: Path) -> bool:
+    """Whether a directory holds the weights by layers, and not in Hugging Face's format."""
+    return weight_entry(directory) is None and _first(directory, _LAYER_FILES) is not None
+
+
+def has_weights(directory: Path) -> bool:
+    """Whether a directory holds weights in any format."""
+    return weight_entry(directory) is not None or is_by_layers(directory)
+
+
+def require_all_is_read(directory: Path) -> None:
+    """Refuse a directory with files that would change the model, and that nobody reads.
+
+    Raises:
+        ModelError: naming the file.
+    """
+    entry = weight_entry(directory)
+    _refuse_adapter(directory)
+    note = _first(directory, _QUANTISATION)
+    if note is not None:
+        raise _quantised(f"{directory} ({note})")
+    config = directory / "config.json"
+    if config.is_file():
+        settings = read_object(config)
+        for key in ("quantization_config", "compression_config"):
+            if settings.get(key) is not None:
+                raise _quantised(str(directory))
+    if entry is None:
+        return
+    layers = _checkpoint_by_layers(directory)
+    if layers is not None:
+        raise ModelError(
+            f"{directory} holds two sets of weights, {entry.name} and those by layers that "
+            f"{layers} names: move one of them away"
+        )
+    indexed = weight_map(entry).values() if entry.suffix == ".json" else ()
+    for file in sorted(directory.glob("*.safetensors")):
+        if file.name not in {entry.name, *indexed} and not file.name.startswith(_OTHER_COPIES):
+            raise ModelError(
+                f"{directory} holds {file.name} beside its weights ({entry.name}), which would not "
+                "be read: move it away if it is no part of the model"
+            )
+
+
+def _refuse_adapter(directory: Path) -> None:
+    adapter = _first(directory, _ADAPTERS)
+    if adapter is None:
+        return
+    if has_weights(directory):
+        raise ModelError(
+            f"{directory} holds an adapter ({adapter}) beside the weights of the model, which "
+            "would be left out: merge it into them (merge_and_unload of peft), or move it away"
+        )
+    config = directory / _ADAPTERS[0]
+    base = read_object(config).get("base_model_name_or_path") if config.is_file() else None
+    raise ModelError(
+        f"{directory} holds an adapter alone ({adapter}), no model: merge it into "
+        f"{repr(base) if base else 'the model that it is for'} (merge_and_unload of peft), save "
+        "the result, and give the directory of that"
+    )
+
+
+def _quantised(where: str) -> ModelError:
+    return ModelError(f"{where} holds quantised weights, of which only GGUF is supported")
+
+
+def _checkpoint_by_layers(directory: Path) -> str | None:
+    """The file that says that there is a checkpoint by layers; other programs use its name too."""
+    manifest, latest = (directory / file for file in _LAYER_FILES)
+    try:
+        if {"layers", "directory"} <= read_object(manifest).keys():
+            return manifest.name
+    except ModelError:
+        pass  # there is none, or it is of another program
+    if latest.is_file():
+        tag = directory / latest.read_text(encoding="utf-8", errors="replace").strip()
+        if any(tag.glob("layer_*-model_states.pt")):
+            return latest.name
+    return None
+
+
+def _first(directory: Path, names: Iterable[str]) -> str | None:
+    return next((name for name in names if (directory / name).is_file()), None)

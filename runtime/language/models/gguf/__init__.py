@@ -1,0 +1,1 @@
+"""GGUF files: checked, converted once and kept."""

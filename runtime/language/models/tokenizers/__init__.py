@@ -1,0 +1,1 @@
+"""Tokenizers: loaded, and checked against what their files declare."""

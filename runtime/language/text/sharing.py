@@ -1,0 +1,52 @@
+"""Documents on the stages that need them, from the one that has read the texts."""
+
+from __future__ import annotations
+
+import torch
+
+from runtime.language.text.documents import Documents
+from runtime.transport.protocol import Transport
+
+CHUNK = 1 << 20
+"""Tokens that travel at once."""
+
+
+def share(documents: Documents | None, transport: Transport, *, wanted: bool) -> Documents | None:
+    """Hand the documents of stage 0 to the stages that want them; all have to call this.
+
+    They travel in chunks, of which the other stages keep none.
+
+    Args:
+        documents: On stage 0; `None` on the others.
+        transport: Connection to the other stages.
+        wanted: Whether this stage wants them.
+    """
+    mine = None
+    if documents is not None:
+        mine = (len(documents.tokens), len(documents.starts), *documents[2:])
+    tokens, starts, mode, separator = transport.gather_objects(mine)[0]
+    row, places = (None, None) if documents is None else documents[:2]
+    row = _share(row, tokens, transport, wanted=wanted)
+    places = _share(places, starts, transport, wanted=wanted)
+    if documents is None and wanted:
+        documents = Documents(row, places, mode, separator)
+    return documents
+
+
+def _share(
+    row: torch.Tensor | None, length: int, transport: Transport, *, wanted: bool
+) -> torch.Tensor:
+    """A row of int64; an empty one on stages that do not want it."""
+    source = row is not None
+    kept = row if row is not None else torch.empty(length if wanted else 0, dtype=torch.int64)
+    if transport.stages == 1:
+        return kept
+    travels = torch.empty(min(CHUNK, length), dtype=torch.int64, device=transport.device)
+    for first in range(0, length, CHUNK):
+        chunk = travels[: length - first]
+        if source:
+            chunk.copy_(kept[first : first + CHUNK])
+        transport.broadcast(chunk, 0)
+        if wanted and not source:
+            kept[first : first + CHUNK] = chunk
+    return kept

@@ -1,0 +1,1 @@
+"""Modules: layers built, divided into stages, tied, and left as they were."""

@@ -1,0 +1,247 @@
+"""Ties: weights that layers of several stages share.
+
+Layers are tied by the key of their `TiedLayerSpec`; modules of the list are tied where they hold
+the same parameter or buffer (a head that uses the embedding's weight, or a module that occurs
+twice). On one process tied weights are one tensor, and whoever writes to it writes to all. Between
+processes they are compared by digest when the evaluator is made and whenever an evaluation starts,
+and those that differ are handed over, bit for bit: from the first stage that has them when the
+evaluator is made, later from the stage where they were changed.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from runtime.modules.digests import complete, local
+from runtime.modules.layers import Layer, TiedLayer, TiedLayerSpec
+from runtime.planning.handshake import AgreementError
+from runtime.transport.protocol import Transport
+
+
+class TieError(ValueError):
+    """A tie has come undone on one stage."""
+
+
+class Tie(NamedTuple):
+    """What tied layers have in common."""
+
+    kind: str
+    """`"key"` of a `TiedLayerSpec`, or `"parameter"` or `"buffer"` of a module."""
+    name: Hashable
+    """The key, or the layer and the name where the tensor is first met in the list."""
+
+    def __str__(self) -> str:
+        return f"tied {self.kind} {self.name!r}"
+
+
+class Said(NamedTuple):
+    """What a stage says of one tensor of a tie."""
+
+    kind: str
+    """Dtype and shape."""
+    digest: str | None
+    """`None`: it is not compared, because forwards change it."""
+    changed: bool
+    """Whether it was written to since the stages last agreed on it."""
+
+
+State = Mapping[Tie, Mapping[str, Said]]
+"""What a stage says of its ties, by the names of their tensors."""
+
+
+class Ties:
+    """The ties of one stage with others."""
+
+    def __init__(self, layers: Sequence[Layer], boundaries: Sequence[int], here: int) -> None:
+        """Find the ties between stages.
+
+        Args:
+            layers: All layers, the same on every process.
+            boundaries: How they are divided.
+            here: This stage.
+        """
+        ties = _ties_of_layers(layers)
+        self.holders = _holders(ties, boundaries)
+        """The stages that hold each tie, in order, where they are several."""
+        self.names = [
+            {name for tie, name in layer.items() if tie in self.holders and name is not None}
+            for layer in ties
+        ]
+        """The tensors of each module that a tie makes equal on all stages."""
+        self._here = here
+        self._places: dict[Tie, tuple[int, str | None]] = {}
+        for index, layer_ties in enumerate(ties[boundaries[here] : boundaries[here + 1]]):
+            for tie, name in layer_ties.items():
+                if tie in self.holders:
+                    self._places.setdefault(tie, (index, name))
+        self._agreed: dict[tuple[Tie, str], str] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.holders)
+
+    def state(self, stage: nn.Sequential, ignored: Collection[tuple[int, str]] = ()) -> State:
+        """What this stage says of its ties.
+
+        Args:
+            stage: Its layers.
+            ignored: Tensors that forwards change, by the layer's place in the stage and the name.
+
+        Raises:
+            TieError: a tied tensor is no longer there.
+        """
+        found: dict[Tie, dict[str, Said]] = {}
+        for tie, (index, _) in self._places.items():
+            found[tie] = {}
+            for name, (full_name, tensor) in self._tensors(stage, tie).items():
+                own = local(tensor)
+                digest = None if (index, full_name) in ignored else complete(own)
+                kind = f"{str(own.dtype).removeprefix('torch.')}{list(own.shape)}"
+                changed = digest not in (None, self._agreed.get((tie, name), digest))
+                found[tie][name] = Said(kind, digest, changed)
+        return found
+
+    def hold(self, stage: nn.Sequential, everyone: Sequence[State], transport: Transport) -> None:
+        """Make tied weights equal on all stages; all of them have to call this.
+
+        Args:
+            stage: The layers of this stage.
+            everyone: What the stages said.
+            transport: Connection to them.
+
+        Raises:
+            AgreementError: they have other shapes or dtypes, or several stages changed them.
+        """
+        moves = [move for tie in self.holders for move in _moves(tie, self.holders[tie], everyone)]
+        if moves:
+            self._hand_over(stage, moves, transport)
+        for tie in self._places:
+            stages = self.holders[tie]
+            for name in everyone[self._here][tie]:
+                said = {stage: everyone[stage][tie][name] for stage in stages}
+                digest = said[_source(stages, list(said.values()))].digest
+                if digest is not None:
+                    self._agreed[tie, name] = digest
+
+    def _hand_over(
+        self, stage: nn.Sequential, moves: Sequence["_Move"], transport: Transport
+    ) -> None:
+        here = self._here
+        own = [move for move in moves if here in (move.source, move.destination)]
+        transport.connect(
+            receives_from={move.source for move in own} - {here},
+            sends_to={move.destination for move in own} - {here},
+        )
+        for move in own:
+            tensor = local(self._tensors(stage, move.tie)[move.name][1].detach())
+            if here == move.source:
+                transport.wait(transport.post_send([tensor.contiguous()], move.destination))
+            else:
+                memory = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+                transport.wait(transport.post_receive([memory], move.source))
+                with torch.no_grad():
+                    tensor.copy_(memory)
+
+    def _tensors(self, stage: nn.Sequential, tie: Tie) -> dict[str, tuple[str, torch.Tensor]]:
+        """The tensors of a tie: by name, with the name in the layer."""
+        index, name = self._places[tie]
+        layer = stage[index]
+        prefix = "module." if isinstance(layer, TiedLayer) else ""
+        module = layer.module if isinstance(layer, TiedLayer) else layer
+        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        if name is None:
+            return {own: (prefix + own, tensor) for own, tensor in tensors.items()}
+        tensors = dict(_named_tensors(layer))
+        if name not in tensors:
+            raise TieError(f"{tie} is no longer there: the layer has no {name!r}")
+        return {"": (name, tensors[name])}
+
+
+class _Move(NamedTuple):
+    tie: Tie
+    name: str
+    source: int
+    destination: int
+
+
+def _moves(tie: Tie, stages: Sequence[int], everyone: Sequence[State]) -> list[_Move]:
+    """What has to be handed over, in the same order on every stage."""
+    owner = stages[0]
+    kinds = {
+        stage: ", ".join(
+            f"{name} {said.kind}".strip() for name, said in everyone[stage][tie].items()
+        )
+        for stage in stages
+    }
+    for stage in stages:
+        if kinds[stage] != kinds[owner]:
+            raise AgreementError(
+                f"{tie} is {kinds[owner]} on stage {owner}, {kinds[stage]} on stage {stage}"
+            )
+    found: list[_Move] = []
+    for name in everyone[owner][tie]:
+        said = [everyone[stage][tie][name] for stage in stages]
+        if None in {one.digest for one in said}:
+            continue
+        source = _source(stages, said)
+        changed = [stage for stage, one in zip(stages, said, strict=True) if one.changed]
+        digest = everyone[source][tie][name].digest
+        for stage, one in zip(stages, said, strict=True):
+            if one.changed and one.digest != digest:
+                raise AgreementError(
+                    f"{tie} was changed on the stages {' and '.join(map(str, changed))} in "
+                    "different ways since the last evaluation, needed on one of them, or alike"
+                )
+            if one.digest != digest:
+                found.append(_Move(tie, name, source, stage))
+    return found
+
+
+def _source(stages: Sequence[int], said: Sequence[Said]) -> int:
+    """The stage whose word counts: the first that changed the tensor, or else the first."""
+    changed = (stage for stage, one in zip(stages, said, strict=True) if one.changed)
+    return next(changed, stages[0])
+
+
+def _holders(
+    ties: Sequence[Mapping[Tie, str | None]], boundaries: Sequence[int]
+) -> dict[Tie, list[int]]:
+    stages: defaultdict[Tie, list[int]] = defaultdict(list)
+    for stage_id in range(len(boundaries) - 1):
+        for layer_ties in ties[boundaries[stage_id] : boundaries[stage_id + 1]]:
+            for tie in layer_ties:
+                if stage_id not in stages[tie]:
+                    stages[tie].append(stage_id)
+    return {tie: held for tie, held in stages.items() if len(held) > 1}
+
+
+def _ties_of_layers(layers: Sequence[Layer]) -> list[dict[Tie, str | None]]:
+    """The ties that each layer could have, with the tensor's name (`None`: the whole layer)."""
+    first: dict[Any, Tie] = {}
+    found: list[dict[Tie, str | None]] = []
+    for index, layer in enumerate(layers):
+        ties: dict[Tie, str | None] = {}
+        if isinstance(layer, TiedLayerSpec):
+            ties[Tie("key", layer.key)] = None
+        elif isinstance(layer, nn.Module):
+            for name, tensor in _named_tensors(layer):
+                kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
+                ties[first.setdefault(_memory(tensor), Tie(kind, (index, name)))] = name
+        found.append(ties)
+    return found
+
+
+def _memory(tensor: torch.Tensor) -> Any:
+    """The same for tensors that are one, or lie in the same memory in the same way."""
+    if type(tensor) not in (torch.Tensor, nn.Parameter) or tensor.is_meta or not tensor.numel():
+        return id(tensor)
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+def _named_tensors(layer: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [
+        *layer.named_parameters(remove_duplicate=False),
+        *layer.named_buffers(remove_duplicate=False),
+    ]

@@ -1,0 +1,1 @@
+"""Outputs: losses, metrics and logits, and what they are reduced to."""

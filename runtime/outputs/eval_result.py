@@ -1,0 +1,54 @@
+"""What an evaluation returns."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from runtime.outputs.results import Results
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """What an evaluation gives to one stage; `None` where it was not asked for or not handed on.
+
+    Losses and metrics are nested as the caller's functions nest them, with floats in place of
+    tensors. With data-parallel replicas, what is reduced is reduced over all of them; what is given
+    for each micro-batch is given for those of this replica.
+    """
+
+    micro_batches: int
+    """M, in this replica."""
+    loss: Any = None
+    """The losses, reduced."""
+    losses: tuple[Any, ...] | None = None
+    """The loss of each micro-batch."""
+    weights: tuple[float, ...] | None = None
+    """The weight of each micro-batch in the average."""
+    logits: tuple[Any, ...] | None = None
+    """The output of each micro-batch, in order, on the stages that get them."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Metrics by name: those that are functions reduced like the loss, the others computed."""
+    metrics_of_micro_batches: tuple[dict[str, Any], ...] | None = None
+    """The metrics of each micro-batch that are functions."""
+
+
+def eval_result(micro_batches: int, results: Results) -> EvalResult:
+    """The result of an evaluation, as far as this stage knows it."""
+    reduced = results.losses.reduced() or {}
+    by_micro_batch = results.losses.by_micro_batch()
+    losses = weights = metrics = None
+    if by_micro_batch is not None:
+        values, weights_found = by_micro_batch
+        weights = tuple(weights_found)
+        metrics = tuple(value["metrics"] for value in values)
+        if all("loss" in value for value in values):
+            losses = tuple(value["loss"] for value in values)
+    handed_out = results.logits.handed_out
+    return EvalResult(
+        micro_batches=micro_batches,
+        loss=reduced.get("loss"),
+        losses=losses,
+        weights=weights,
+        logits=None if handed_out is None else tuple(handed_out),
+        metrics=reduced.get("metrics", {}) | (results.computed or {}),
+        metrics_of_micro_batches=metrics,
+    )

@@ -1,0 +1,187 @@
+"""Losses of an evaluation: one row for each micro-batch, and what they are reduced to."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from runtime.data.samples import WeightError, require_alike
+from runtime.outputs.exact_sums import Expansion, exact_sum, expansion, quotient
+from runtime.outputs.scalars import scalar_table
+from runtime.outputs.values import Layout, flatten
+from runtime.transport.protocol import Transport
+from schemas import Reduction
+
+
+class Losses:
+    """The values of all micro-batches, with their weights.
+
+    They stay on the device, in float64, until the epilogue: no micro-batch makes the host wait. The
+    row of a micro-batch is its scalars, and its weight.
+    """
+
+    def __init__(self, device: torch.device, agreed: Layout | None = None) -> None:
+        """Begin an evaluation without any micro-batch.
+
+        Args:
+            device: Where values are collected.
+            agreed: How values are nested, if all stages know it from an earlier evaluation.
+        """
+        self._device = device
+        self.layout = agreed
+        """How values are nested, as soon as this stage knows."""
+        self.known = False
+        """Whether this stage is to know the values."""
+        self.agreed = agreed
+        """How values are nested, once all stages know it."""
+        self._micro_batches = 0
+        self._rows = scalar_table(device)
+        self._reduction: Reduction = "none"
+        self._sums: list[Expansion] | None = None
+        self._rows_found = 0
+        """Micro-batches that are reduced, in all replicas, those of weight zero included."""
+        self.uncertain: str | None = None
+        """See `SampleWeights.uncertain`."""
+        self._received: _Received | None = None
+
+    def expect(self, micro_batches: int) -> None:
+        """Go on with so many further micro-batches."""
+        self._micro_batches += micro_batches
+
+    def record(self, values: dict[str, Any], weight: float | torch.Tensor) -> None:
+        """Note the values of the next micro-batch, and its weight in the average.
+
+        Raises:
+            ValueError: they are nested in another way than those before.
+        """
+        scalars, layout = flatten(values)
+        if self.layout is None:
+            self.layout = layout
+        elif layout is not self.layout and layout != self.layout:
+            raise ValueError(
+                f"loss_fn and metrics returned {layout}, but {self.layout} for the micro-batches "
+                "before: needed the same structure"
+            )
+        self._rows.append([*scalars, weight])
+
+    def reduce(self, reduction: Reduction) -> None:
+        """Reduce the values on the stage that computed them.
+
+        The average of values `v` with weights `w` is `sum(v w) / sum(w)`; the mean of means is
+        that with all weights 1. All sums are exact before they are rounded. A micro-batch of
+        weight zero does not count in any of them, whatever its values are.
+
+        Raises:
+            WeightError: a weight is negative, or no number.
+        """
+        self.known = True
+        self._reduction = reduction
+        if reduction == "none":
+            return
+        table: list[list[float]] = self._table().tolist()
+        for micro_batch, row in enumerate(table):
+            if reduction == "avg" and not 0 <= row[-1] < math.inf:
+                raise WeightError(
+                    f"the weight of micro-batch {micro_batch} is {row[-1]}, needed a finite number "
+                    "of at least 0"
+                )
+        self._rows_found = len(table)
+        rows = [row for row in table if row[-1] != 0]
+        weights = [row[-1] if reduction == "avg" else 1.0 for row in rows]
+        columns = range(0 if self.layout is None else self.layout.size)
+        self._sums = [
+            expansion(row[column] * weight for row, weight in zip(rows, weights, strict=True))
+            for column in columns
+        ]
+        self._sums.append(expansion(weights))
+
+    def all_reduce(self, transport: Transport) -> None:
+        """Extend the sums over all replicas; one without micro-batches adds nothing to them.
+
+        Raises:
+            ValueError: the replicas' values are nested in different ways.
+            WeightError: how they are to be weighed is not certain.
+        """
+        assert self._sums is not None
+        everyone = transport.gather_from_replicas(
+            (self.layout, self._sums, self._rows_found, self.uncertain)
+        )
+        known = [(layout, sums) for layout, sums, _, _ in everyone if layout is not None]
+        if not known:
+            return
+        if self._reduction == "avg":
+            require_alike([uncertain for layout, *_, uncertain in everyone if layout is not None])
+        self._rows_found = sum(rows for _, _, rows, _ in everyone)
+        self.layout = known[0][0]
+        for layout, _ in known:
+            if layout != self.layout:
+                raise ValueError(
+                    f"loss_fn and metrics returned {layout} in one replica and {self.layout} in "
+                    "another, needed the same structure"
+                )
+        columns = zip(*(sums for _, sums in known), strict=True)
+        self._sums = [expansion(term for sums in column for term in sums) for column in columns]
+
+    def broadcast(self, transport: Transport, source: int) -> None:
+        """Hand values, weights and what they were reduced to from stage `source` to all stages.
+
+        One message: the rows, and a last row of the reduced values and of whether there are any.
+        """
+        self.known = True
+        if self.agreed is None:
+            self.agreed = transport.gather_objects(self.layout)[source]
+        self.layout = self.agreed
+        if self.layout is None:  # nobody has had a micro-batch
+            return
+        if transport.stage_id == source:
+            found = self._reduced_scalars()
+            last = [*(found or [math.nan] * self.layout.size), float(found is not None)]
+            row = torch.tensor([last], dtype=torch.float64, device=self._device)
+            table = torch.cat([self._table(), row])
+        else:
+            shape = (self._micro_batches + 1, self.layout.size + 1)
+            table = torch.empty(shape, dtype=torch.float64, device=self._device)
+        transport.broadcast(table, source)
+        *rows, (*scalars, there) = table.tolist()
+        self._received = _Received(rows, scalars if there else None)
+
+    def reduced(self) -> dict[str, Any] | None:
+        """What the values were reduced to; `None` if it is not known here, or was not wanted."""
+        if not self.known or self.layout is None:
+            return None
+        received = self._received
+        scalars = self._reduced_scalars() if received is None else received.reduced
+        return None if scalars is None else self.layout.rebuild(scalars)
+
+    def by_micro_batch(self) -> tuple[list[dict[str, Any]], list[float]] | None:
+        """The values and the weight of every micro-batch; `None` if they are not known here."""
+        if not self.known:
+            return None
+        rows = self._table().tolist() if self._received is None else self._received.rows
+        layout = self.layout
+        values = [] if layout is None else [layout.rebuild(row[:-1]) for row in rows]
+        return values, [row[-1] for row in rows]
+
+    def _reduced_scalars(self) -> list[float] | None:
+        if self._sums is None:
+            return None
+        *numerators, denominator = map(exact_sum, self._sums)
+        if not denominator and self._rows_found:
+            raise WeightError(
+                f"the weights of all {self._rows_found} micro-batches are zero, needed one that "
+                "counts"
+            )
+        if self._reduction == "sum":
+            return numerators
+        return [quotient(numerator, denominator) for numerator in numerators]
+
+    def _table(self) -> torch.Tensor:
+        """All rows, float64 `[micro_batches, scalars + 1]`."""
+        return self._rows.rows(1 if self.layout is None else self.layout.size + 1)
+
+
+@dataclass(frozen=True)
+class _Received:
+    rows: list[list[float]]
+    reduced: list[float] | None

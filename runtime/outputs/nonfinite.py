@@ -1,0 +1,153 @@
+"""The finite check: in which stage a loss that is NaN or infinite began.
+
+Every stage notes for each micro-batch, on its device, whether its output holds a NaN or an
+infinity; after the run the notes are read once and compared. No micro-batch makes a host wait.
+
+An infinity is no fault in itself: attention masks are full of them. So infinities count as a
+beginning only where micro-batches with a finite loss have none.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from numbers import Real
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from runtime.failure.errors import AgreedError
+from runtime.tensors.nested import flatten
+
+Notes = list[list[bool]]
+"""Of one stage, `[micro_batches][len(Note)]`."""
+
+
+class NonFiniteError(AgreedError, ArithmeticError):
+    """A loss is NaN or infinite."""
+
+
+class Note(IntEnum):
+    """What a stage notes of a micro-batch."""
+
+    INPUT_NAN = 0
+    INPUT_INFINITY = 1
+    OUTPUT_NAN = 2
+    OUTPUT_INFINITY = 3
+    LOSS = 4
+
+
+class FiniteCheck:
+    """One stage's notes on one run."""
+
+    def __init__(self, micro_batches: int, device: torch.device) -> None:
+        """Begin with nothing noted of up to `micro_batches`."""
+        self._notes = torch.zeros(micro_batches, len(Note), dtype=torch.bool, device=device)
+        self._micro_batch = 0
+
+    def watching(
+        self, forward: Callable[[int, Any, Any], Any], *, inputs: bool
+    ) -> Callable[[int, Any, Any], Any]:
+        """`forward`, for whose micro-batches notes are taken; on request, also on the inputs."""
+
+        def watched(micro_batch: int, value: Any, label: Any) -> Any:
+            self._micro_batch = micro_batch
+            if inputs:
+                self._look(value, Note.INPUT_NAN, Note.INPUT_INFINITY)
+            return forward(micro_batch, value, label)
+
+        return watched
+
+    def watching_layers(self, layers: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """`layers`, with notes on what they return."""
+
+        def watched(value: Any) -> Any:
+            output = layers(value)
+            self.look(output)
+            return output
+
+        return watched
+
+    def look(self, output: Any) -> None:
+        """Take notes on what the layers returned."""
+        self._look(output, Note.OUTPUT_NAN, Note.OUTPUT_INFINITY)
+
+    def watching_loss(self, loss_fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """`loss_fn`, with notes on the loss of the micro-batch that is being forwarded."""
+
+        def watched(output: Any, label: Any) -> Any:
+            loss = loss_fn(output, label)
+            for part in _floating(loss):
+                self._notes[self._micro_batch, Note.LOSS] |= ~part.isfinite().all()
+            numbers = (x for x in pytree.tree_leaves(loss) if isinstance(x, Real))
+            if not all(map(math.isfinite, numbers)):  # numpy's are among them
+                self._notes[self._micro_batch, Note.LOSS] = True
+            return loss
+
+        return watched
+
+    def weighed(self, weight: float | torch.Tensor) -> None:
+        """Forget what was noted of the latest loss, if it does not count."""
+        if isinstance(weight, torch.Tensor):
+            self._notes[self._micro_batch, Note.LOSS] &= (weight != 0).any()
+        elif weight == 0:
+            self._notes[self._micro_batch, Note.LOSS] = False
+
+    def notes(self, micro_batches: int) -> Notes:
+        """What was noted of the first micro-batches; waits for the device."""
+        notes: Notes = self._notes[:micro_batches].tolist()
+        return notes
+
+    def _look(self, value: Any, nan: Note, infinity: Note) -> None:
+        for part in _floating(value):
+            self._notes[self._micro_batch, nan] |= part.isnan().any()
+            self._notes[self._micro_batch, infinity] |= part.isinf().any()
+
+
+def require_finite(everyone: Sequence[Notes], boundaries: Sequence[int], before: int) -> None:
+    """Look at what all stages noted.
+
+    Args:
+        everyone: Notes by stage.
+        boundaries: Stage `s` holds the layers from `boundaries[s]` up to `boundaries[s + 1]`.
+        before: Micro-batches of the data set that came before those of this run.
+
+    Raises:
+        NonFiniteError: a loss is not finite; names the first micro-batch, and where it began.
+    """
+    losses = [notes[Note.LOSS] for notes in everyone[-1]]
+    bad = [micro_batch for micro_batch, is_bad in enumerate(losses) if is_bad]
+    if not bad:
+        return
+    healthy = [micro_batch for micro_batch, is_bad in enumerate(losses) if not is_bad]
+    others = f"; so are those of {len(bad) - 1} others" if len(bad) > 1 else ""
+    raise NonFiniteError(
+        f"the loss of micro-batch {before + bad[0]} is not finite: "
+        f"{_beginning(everyone, boundaries, bad[0], healthy)}{others}"
+    )
+
+
+def _beginning(
+    everyone: Sequence[Notes], boundaries: Sequence[int], micro_batch: int, healthy: list[int]
+) -> str:
+    looked_at = [("the inputs of stage 0", 0, Note.INPUT_NAN, Note.INPUT_INFINITY)]
+    for stage in range(len(everyone)):
+        layers = f"layers {boundaries[stage]} to {boundaries[stage + 1] - 1}"
+        place = f"the output of stage {stage} ({layers})"
+        looked_at.append((place, stage, Note.OUTPUT_NAN, Note.OUTPUT_INFINITY))
+    for place, stage, nan, infinity in looked_at:
+        notes = everyone[stage]
+        if notes[micro_batch][nan]:
+            return f"NaN first appears in {place}"
+        if notes[micro_batch][infinity] and not any(notes[m][infinity] for m in healthy):
+            return f"an infinity first appears in {place}"
+    return "all stages' outputs are finite, the loss function makes it so"
+
+
+def _floating(value: Any) -> list[torch.Tensor]:
+    tensors = [leaf for leaf in flatten(value)[0] if isinstance(leaf, torch.Tensor)]
+    tensors = [t if t.layout is torch.strided else t.to_dense() for t in tensors if not t.is_nested]
+    # Eight-bit floats know few operations.
+    return [t.float() if t.element_size() == 1 else t for t in tensors if t.is_floating_point()] + [
+        torch.view_as_real(t.resolve_conj()) for t in tensors if t.is_complex()
+    ]

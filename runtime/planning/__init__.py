@@ -1,0 +1,1 @@
+"""Planning: what all stages agree on, and compile, before a run."""

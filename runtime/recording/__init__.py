@@ -1,0 +1,1 @@
+"""Recording: what a stage executes, written down while it executes it."""

@@ -1,0 +1,252 @@
+"""Transport in memory: the stages are threads of one process. Stricter than any real transport.
+
+- One in-order queue per stage, strict rendezvous: a transfer starts when everything that its stage
+  posted before has ended, and ends when its counterpart has started too. A group is one entry of
+  the queue, whose members start together and end each on its own. (On request: one queue per
+  channel, and links on which messages take time.)
+- What a receive will bring is not there before its wait: the place is filled with garbage when the
+  receive is posted and with the message in the wait. A place that was written meanwhile, and a
+  payload that was changed while it was being sent, are errors.
+- A deadlock is detected the moment it happens, and reported with who waits for whom.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import torch
+
+from runtime.failure.store import MeetingPlace
+from runtime.testing.network import Link, Network, Operation, Queues
+from runtime.transport.protocol import Pending, TransportError, as_bytes
+
+Result = TypeVar("Result")
+_GARBAGE = 0xFF  # all bits set: NaN in every floating-point format, -1 in every signed integer
+
+
+class InMemoryNetwork(Network):
+    """Connects `stages` x `replicas` threads."""
+
+    def endpoint(self, stage_id: int, replica: int = 0) -> "InMemoryTransport":
+        """The end of one stage."""
+        return InMemoryTransport(self, stage_id, replica)
+
+
+class InMemoryTransport:
+    """One stage's end of an in-memory network."""
+
+    def __init__(self, network: Network, stage_id: int, replica: int) -> None:
+        """Take the end of `stage_id` in `replica`."""
+        self._network, self._stage_id, self._replica = network, stage_id, replica
+        self._rank = replica * network.stages + stage_id
+        self._epoch, self._usable = 0, True
+        self._group: list[Operation] | None = None
+
+    @property
+    def stage_id(self) -> int:
+        """The stage of this end."""
+        return self._stage_id
+
+    @property
+    def stages(self) -> int:
+        """The number of stages of a replica."""
+        return self._network.stages
+
+    @property
+    def replica(self) -> int:
+        """The replica of this end."""
+        return self._replica
+
+    @property
+    def replicas(self) -> int:
+        """The number of replicas."""
+        return self._network.replicas
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return torch.device("cpu")
+
+    @property
+    def rank(self) -> int:
+        """Position among all threads of the network."""
+        return self._rank
+
+    def post_send(self, payload: Sequence[torch.Tensor], peer: int) -> Pending:
+        """Begin to send; see `Transport`."""
+        views = [as_bytes(tensor) for tensor in payload]
+        message = [view.clone() for view in views]
+        operation = Operation("send", self._rank, (self._rank_of(peer),), views=views)
+        operation.message = message
+        return self._post(operation)
+
+    def post_receive(self, places: Sequence[torch.Tensor], peer: int) -> Pending:
+        """Begin to receive; see `Transport`."""
+        views = [as_bytes(tensor).fill_(_GARBAGE) for tensor in places]
+        return self._post(Operation("receive", self._rank, (self._rank_of(peer),), views=views))
+
+    def receive_memory(self, nbytes: int) -> torch.Tensor:
+        """Any memory will do."""
+        return torch.empty(nbytes, dtype=torch.uint8)
+
+    def release_memory(self, memory: torch.Tensor) -> None:
+        """Nothing was given for it."""
+
+    def start_group(self) -> None:
+        """Hold posts back; see `Transport`."""
+        assert self._group is None, "groups do not nest"
+        self._group = []
+
+    def end_group(self) -> None:
+        """Put what was held back into the queue as one entry."""
+        assert self._group is not None, "no group was started"
+        group, self._group = self._group, None
+        if group:
+            self._network.post(self._rank, group)
+
+    def wait(self, pending: Pending) -> None:
+        """Wait for a posted transfer."""
+        assert isinstance(pending, Operation)
+        if pending.waited:
+            raise TransportError(f"rank {self._rank}: {pending} is waited for a second time")
+        pending.waited = True
+        self._network.wait(pending)
+        for view, message in zip(pending.views, pending.message, strict=True):
+            if pending.kind == "receive" and not bool((view == _GARBAGE).all()):
+                raise TransportError(f"rank {self._rank}: place written during {pending}")
+            if pending.kind == "send" and not torch.equal(view, message):
+                raise TransportError(f"rank {self._rank}: payload changed during {pending}")
+            view.copy_(message)
+
+    def broadcast(self, tensor: torch.Tensor, source: int) -> None:
+        """Hand `tensor` of stage `source` to all stages of the replica."""
+        tensor.copy_(self._meet("broadcast", self._pipeline, tensor.clone())[source])
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every stage's `value`."""
+        return self._meet("gather", self._pipeline, value)
+
+    def gather_from_replicas(self, value: Any) -> list[Any]:
+        """The `value` of this stage in every replica."""
+        return self._meet("gather from replicas", self._peers, value)
+
+    def connect(self, receives_from: Iterable[int], sends_to: Iterable[int]) -> None:
+        """Nothing to warm up; checks that both ends of every channel want it."""
+        wanted = self.gather_objects((set(receives_from), set(sends_to)))
+        here = self._stage_id
+        for source in wanted[here][0]:
+            if here not in wanted[source][1]:
+                raise TransportError(f"stage {source} does not connect to stage {here} to send")
+        for destination in wanted[here][1]:
+            if here not in wanted[destination][0]:
+                raise TransportError(
+                    f"stage {destination} does not connect to stage {here} to receive"
+                )
+
+    @property
+    def meeting_place(self) -> MeetingPlace | None:
+        """The network's store."""
+        stages, replicas = self.stages, self._network.replicas
+        if stages * replicas == 1:
+            return None
+        names = [
+            f"stage {stage}" + (f" of replica {replica}" if replicas > 1 else "")
+            for replica in range(replicas)
+            for stage in range(stages)
+        ]
+        return MeetingPlace(self._network.store, self._rank, tuple(names))
+
+    @property
+    def epoch(self) -> int:
+        """How often this rank has abandoned its channels."""
+        return self._epoch
+
+    @property
+    def usable(self) -> bool:
+        """Whether the channels of this epoch are open."""
+        return self._usable
+
+    def open(self, timeout: float) -> None:  # noqa: ARG002 - a deadlock is seen at once
+        """Go over to the network that all use after a failure."""
+        self._network, self._group, self._usable = self._network.successor(), None, True
+
+    def abandon(self) -> None:
+        """Give the network up."""
+        if self._usable:
+            self._network.give_up(self._rank)
+        self._epoch, self._usable = self._epoch + 1, False
+
+    def close(self) -> None:
+        """Nothing was given."""
+
+    def finish(self, failure: BaseException | None = None) -> None:
+        """Declare that the thread has ended, and with which error if not well."""
+        self._network.finish(self._rank, failure)
+
+    @property
+    def _pipeline(self) -> tuple[int, ...]:
+        return tuple(self._rank_of(stage) for stage in range(self.stages))
+
+    @property
+    def _peers(self) -> tuple[int, ...]:
+        """This stage in all replicas."""
+        return tuple(range(self._stage_id, self.replicas * self.stages, self.stages))
+
+    def _rank_of(self, stage_id: int) -> int:
+        return self._replica * self.stages + stage_id
+
+    def _meet(self, name: str, members: tuple[int, ...], contribution: Any) -> list[Any]:
+        operation = Operation("meeting", self._rank, members, name, contribution=contribution)
+        self._network.post(self._rank, [operation])
+        self._network.wait(operation)
+        return operation.contributions
+
+    def _post(self, operation: Operation) -> Operation:
+        if self._group is None:
+            self._network.post(self._rank, [operation])
+        else:
+            self._group.append(operation)
+        return operation
+
+
+def run_stages(
+    stages: int,
+    function: Callable[[InMemoryTransport], Result],
+    *,
+    replicas: int = 1,
+    timeout: float = 60.0,
+    queue: Queues = "stage",
+    link: Link | None = None,
+) -> list[Result]:
+    """Run `function(endpoint)` in a thread for each stage, and return what each returned.
+
+    Results come in rank order (the stages of the first replica, then those of the next).
+
+    Raises:
+        BaseException: the first error that any of the threads raised.
+        TimeoutError: the threads did not end within `timeout` seconds.
+    """
+    network = InMemoryNetwork(stages, replicas, queue=queue, link=link)
+    results: dict[int, Result] = {}
+    errors: list[BaseException] = []
+
+    def body(endpoint: InMemoryTransport) -> None:
+        try:
+            results[endpoint.rank] = function(endpoint)
+        except BaseException as error:  # reported by the caller's thread
+            errors.append(error)
+            endpoint.finish(error)
+        else:
+            endpoint.finish()
+
+    endpoints = [network.endpoint(s, r) for r in range(replicas) for s in range(stages)]
+    threads = [threading.Thread(target=body, args=(end,), daemon=True) for end in endpoints]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout)
+    if errors:
+        raise errors[0]
+    if len(results) < len(threads):
+        raise TimeoutError(f"{len(threads) - len(results)} stages still run after {timeout} s")
+    return [results[rank] for rank in range(len(threads))]

@@ -1,0 +1,68 @@
+"""Control messages between neighbours: picklable values of any size, in order with activations.
+
+A value is one message of `ROOM` bytes, and where it is longer a second one with the rest.
+"""
+
+import pickle
+import struct
+from typing import Any
+
+import numpy as np
+import torch
+
+from runtime.tensors.ownership import Take, fresh
+from runtime.transport.protocol import Pending, Transport
+
+ROOM = 1024
+"""Bytes of the first message."""
+
+_SIZE = struct.Struct("<q")
+_FIRST = ROOM - _SIZE.size
+
+
+def post_object(transport: Transport, value: Any, peer: int, take: Take = fresh) -> list[Pending]:
+    """Begin to send a value; what is returned has to be waited for."""
+    return [transport.post_send([part], peer) for part in packed(value, transport.device, take)]
+
+
+def send_object(transport: Transport, value: Any, peer: int) -> None:
+    """Send a value, and wait until it is received."""
+    for pending in post_object(transport, value, peer):
+        transport.wait(pending)
+
+
+def receive_object(transport: Transport, peer: int) -> Any:
+    """Receive what `peer` sends with `post_object`; peers are processes of the same run."""
+    first = torch.empty(ROOM, dtype=torch.uint8, device=transport.device)
+    transport.wait(transport.post_receive([first], peer))
+    return unpacked(first, transport, peer)
+
+
+def packed(value: Any, device: torch.device, take: Take = fresh) -> list[torch.Tensor]:
+    """The messages that carry a value, uint8.
+
+    Args:
+        value: Picklable.
+        device: Where messages are moved from.
+        take: Gives their memory.
+    """
+    data = pickle.dumps(value)
+    first = (_SIZE.pack(len(data)) + data[:_FIRST]).ljust(ROOM, b"\0")
+    messages = []
+    for part in [first, data[_FIRST:]] if len(data) > _FIRST else [first]:
+        message = take(len(part), 0, torch.device("cpu"))
+        message.numpy()[:] = np.frombuffer(part, dtype=np.uint8)
+        messages.append(message.to(device))
+    return messages
+
+
+def unpacked(first: torch.Tensor, transport: Transport, peer: int) -> Any:
+    """The value whose first message has been received; the rest of a long one is waited for."""
+    data = first.cpu().numpy().tobytes()
+    (size,) = _SIZE.unpack_from(data)
+    content = data[_SIZE.size :][:size]
+    if size > _FIRST:
+        rest = torch.empty(size - _FIRST, dtype=torch.uint8, device=transport.device)
+        transport.wait(transport.post_receive([rest], peer))
+        content += rest.cpu().numpy().tobytes()
+    return pickle.loads(content)

@@ -1,0 +1,58 @@
+"""A star of local channels: all stages of a host agree through one of them.
+
+Collective operations of gloo go through queues and threads of its own, which on a machine with few
+processors wait for each other; what stages agree on is small, and each round holds all of them up.
+"""
+
+from collections.abc import Mapping
+
+import torch
+
+from runtime.transport.shared_memory.receiver import ReceivingEnd
+from runtime.transport.shared_memory.sender import SendingEnd
+
+
+class Star:
+    """The ends between one stage and the hub, the last stage; or between the hub and all others."""
+
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        receiving: Mapping[int, ReceivingEnd],
+        sending: Mapping[int, SendingEnd],
+    ) -> None:
+        """Take the ends of `rank`, by peer."""
+        self.hub = size - 1
+        self._rank, self._size = rank, size
+        self._receiving, self._sending = receiving, sending
+
+    def all_gather(self, mine: torch.Tensor) -> list[torch.Tensor]:
+        """Every rank's tensor, uint8 in one dimension and all of one size, by rank.
+
+        Raises:
+            LocalChannelError: a stage is gone.
+        """
+        everyone = torch.empty((self._size, mine.numel()), dtype=torch.uint8)
+        if self._rank == self.hub:
+            everyone[self.hub] = mine
+            arriving = [end.begin([everyone[peer]]) for peer, end in self._receiving.items()]
+            for receiving in arriving:
+                receiving.wait()
+        else:
+            self._sending[self.hub].begin([mine]).wait()
+        self.broadcast(everyone.view(-1))
+        return list(everyone.unbind())
+
+    def broadcast(self, tensor: torch.Tensor) -> None:
+        """Hand the hub's tensor, uint8 in one dimension, to all ranks.
+
+        Raises:
+            LocalChannelError: a stage is gone.
+        """
+        if self._rank == self.hub:
+            leaving = [end.begin([tensor]) for end in self._sending.values()]
+            for sending in leaving:
+                sending.wait()
+        else:
+            self._receiving[self.hub].begin([tensor]).wait()

@@ -1,0 +1,191 @@
+"""The sending end of a local channel.
+
+Small messages are copied by the thread that posts them or waits. From the first large one on,
+another thread copies, beside what the stage computes; it ends with this end of the channel.
+"""
+
+import os
+import socket
+import struct
+import threading
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from queue import SimpleQueue
+
+import torch
+
+from runtime.transport.shared_memory.endpoint import End, LocalChannelError, Progress
+from runtime.transport.shared_memory.segments import write
+from runtime.transport.shared_memory.wire_format import FILLED, LONGEST, Posting
+
+LARGE = 256 * 1024
+"""Bytes of a message that take longer to copy than to hand over to another thread."""
+
+CLOSE_SECONDS = 5.0
+"""A copy that is being made takes milliseconds."""
+
+THREAD = "schedcc copies"
+
+_DESCRIPTOR = struct.Struct("i")
+
+
+@dataclass(slots=True)
+class Sending:
+    """A send that has been posted."""
+
+    end: "SendingEnd"
+    views: Sequence[torch.Tensor]
+    done: bool = False
+
+    def wait(self) -> None:
+        """Wait until the message is in the receiver's memory.
+
+        Raises:
+            LocalChannelError: it cannot be brought there.
+        """
+        if not self.done:
+            self.end.finish(self)
+
+
+class SendingEnd(End):
+    """The end of a channel that messages go into."""
+
+    def __init__(self, connection: socket.socket, timeout: timedelta, progress: Progress) -> None:
+        """Send over `connection`."""
+        super().__init__(connection, timeout, progress)
+        self._queue: deque[Sending] = deque()
+        self._segments: dict[int, int] = {}
+        """Descriptors, by number; they are closed with this end."""
+        self._forget_segments = weakref.finalize(self, _close_all, self._segments)
+        self._word = bytearray(LONGEST)
+        self._changed = threading.Condition()
+        self._by_thread = False
+        self._thread: threading.Thread | None = None
+        self._work: SimpleQueue[SendingEnd | None] = SimpleQueue()
+        """What the thread waits for; it holds this end only while there is something to send."""
+        self._end_thread = weakref.finalize(self, self._work.put, None)
+        self._end_thread.atexit = False
+        self._error: LocalChannelError | None = None
+
+    def begin(self, views: Sequence[torch.Tensor]) -> Sending:
+        """Post a send of uint8 tensors, which may not change before its wait."""
+        sending = Sending(self, views)
+        with self._changed:
+            self._queue.append(sending)
+        if self._by_thread or sum(view.numel() for view in views) >= LARGE:
+            self.hand_over()
+        else:
+            self.advance()
+        return sending
+
+    def finish(self, sending: Sending) -> None:
+        """Wait for a message that was posted before; see `Sending.wait`."""
+        while not (self._by_thread or sending.done or self._error):
+            self._attempt(wait=True)
+        with self._changed:
+            self._changed.wait_for(lambda: sending.done or self._error)
+        if self._error and not sending.done:
+            raise LocalChannelError(str(self._error)) from self._error
+
+    def advance(self) -> None:
+        """Copy what there is a receive for; what goes wrong is raised by the waits."""
+        if self._error is None:
+            self._attempt(wait=False)
+
+    def hand_over(self) -> None:
+        """Let another thread copy, from here on."""
+        self.progress.unfinished.discard(self)
+        with self._changed:
+            self._by_thread = True
+            if self._error is not None:
+                return
+            if self._thread is None:
+                thread = threading.Thread(target=_copy, args=(self._work,), name=THREAD)
+                thread.daemon = True
+                self._thread = thread
+                thread.start()
+            self._work.put(self)
+
+    def close(self) -> None:
+        """Give the connection back, when nothing is copied any more."""
+        self.shut()
+        with self._changed:
+            self._error = self._error or self.failed()
+            self._changed.notify_all()
+            thread = self._thread
+        self._end_thread()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(CLOSE_SECONDS)
+        super().close()
+        self._forget_segments()
+
+    def copy(self) -> None:
+        """Copy all that has been posted, in the thread."""
+        while self._queue and self._error is None:
+            self._attempt(wait=True)
+            with self._changed:
+                self._changed.notify_all()
+
+    def _attempt(self, *, wait: bool) -> None:
+        """Copy what there is a receive for, and keep what goes wrong."""
+        try:
+            if wait and self.progress.unfinished - {self} and not self._by_thread:
+                self.progress.until_readable(self.connection, self.timeout)
+            self._copy_posted(wait=wait)
+        except Exception as error:  # perhaps on the thread, where nobody else would hear of it
+            self._error = LocalChannelError(str(self.failed(error)))  # holds no frame, nor this end
+        if not self._by_thread:
+            if self._queue and self._error is None:
+                self.progress.unfinished.add(self)
+            else:
+                self.progress.unfinished.discard(self)
+
+    def _copy_posted(self, *, wait: bool) -> None:
+        while self._queue:
+            posted = self._next_posted(wait=wait)
+            if posted is None:
+                return
+            sending = self._queue.popleft()
+            sizes = [view.numel() for view in sending.views]
+            if sizes != (expected := [size for _, size in posted.places]):
+                raise LocalChannelError(f"{sizes} bytes sent, but the peer receives {expected}")
+            for (offset, _), view in zip(posted.places, sending.views, strict=True):
+                write(self._segments[posted.segment], offset, view)
+            self.connection.send(FILLED)
+            sending.done = True
+            wait = False
+
+    def _next_posted(self, *, wait: bool) -> Posting | None:
+        """Where the next receive is to be filled; `None` if none is posted, unless to `wait`."""
+        flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
+        try:
+            length, attached, _, _ = self.connection.recvmsg_into(
+                [self._word], socket.CMSG_LEN(_DESCRIPTOR.size), flags
+            )
+        except BlockingIOError:
+            if wait:
+                raise
+            return None
+        if not length:
+            raise self.failed()
+        posted = Posting.unpacked(memoryview(self._word)[:length])
+        for number in posted.gone:
+            os.close(self._segments.pop(number))
+        for _, _, data in attached:
+            (self._segments[posted.segment],) = _DESCRIPTOR.unpack(data)
+        return posted
+
+
+def _copy(work: "SimpleQueue[SendingEnd | None]") -> None:
+    """What the thread does, until nobody holds its end any more."""
+    while (end := work.get()) is not None:
+        end.copy()
+        del end
+
+
+def _close_all(segments: dict[int, int]) -> None:
+    while segments:
+        os.close(segments.popitem()[1])

@@ -1,0 +1,1 @@
+"""Analysis: what waits for what, and when everything happens."""

@@ -1,0 +1,113 @@
+"""Plan files: reading them with errors that a person can act on, and writing them."""
+
+from pathlib import Path
+from typing import get_args
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from schedcc.errors import PlanFileError
+from schedcc.io.exchange import read_torch_csv
+from schedcc.io.plain_text import visible
+from schedcc.io.strict_json import RepeatedKeyError, parse
+from schemas import Instruction, PipelinePlan, StagePlan
+from schemas.base import nearest
+
+_FORMATS: dict[object, type[PipelinePlan] | type[StagePlan]] = {
+    "schedcc.plan/1": PipelinePlan,
+    "schedcc.stage-plan/1": StagePlan,
+}
+_OPS: dict[str, type[BaseModel]] = {i.__name__: i for i in get_args(Instruction)}
+_SHOWN = 60
+"""Characters of a value in a message, at most."""
+_NEEDS = {"tuple_type": "a list", "model_type": "an object", "model_attributes_type": "an object"}
+"""What pydantic calls by names of Python, in words of JSON."""
+
+
+def read_plan(path: Path) -> PipelinePlan | StagePlan:
+    """Read a plan file of either format, or a CSV file of `torch.distributed.pipelining`.
+
+    Raises:
+        PlanFileError: the file cannot be read or is no plan; the message is one line.
+    """
+    if path.suffix.lower() == ".csv":
+        return read_torch_csv(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise PlanFileError(f"{visible(path)}: cannot be read: {error.strerror}") from error
+    try:
+        data = parse(content)
+    except RepeatedKeyError as error:
+        place = "".join(map(_place, (*error.place, error.key))).lstrip(".")
+        raise PlanFileError(
+            f"{visible(path)}: not a plan: {place} is there twice, needed once"
+        ) from error
+    except ValueError as error:
+        raise PlanFileError(f"{visible(path)}: not JSON: {error}") from error
+    found = data.get("format") if isinstance(data, dict) else None
+    if not isinstance(found, str) or found not in _FORMATS:
+        formats = " or ".join(map(repr, _FORMATS))
+        what = "a JSON object" if not isinstance(data, dict) else f"a 'format' of {formats}"
+        shown = _shorten(found if isinstance(data, dict) else data)
+        raise PlanFileError(f"{visible(path)}: not a plan: found {shown}, needed {what}")
+    try:
+        return TypeAdapter(_FORMATS[found]).validate_python(data)
+    except ValidationError as error:
+        raise PlanFileError(f"{visible(path)}: not a plan: {explain(error)}") from error
+
+
+def write_text(text: str, path: Path | None) -> None:
+    """Write the text of a file, or print it if there is no path.
+
+    Raises:
+        ValueError: the file cannot be written.
+    """
+    if path is None:
+        print(text, end="")
+        return
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{visible(path)}: cannot be written: {error.strerror}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """The first complaint of a validation as one sentence with place, value and need."""
+    first = error.errors(include_url=False)[0]
+    place = "".join(map(_place, first["loc"])).lstrip(".")
+    context = first.get("ctx", {})
+    match first["type"]:
+        case "missing":
+            return f"{place} is missing"
+        case "extra_forbidden":
+            *_, op, key = first["loc"]
+            near = nearest(str(key), _OPS[str(op)].model_fields) if op in _OPS else None
+            meant = f", did you mean {near!r}?" if near else ""
+            return f"{place} is not a key that this instruction has{meant}"
+        case "unknown_key":
+            return f"{place}{_place(context['key'])} {context['what']}".lstrip(".")
+        case "union_tag_invalid":
+            found, needed = _shorten(context["tag"]), context["expected_tags"]
+            return f"{place}.op is {found}, needed one of {needed}"
+        case "union_tag_not_found":
+            return f"{place} is {_shorten(first['input'])}, needed an instruction with its 'op'"
+        case "greater_than_equal":
+            return f"{place} is {_shorten(first['input'])}, needed at least {context['ge']}"
+        case _:
+            need = _NEEDS.get(first["type"]) or first["msg"].removeprefix("Input should be ")
+            more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+            return f"{place} is {_shorten(first['input'])}, needed {need}{more}"
+
+
+def _place(part: int | str) -> str:
+    if isinstance(part, int):
+        return f"[{part}]"
+    if part in _OPS:  # not a key, but the member of the union that pydantic has chosen
+        return ""
+    plain = part.isidentifier() and len(part) <= _SHOWN
+    return f".{part}" if plain else f"[{_shorten(part)}]"
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

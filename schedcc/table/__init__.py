@@ -1,0 +1,1 @@
+"""Plans as columns of numbers: how large ones are made, checked and timed."""

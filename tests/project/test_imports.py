@@ -1,0 +1,142 @@
+"""Imports point one way: `schemas <- schedcc <- runtime`; the interpreter needs no compiler."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FORBIDDEN = {
+    "schemas": {"schedcc", "runtime", "tests", "examples", "benchmarks"},
+    "schedcc": {"runtime", "tests", "examples", "benchmarks"},
+    "runtime": {"tests", "examples", "benchmarks"},
+}
+
+
+def imported(file: Path) -> Iterator[str]:
+    """The modules that a file imports anywhere, also inside functions, by absolute names."""
+    package = file.parent.relative_to(ROOT).parts
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)  # may be modules too
+
+
+def outside(file: Path, names: set[str]) -> list[str]:
+    return [name for name in imported(file) if name.partition(".")[0] in names]
+
+
+def files_of(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_no_package_imports_one_that_stands_on_it(package):
+    files = files_of(package)
+    assert files
+    found = {str(file.relative_to(ROOT)): outside(file, FORBIDDEN[package]) for file in files}
+    assert {file: names for file, names in found.items() if names} == {}
+
+
+def modules_under(start: Path) -> set[Path]:
+    """`start` and all files of its package that it needs, directly or not.
+
+    The package's own `__init__.py` is left out: it only offers the public names to callers.
+    """
+    package = start.relative_to(ROOT).parts[0]
+    needed, new = set(), [start]
+    while new:
+        file = new.pop()
+        if file in needed:
+            continue
+        needed.add(file)
+        for name in imported(file):
+            parts = name.split(".")
+            if parts[0] == package:
+                prefixes = [ROOT.joinpath(*parts[:end]) for end in range(2, len(parts) + 1)]
+                candidates = [
+                    c for p in prefixes for c in (p.with_suffix(".py"), p / "__init__.py")
+                ]
+                new += [candidate for candidate in candidates if candidate.exists()]
+    return needed
+
+
+def test_the_interpreter_runs_plans_without_the_compiler():
+    needed = modules_under(ROOT / "runtime" / "execution" / "interpreter.py")
+    names = {str(file.relative_to(ROOT / "runtime")) for file in needed}
+    assert {"execution/interpreter.py", "execution/buffers.py", "transport/protocol.py"} <= names
+    found = {name: outside(ROOT / "runtime" / name, {"schedcc"}) for name in names}
+    assert {name: modules for name, modules in found.items() if modules} == {}
+
+
+def test_imports_inside_functions_and_relative_ones_are_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    file = tmp_path / "runtime" / "transport" / "local.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(
+        "def f():\n    import schedcc.graph\n    from ..stage import x\n    from . import y\n"
+    )
+    assert set(imported(file)) == {
+        "schedcc.graph",
+        "runtime.stage",
+        "runtime.stage.x",
+        "runtime.transport",
+        "runtime.transport.y",
+    }
+
+
+@pytest.mark.parametrize("module", ["schemas", "schemas.json_schemas", "schedcc", "schedcc.cli"])
+def test_the_compiler_works_where_torch_is_not_installed(module):
+    program = f"""
+import sys
+sys.modules.update(dict.fromkeys(["torch", "transformers"]))  # importing them now fails
+import {module}
+assert not [name for name in sys.modules if name.partition(".")[0] == "runtime"]
+if "schedcc" in sys.modules:
+    import schedcc
+    assert schedcc.check(schedcc.compile_pipeline(4, 3)).ok
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("torch", []),
+        ("torch", ["inspect", "m"]),
+        ("torch", ["convert", "m", "d"]),
+        ("transformers", []),
+        ("tokenizers", []),
+        ("safetensors", ["inspect", "m"]),
+    ],
+)
+def test_pipeval_says_in_one_sentence_what_is_not_installed(missing, words):
+    blocked = f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['pipeval', *{words!r}]; "
+    code = blocked + "from runtime.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    said = f"pipeval: {missing} is not installed: pip install 'schedcc[models]' brings it\n"
+    assert done.stderr == said
+
+
+def test_the_runtime_offers_its_public_names_and_no_others():
+    import runtime
+
+    assert all(getattr(runtime, name).__name__ == name for name in runtime.__all__)
+    with pytest.raises(AttributeError, match="module 'runtime' has no attribute 'Nothing'"):
+        runtime.Nothing  # noqa: B018

@@ -1,0 +1,161 @@
+"""Groups that are given up and made anew, and what is done on NCCL, with fakes in its place."""
+
+import threading
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from runtime.device import Clock
+from runtime.failure.forced_exit import LastResort
+from runtime.failure.heartbeat import Courier
+from runtime.failure.periodic import Patrol
+from runtime.failure.position import Pointer
+from runtime.failure.report import Failure
+from runtime.failure.state import Incident
+from runtime.failure.store import Board, MeetingPlace
+from runtime.failure.watchdog import Watchdog
+from runtime.transport import InMemoryNetwork, TransportError
+from runtime.transport import process_groups as groups_module
+from runtime.transport.channel_groups import ChannelGroups
+from runtime.transport.point_to_point import Call, begin_together
+from runtime.transport.process_groups import RenewableGroup
+from schemas import Direction
+
+CPU = torch.device("cpu")
+MINUTE = timedelta(minutes=1)
+
+
+class FakeGroup:
+    """Notes what is done to it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.done: list[str] = []
+
+    def abort(self) -> None:
+        self.done.append("abort")
+
+    def send(self, _tensors: Any, peer: int, _tag: int) -> str:
+        self.done.append(f"send to {peer}")
+        return f"work {len(self.done)}"
+
+    def recv(self, _tensors: Any, peer: int, _tag: int) -> str:
+        self.done.append(f"receive from {peer}")
+        return f"work {len(self.done)}"
+
+    def _start_coalescing(self, _device: torch.device) -> None:
+        self.done.append("start")
+
+    def _end_coalescing(self, _device: torch.device) -> str:
+        self.done.append("end")
+        return "work of all"
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The groups that a renewable group of rank 1 of 3 makes, on a backend that says it is NCCL."""
+    groups: list[FakeGroup] = []
+
+    def new(self: RenewableGroup, name: str, rank: int, size: int) -> FakeGroup:
+        groups.append(FakeGroup(f"epoch {self._epoch}: {name}, rank {rank} of {size}"))
+        return groups[-1]
+
+    monkeypatch.setattr(RenewableGroup, "_new", new)
+    monkeypatch.setattr(groups_module, "backend_of", lambda *_: "nccl")
+    monkeypatch.setattr(dist, "get_process_group_ranks", lambda _: [4, 5, 6])
+    return groups
+
+
+def renewable() -> RenewableGroup:
+    parent: Any = SimpleNamespace(rank=lambda: 1, size=lambda: 3)
+    return RenewableGroup(parent, InMemoryNetwork(1).store, CPU)
+
+
+def test_all_communicators_are_aborted_together_and_made_anew_together(made):
+    pipeline = renewable()
+    channels = ChannelGroups(pipeline, CPU, "per-edge")
+    pipeline.open(0, MINUTE)
+    wanted = [(Direction.SEND, 2), (Direction.RECV, 0)]
+    channels.open(wanted)
+    assert [group.name for group in made] == [
+        "epoch 0: all, rank 1 of 3",
+        "epoch 0: 0 to 1, rank 1 of 2",
+        "epoch 0: 1 to 2, rank 0 of 2",
+    ]
+    assert channels.route(Direction.SEND, 2) == (made[2], 1)
+    pipeline.abandon()
+    assert [group.done for group in made] == [["abort"]] * 3
+    assert not pipeline.is_open
+    with pytest.raises(TransportError, match="given up after a failure"):
+        _ = pipeline.group
+    channels.clear()
+    pipeline.open(1, MINUTE)
+    assert pipeline.group is made[3]
+    with pytest.raises(TransportError, match="the channel to stage 2 was not connected"):
+        channels.route(Direction.SEND, 2)
+    channels.open(wanted)
+    pipeline.abandon()
+    assert [group.done for group in made] == [["abort"]] * 6
+
+
+def test_a_group_that_is_given_up_while_it_is_made_is_of_no_use(made, monkeypatch):
+    pipeline = renewable()
+    new = RenewableGroup._new
+
+    def interrupted(self: RenewableGroup, *where: Any) -> Any:
+        group = new(self, *where)
+        self.abandon()  # in another thread, in real life
+        return group
+
+    monkeypatch.setattr(RenewableGroup, "_new", interrupted)
+    pipeline.open(0, MINUTE)
+    assert not pipeline.is_open
+    assert len(made) == 1
+    with pytest.raises(TransportError, match="given up"):
+        _ = pipeline.group
+
+
+def test_a_group_of_another_backend_cannot_begin_again(made, monkeypatch):
+    monkeypatch.setattr(groups_module, "backend_of", lambda *_: "mpi")
+    pipeline = renewable()
+    pipeline.open(0, MINUTE)
+    pipeline.abandon()
+    with pytest.raises(TransportError, match="a group of backend mpi failed, needed one of"):
+        pipeline.open(1, MINUTE)
+    with pytest.raises(TransportError, match="the backend is mpi, needed one of"):
+        pipeline.edge(0, 1)
+    assert len(made) == 1
+
+
+def test_several_transfers_are_one_operation_where_they_have_to_be():
+    calls = [Call(Direction.SEND, torch.zeros(1), 2), Call(Direction.RECV, torch.zeros(1), 0)]
+    nccl: Any = FakeGroup("nccl")
+    assert begin_together(nccl, calls, CPU) == ["work of all"] * 2
+    assert nccl.done == ["start", "send to 2", "receive from 0", "end"]
+    assert begin_together(nccl, calls[:1], CPU) == ["work 5"]
+    gloo: Any = FakeGroup("gloo")
+    assert begin_together(gloo, calls, None) == ["work 1", "work 2"]
+
+
+def test_the_watchdog_calls_the_last_resort_when_nobody_raises():
+    place = MeetingPlace(InMemoryNetwork(2).store, 0, ("stage 0", "stage 1"))
+    given_up, ended = threading.Event(), threading.Event()
+    said: list[str] = []
+    incident = Incident(given_up.set)
+    pointer = Pointer(incident.check, Clock(CPU))
+    courier = Courier(Board(place, 0), place, pointer, incident, Patrol("nobody"))
+    last = LastResort(grace=0.1, exit=lambda _: ended.set(), write=said.append)
+    watchdog = Watchdog(60.0, place, pointer, courier, incident, Patrol("watch"), last)
+    watchdog.start()
+    try:
+        assert not ended.wait(0.5)
+        incident.settle(Failure.of(KeyError("x"), reporter=1, stage="stage 1", at="step 2"))
+        assert ended.wait(30)
+        assert "stage 1 failed at step 2: KeyError: 'x'" in said[0]
+        assert given_up.wait(30), "a courier that does not answer is not waited for"
+    finally:
+        watchdog.stop()

@@ -1,0 +1,66 @@
+"""Edited plan files never crash `schedcc check` or exhaust memory; see `tests/tools/fuzz.py`."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.support.command_line import Run
+from tests.support.paths import ROOT
+from tests.tools.fuzz import check_file, complaint, edited, seeds
+
+
+def test_edited_files_end_in_an_exit_status_and_a_sentence_within_bounded_memory(tmp_path):
+    """In a process of its own, whose address space is bounded."""
+    options = ["--number", "3000", "--seed", "11", "--megabytes", "100"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.tools.fuzz", *options],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    counts = {s: int(n) for n, s in re.findall(r"(\d+) exit (\d)", done.stdout)}
+    assert sum(counts.values()) == 3000
+    assert set(counts) == {"0", "1", "2"}  # the edits reach everything
+    assert min(counts.values()) > 100, done.stdout
+
+
+def test_what_is_edited_is_a_valid_file(tmp_path):
+    for number, seed in enumerate(seeds()):
+        file = tmp_path / f"{number}{seed.suffix}"
+        file.write_bytes(seed.content)
+        run = check_file(file)
+        assert (run.status, complaint(file, run)) == (0, None)
+
+
+def test_the_same_seed_makes_the_same_files():
+    def some() -> list[bytes]:
+        random, others = Random(5), seeds()
+        return [edited(random.choice(others), random, others) for _ in range(50)]
+
+    assert some() == some()
+    assert len(set(some())) > 40
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        (Run(0, "p.json: sound (structure)\n", ""), None),
+        (Run(1, "buffer: x\np.json: 1 finding (structure)\n", ""), None),
+        (Run(2, "", "p.json: not a plan: x\n"), None),
+        (Run(2, "", "p.json: not a\nplan\n"), "no line of error"),
+        (Run(2, "", "max() arg is an empty sequence\n"), "no line of error"),
+        (Run(2, "p.json: sound\n", "p.json: not a plan: x\n"), "no line of error"),
+        (Run(0, "p.json: 2 findings (structure)\n", ""), "no verdict"),
+        (Run(3, "", ""), "exit status 3"),
+    ],
+)
+def test_the_harness_sees_a_broken_promise(run, expected):
+    assert complaint(Path("p.json"), run) == expected

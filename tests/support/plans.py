@@ -1,0 +1,126 @@
+"""Plans written by hand, in the notation that `schedcc show` draws.
+
+A cell such as `L1 S0 F1` loads 1, sends 0 and forwards 1; `|` separates steps. The other symbols
+are `R` (receive) and, for split transfers, `r<` and `r.` (post and wait of a receive), `s>` and
+`s.` (of a send); `{` and `}` are the brackets of a group. A micro-batch lives in buffer `m % 2` and
+travels from a stage to the next, unless the instruction says otherwise: `S0@1:3` sends micro-batch
+0 from buffer 1 to stage 3.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import product
+
+from schedcc import Outcome, compile_pipeline, dependency_graph
+from schedcc.checks.deadlock import check_deadlock
+from schedcc.io.picture import cell
+from schemas import (
+    EpilogueInstruction,
+    Finding,
+    ForwardPass,
+    GroupEnd,
+    GroupStart,
+    LoadMicroBatch,
+    PipelinePlan,
+    PostRecvActivation,
+    PostSendActivation,
+    RecvActivation,
+    SendActivation,
+    StageProgram,
+    Step,
+    StepInstruction,
+    TransportModel,
+    WaitRecvActivation,
+    WaitSendActivation,
+)
+
+SYMBOLS = {
+    "L": LoadMicroBatch,
+    "F": ForwardPass,
+    "R": RecvActivation,
+    "S": SendActivation,
+    "r<": PostRecvActivation,
+    "r.": WaitRecvActivation,
+    "s>": PostSendActivation,
+    "s.": WaitSendActivation,
+}
+_INSTRUCTION = re.compile(r"(L|F|R|S|r<|r\.|s>|s\.)(-?\d+)(?:@(-?\d+))?(?::(-?\d+))?")
+
+
+def instruction(text: str, stage_id: int) -> StepInstruction:
+    if text in "{}":
+        return GroupStart() if text == "{" else GroupEnd()
+    matched = _INSTRUCTION.fullmatch(text)
+    assert matched, text
+    symbol, micro_batch, buffer, peer = matched.groups()
+    fields = {"micro_batch": int(micro_batch)}
+    fields["buffer"] = int(micro_batch) % 2 if buffer is None else int(buffer)
+    if symbol not in "LF":
+        neighbour = stage_id - 1 if symbol.upper().startswith("R") else stage_id + 1
+        fields["peer"] = neighbour if peer is None else int(peer)
+    return SYMBOLS[symbol](**fields)
+
+
+def steps(text: str, stage_id: int) -> tuple[Step, ...]:
+    cells = text.split("|")
+    return tuple(tuple(instruction(word, stage_id) for word in cell.split()) for cell in cells)
+
+
+def program(stage_id: int, text: str, epilogue: Iterable[EpilogueInstruction] = ()) -> StageProgram:
+    return StageProgram(stage_id=stage_id, steps=steps(text, stage_id), epilogue=tuple(epilogue))
+
+
+def pipeline(*texts: str, micro_batches: int = 1, num_buffers: int = 2) -> PipelinePlan:
+    """The plan whose stage `s` runs the `s`-th text, without an epilogue."""
+    return PipelinePlan(
+        micro_batches=micro_batches,
+        stages=len(texts),
+        num_buffers=num_buffers,
+        programs=tuple(program(stage_id, text) for stage_id, text in enumerate(texts)),
+    )
+
+
+def words(step: Step) -> str:
+    """A step in the notation, with operations and micro-batches only."""
+    return cell(step).plain
+
+
+def with_program(plan: PipelinePlan, changed: StageProgram) -> PipelinePlan:
+    """`plan` with another program for one of its stages."""
+    programs = (changed if p.stage_id == changed.stage_id else p for p in plan.programs)
+    return plan.model_copy(update={"programs": tuple(programs)})
+
+
+def all_outcomes(replicas: tuple[int, ...] = (1, 2)) -> Iterator[Outcome]:
+    """Every combination of what can be asked for."""
+    truth = (True, False)
+    reductions = ("avg", "sum", "mean_of_means", None)
+    for loss, reduction, bcast, logits, metrics, copies in product(
+        truth, reductions, truth, (None, "last", "first", "all"), truth, replicas
+    ):
+        yield Outcome(
+            compute_loss=loss,
+            reduce_output=reduction,
+            bcast_loss=bcast,
+            return_logits=logits is not None,
+            logits_to=logits or "last",
+            compute_metrics=metrics,
+            replicas=copies,
+        )
+
+
+def deadlocks(plan: PipelinePlan, transport: TransportModel | None = None) -> list[Finding]:
+    """What `check_deadlock` finds under a model of the transport."""
+    return list(check_deadlock(dependency_graph(plan, transport)))
+
+
+def sends_first(micro_batches: int, stages: int) -> PipelinePlan:
+    """The inference schedule with every stage sending before it receives."""
+    plan = compile_pipeline(micro_batches, stages)
+    for program in plan.programs:
+        steps = tuple(
+            tuple(sorted(step, key=lambda i: not isinstance(i, SendActivation)))
+            for step in program.steps
+        )
+        plan = with_program(plan, program.model_copy(update={"steps": steps}))
+    return plan

@@ -1,0 +1,107 @@
+"""Random walks from sound plans over mutants of them: the checker against the executor.
+
+`make mutants N=100000` (`python -m tests.tools.mutant_walk --number 100000`) tries that many.
+"""
+
+import argparse
+from collections import Counter
+from random import Random
+
+from schedcc import compile_pipeline
+from schedcc.analysis.times import Backend
+from schedcc.verify import verdict
+from schemas import PipelinePlan, TransportModel
+from tests.support.executor import FailedError, execute
+from tests.support.mutations import random_mutant
+from tests.support.plans import all_outcomes
+
+STRICTEST = TransportModel()
+MODELS = tuple(
+    TransportModel(queue=queue, buffered_sends=buffered)
+    for queue in ("stage", "channel")
+    for buffered in (0, 1, 2)
+)
+BACKENDS: tuple[Backend, ...] = ("networkx", "arrays")
+
+
+def failure(plan: PipelinePlan, transport: TransportModel) -> FailedError | None:
+    """What goes wrong when the plan is executed, or `None`."""
+    try:
+        execute(plan, transport)
+    except FailedError as error:
+        return error
+    return None
+
+
+def compare(plan: PipelinePlan, transport: TransportModel, backend: Backend) -> str:
+    """The verdict on a plan: `sound`, or the kind of its first failure.
+
+    Args:
+        plan: Any plan.
+        transport: What its transfers may rely on.
+        backend: With which the checker comes to its verdict.
+
+    Raises:
+        AssertionError: checker and executor disagree, about the verdict or about its kind.
+    """
+    failed, report = failure(plan, transport), verdict(plan, transport, backend)
+    codes = {finding.code.value for finding in report.errors()}
+    agreed = report.ok == (failed is None) and (failed is None or failed.kind in codes)
+    if not transport.step_barrier:
+        # On a chain whose channels match, no order of posts and waits can deadlock; collectives of
+        # different stages in different orders can.
+        deadlocks = [f for f in report.errors() if f.code == "deadlock"]
+        by_transfers = any("(collective)" not in finding.message for finding in deadlocks)
+        agreed &= not by_transfers or bool(codes & {"structure", "channel"})
+    wanted = f"{failed.kind}: {failed}" if failed else "sound"
+    assert agreed, f"{wanted}, found {codes} ({transport}; {backend}): {plan.model_dump_json()}"
+    return "sound" if failed is None else failed.kind
+
+
+def a_plan(random: Random, micro_batches: int = 8, stages: int = 6) -> PipelinePlan:
+    """A compiled plan of at most so many micro-batches and stages, blocking or overlapped."""
+    return compile_pipeline(
+        random.randint(1, micro_batches),
+        random.randint(1, stages),
+        overlap=random.random() < 0.5,
+        outcome=random.choice(list(all_outcomes())),
+    )
+
+
+def a_model(random: Random) -> TransportModel:
+    """A model of the transport, sometimes with a barrier between steps."""
+    model = random.choice(MODELS)
+    return model.model_copy(update={"step_barrier": random.random() < 0.25})
+
+
+def walk(number: int, seed: int) -> Counter[str]:
+    """Compare on `number` mutants; the count of each verdict.
+
+    From a plan to a mutant of it, and on from there as long as it is sound.
+    """
+    random = Random(seed)
+    verdicts: Counter[str] = Counter()
+    plan = a_plan(random)
+    for _ in range(number):
+        mutant = random_mutant(plan, random)
+        came = compare(mutant, a_model(random), random.choice(BACKENDS))
+        verdicts[came] += 1
+        if random.random() < 0.02:
+            plan = a_plan(random)
+        elif came == "sound" or random.random() < 0.02:  # some flaws show only in company
+            plan = mutant
+    return verdicts
+
+
+def main() -> None:
+    """Compare on as many mutants as asked for, and print how many got which verdict."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--number", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    verdicts = walk(options.number, options.seed)
+    print(f"{options.number} mutants: {', '.join(f'{n} {v}' for v, n in verdicts.most_common())}")
+
+
+if __name__ == "__main__":
+    main()
