@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from runtime.modules.layers import LayersError, LayerSpec, TiedLayerSpec
     from runtime.modules.partition import PartitionError
     from runtime.modules.weight_agreement import DifferentWeightsError
-    from runtime.outputs.eval_result import EvalResult
     from runtime.outputs.logits import label_log_probs
     from runtime.outputs.metrics import MetricError
+    from runtime.outputs.results import EvalResult
     from runtime.planning.handshake import AgreementError
 
 _MODULES = {
@@ -35,7 +35,7 @@ _MODULES = {
     "DataError": "runtime.data.micro_batches",
     "DifferentDataError": "runtime.failure",
     "DifferentWeightsError": "runtime.modules.weight_agreement",
-    "EvalResult": "runtime.outputs.eval_result",
+    "EvalResult": "runtime.outputs.results",
     "Evaluator": "runtime.evaluator",
     "LayersError": "runtime.modules.layers",
     "LayerSpec": "runtime.modules.layers",

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -11,24 +11,24 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from runtime.checkpoint import Mismatch, load_layers, save_states, state_of_module
 from runtime.data.micro_batches import DataError
+from runtime.data.samples import WeightFunction
 from runtime.distributed.grid import default_transport, require_grid
-from runtime.evaluation.evaluation import Conduct, EvaluatedStage, StageEvaluations
 from runtime.evaluation.lifetime import Closable, Lifetime
-from runtime.evaluation.request import Request
+from runtime.evaluation.runner import Runner
+from runtime.evaluation.setup import Setup
 from runtime.execution.listeners import Listener
 from runtime.failure.guard import TIMEOUT, Guard
 from runtime.modules.building import build_with_ties
 from runtime.modules.layers import Layer, StageModule, build_stage, require_layers
 from runtime.modules.partition import Partition, divide
 from runtime.modules.profile import agreed_profile
-from runtime.modules.stage import WeightFunction
 from runtime.modules.ties import Ties
 from runtime.modules.weight_agreement import StageWeights, digests_of
-from runtime.outputs.eval_result import EvalResult
-from runtime.outputs.logits import LogitsCallback, LogitsFunction
 from runtime.outputs.metrics import Metric, StatefulMetrics, split_metrics
+from runtime.outputs.options import EvalKeywords, EvalOptions, LogitsCallback, LogitsFunction
+from runtime.outputs.results import EvalResult
 from runtime.outputs.values import LossFunction
-from runtime.planning.variant import Overlap
+from runtime.planning.autotuning import Overlap
 from runtime.recording.recorder import Recorder
 from runtime.transport import Channels, Transport
 from schedcc.errors import require_count
@@ -162,28 +162,27 @@ class Evaluator(Closable):
         self._weights = StageWeights(self.module, self.boundaries, self._transport, ties, built)
         self._micro_batches = micro_batches
         metric_fns, stateful = split_metrics(metrics or {})
-        stage = EvaluatedStage(
+        recorder = None if record is None else Recorder(record, self._transport)
+        if recorder is not None:
+            self._lifetime.at_end(recorder.close)
+        setup = Setup(
             module=self.module,
             boundaries=self.boundaries,
+            weights=self._weights,
             loss_fn=loss_fn,
             metric_fns=metric_fns,
             metrics=StatefulMetrics(stateful, self._transport),
             weight_fn=weight_fn,
             keyword_inputs=keyword_inputs,
-            weights=self._weights,
-        )
-        recorder = None if record is None else Recorder(record, self._transport)
-        if recorder is not None:
-            self._lifetime.at_end(recorder.close)
-        self._evaluations = StageEvaluations(
-            self._transport,
-            self._guard,
-            stage,
-            Conduct(overlap, check_data, check_finite, dynamic_shapes),
-            listeners=listeners,
+            overlap=overlap,
+            dynamic_shapes=dynamic_shapes,
+            check_data=check_data,
+            check_finite=check_finite,
+            listeners=[*([recorder] if recorder else []), *listeners],
             recorder=recorder,
         )
-        self._lifetime.at_end(self._evaluations.close)
+        self._runner = Runner(self._transport, self._guard, setup)
+        self._lifetime.at_end(self._runner.close)
 
     @property
     def is_first(self) -> bool:
@@ -249,7 +248,7 @@ class Evaluator(Closable):
         if micro_batches is None:
             raise DataError("num_micro_batches is None, and the evaluator has no micro_batches")
         require_count("num_micro_batches", micro_batches)
-        request = Request(
+        options = EvalOptions(
             compute_loss=compute_loss,
             reduce_output=reduce_output,
             bcast_loss=bcast_loss,
@@ -259,57 +258,28 @@ class Evaluator(Closable):
             on_logits=on_logits,
             logits_fn=logits_fn,
         )
-        return self._evaluations.evaluate(data_iter, request, micro_batches)
+        return self._runner.evaluate(data_iter, options, micro_batches)
 
-    def evaluate(
-        self,
-        loader: Iterable[Any] | None,
-        *,
-        return_logits: bool = False,
-        compute_loss: bool = True,
-        reduce_output: ReduceOutput | None = "avg",
-        bcast_loss: bool = True,
-        logits_to: LogitsTo = "last",
-        logits_device: torch.device | str | None = None,
-        on_logits: LogitsCallback | None = None,
-        logits_fn: LogitsFunction | None = None,
-    ) -> EvalResult:
+    def evaluate(self, loader: Iterable[Any] | None, **options: Unpack[EvalKeywords]) -> EvalResult:
         """Evaluate a whole data set, whose length need not be known.
 
         Args:
             loader: Pairs `(inputs, labels)`, on the first and the last stage. With replicas: those
                 of this replica; others may have more or fewer of them, or none.
-            return_logits: As of `eval_batch`, like all that follow.
-            compute_loss: Whether losses and metrics are computed.
-            reduce_output: How losses are reduced.
-            bcast_loss: Whether every stage gets losses and metrics.
-            logits_to: The stages that get the logits.
-            logits_device: Where logits are moved as they come.
-            on_logits: Called with each micro-batch's logits.
-            logits_fn: What is handed out in place of the output.
+            **options: The keyword arguments of `eval_batch`, but `num_micro_batches`.
 
         Returns:
             The result over all micro-batches.
 
         Raises:
             DataError: there is no data in any replica, or it is not made of pairs.
-            AgreementError: the stages do not agree.
-            DifferentDataError, NonFiniteError, RemoteError: as of `eval_batch`.
-            ValueError: as of `eval_batch`.
+            TypeError: an option does not exist.
+            AgreementError, DifferentDataError, NonFiniteError, RemoteError, ValueError: as of
+                `eval_batch`.
         """
         self._lifetime.require_open()
-        request = Request(
-            compute_loss=compute_loss,
-            reduce_output=reduce_output,
-            bcast_loss=bcast_loss,
-            return_logits=return_logits,
-            logits_to=logits_to,
-            logits_device=logits_device,
-            on_logits=on_logits,
-            logits_fn=logits_fn,
-        )
         data = None if loader is None else _iterated(loader)
-        return self._evaluations.evaluate(data, request, None)
+        return self._runner.evaluate(data, EvalOptions(**options), None)
 
     def save_state_dict(
         self, directory: str | Path, *, parallel_write: bool = True

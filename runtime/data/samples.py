@@ -9,6 +9,7 @@ micro-batches that all look alike weigh the same, and for others the caller has 
 `weight_fn`.
 """
 
+from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
@@ -16,6 +17,9 @@ import numpy as np
 import torch
 
 from runtime.tensors.nested import flatten
+
+WeightFunction = Callable[[Any], "float | torch.Tensor"]
+"""`label -> weight` of a micro-batch in the average."""
 
 
 class WeightError(ValueError):

@@ -1,9 +1,8 @@
 """The interpreter: does what a stage plan says, and decides nothing.
 
 Which micro-batch, which buffer, which peer and in which order is the plan's; what a stage computes
-and where micro-batches come from is the caller's. A plan is turned into a list of calls once, and
-that list is executed in every run. Adding an instruction to `schemas` makes the type checker point
-at the `match` below.
+and where micro-batches come from is the caller's. Adding an instruction to `schemas` makes the type
+checker point at the `match` below.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,6 @@ from typing import Any, Protocol, assert_never
 
 from runtime.execution.buffers import BufferPool
 from runtime.execution.listeners import Listener
-from runtime.execution.liveness import last_reads
 from runtime.execution.transfers import Transfer
 from runtime.outputs.results import Results
 from runtime.transport.protocol import Transport
@@ -25,6 +23,7 @@ from schemas import (
     CollectLogits,
     ComputeMetrics,
     Direction,
+    EpilogueInstruction,
     ForwardPass,
     GroupEnd,
     GroupStart,
@@ -42,7 +41,6 @@ from schemas import (
     TransferInstruction,
     WaitRecvActivation,
     WaitSendActivation,
-    places,
 )
 
 Forward = Callable[[int, Any, Any], Any]
@@ -82,31 +80,21 @@ class Work:
     listeners: Sequence[Listener] = ()
 
 
-Act = Callable[[Work], None]
-"""An instruction, with all that its plan says about it looked up."""
-
-
 class Interpreter:
     """Executes the plan of one stage, as often as there is work for it."""
 
     def __init__(self, plan: StagePlan, transport: Transport, buffers: BufferPool) -> None:
         """Prepare to execute `plan` over `transport`, in `buffers`."""
         self._plan, self._transport, self._buffers = plan, transport, buffers
+        self._program = tuple(plan.program.placed())
+        self._is_last = plan.stage_id == plan.stages - 1
         self._posted: dict[tuple[Direction, int, int], Transfer] = {}
         self._group: list[Transfer] | None = None
-        self._acts = [
-            (placed, _micro_batch(placed.instruction), self._act(placed.instruction, last))
-            for placed, last in zip(plan.program.placed(), last_reads(plan), strict=True)
-        ]
 
     @property
     def plan(self) -> StagePlan:
         """What is executed."""
         return self._plan
-
-    def close(self) -> None:
-        """Let go of everything; there is nothing to be run any more."""
-        self._acts.clear()  # they refer to this object
 
     def run(self, work: Work) -> None:
         """Execute every instruction in order, but those of micro-batches that do not exist.
@@ -117,12 +105,13 @@ class Interpreter:
         listeners, has = work.listeners, work.stream.has
         placed: Placed | None = None
         try:
-            for placed, micro_batch, act in self._acts:
-                if micro_batch is not None and not has(micro_batch):
+            for placed in self._program:
+                instruction = placed.instruction
+                if isinstance(instruction, BufferInstruction) and not has(instruction.micro_batch):
                     continue
                 for listener in listeners:
                     listener.started(placed)
-                act(work)
+                self._execute(instruction, work)
                 for listener in listeners:
                     listener.finished(placed)
         except Exception as error:
@@ -134,124 +123,79 @@ class Interpreter:
             self._posted.clear()
             self._group = None
 
-    def _act(self, instruction: Instruction, last_read: tuple[Place, ...]) -> Act:
-        """The call that executes an instruction, after which nobody reads `last_read` again."""
+    def _execute(self, instruction: Instruction, work: Work) -> None:
         match instruction:
-            case LoadMicroBatch():
-                return self._load(instruction)
             case ForwardPass():
-                return self._forward(instruction, last_read)
-            case RecvActivation():
-                return _both(self._post_receive(instruction), self._wait(instruction, last_read))
-            case SendActivation():
-                return _both(self._post_send(instruction), self._wait(instruction, last_read))
-            case PostRecvActivation():
-                return self._post_receive(instruction)
-            case PostSendActivation():
-                return self._post_send(instruction)
+                self._forward(instruction, work)
+            case PostRecvActivation() | PostSendActivation():
+                self._post(instruction, work)
             case WaitRecvActivation() | WaitSendActivation():
-                return self._wait(instruction, last_read)
+                self._wait(instruction, work)
+            case LoadMicroBatch(micro_batch=micro_batch, buffer=buffer):
+                for place, value in work.stream.load(micro_batch).items():
+                    self._buffers[buffer][place] = value
+            case RecvActivation() | SendActivation():
+                self._post(instruction, work)
+                self._wait(instruction, work)
             case GroupStart():
-                return self._start_group
+                self._group = []
             case GroupEnd():
-                return self._end_group
+                assert self._group is not None, "no group was started"
+                members, self._group = self._group, None
+                work.transfers.begin(members)
+            case _:
+                self._deliver(instruction, work.results)
+
+    def _deliver(self, instruction: EpilogueInstruction, results: Results) -> None:
+        transport = self._transport
+        match instruction:
             case ReduceLoss(reduction=reduction):
-                return lambda work: work.results.reduce(reduction)
+                results.losses.reduce(reduction)
             case AllReduceLoss():
-                return lambda work: work.results.all_reduce(self._transport)
+                results.losses.all_reduce(transport)
             case BroadcastLoss(source=source):
-                return lambda work: work.results.broadcast(self._transport, source)
+                results.losses.broadcast(transport, source)
+                results.metrics.broadcast(source)
             case ComputeMetrics():
-                return lambda work: work.results.compute_metrics()
+                results.metrics.compute()
             case AllReduceMetrics():
-                return lambda work: work.results.all_reduce_metrics(self._transport)
+                results.metrics.all_reduce()
             case CollectLogits():
-                return lambda work: work.results.collect_logits()
+                results.logits.collect()
             case MoveLogits(source=source, destination=destination):
-                return lambda work: work.results.move_logits(self._transport, source, destination)
+                results.logits.move(transport, source, destination)
             case BroadcastLogits(source=source):
-                return lambda work: work.results.broadcast_logits(self._transport, source)
+                results.logits.broadcast(transport, source)
             case _:
                 assert_never(instruction)
 
-    def _load(self, instruction: LoadMicroBatch) -> Act:
-        micro_batch, buffer = instruction.micro_batch, self._buffers[instruction.buffer]
+    def _forward(self, instruction: ForwardPass, work: Work) -> None:
+        buffer = self._buffers[instruction.buffer]
+        # In a list, so that nothing here refers to the output when its owner is looked for.
+        output = [work.forward(instruction.micro_batch, buffer[Place.INPUT], buffer[Place.LABEL])]
+        buffer.clear(Place.INPUT, Place.LABEL)  # a plan that is sound reads them once
+        if self._is_last:
+            work.results.logits.deliver(output, work.own)
+        else:
+            buffer[Place.OUTPUT] = work.own(output)
 
-        def act(work: Work) -> None:
-            for place, value in work.stream.load(micro_batch).items():
-                buffer[place] = value
-
-        return act
-
-    def _forward(self, instruction: ForwardPass, last_read: tuple[Place, ...]) -> Act:
-        micro_batch, buffer = instruction.micro_batch, self._buffers[instruction.buffer]
-        where = (self._plan.stage_id, self._plan.stages)
-        delivers = Place.OUTPUT in places(instruction.effects.delivers, *where)
-
-        def act(work: Work) -> None:
-            # In a list, so that nothing here refers to the output when its owner is looked for.
-            output = [work.forward(micro_batch, buffer[Place.INPUT], buffer[Place.LABEL])]
-            buffer.clear(*last_read)
-            if delivers:
-                work.results.deliver(output, work.own)
-            else:
-                buffer[Place.OUTPUT] = work.own(output)
-
-        return act
-
-    def _post_receive(self, instruction: TransferInstruction) -> Act:
-        micro_batch, peer = instruction.micro_batch, instruction.peer
-
-        def act(work: Work) -> None:
-            self._begin(work, Transfer(Direction.RECV, micro_batch, peer))
-
-        return act
-
-    def _post_send(self, instruction: TransferInstruction) -> Act:
-        micro_batch, buffer = instruction.micro_batch, self._buffers[instruction.buffer]
-        peer = instruction.peer
-
-        def act(work: Work) -> None:
-            output = buffer[Place.OUTPUT]
-            self._begin(work, Transfer(Direction.SEND, micro_batch, peer, output))
-
-        return act
-
-    def _begin(self, work: Work, transfer: Transfer) -> None:
+    def _post(self, instruction: TransferInstruction, work: Work) -> None:
+        sends = instruction.direction is Direction.SEND
+        output = self._buffers[instruction.buffer][Place.OUTPUT] if sends else None
+        transfer = Transfer(
+            instruction.direction, instruction.micro_batch, instruction.peer, output
+        )
         self._posted[transfer.key] = transfer
         if self._group is not None:
             self._group.append(transfer)
         else:
             work.transfers.begin([transfer])
 
-    def _start_group(self, _: Work) -> None:
-        self._group = []
-
-    def _end_group(self, work: Work) -> None:
-        assert self._group is not None, "no group was started"
-        members, self._group = self._group, None
-        work.transfers.begin(members)
-
-    def _wait(self, instruction: TransferInstruction, last_read: tuple[Place, ...]) -> Act:
-        buffer = self._buffers[instruction.buffer]
-        key = (instruction.direction, instruction.micro_batch, instruction.peer)
-
-        def act(work: Work) -> None:
-            value = work.transfers.finish(self._posted.pop(key))
-            if instruction.direction is Direction.RECV:
-                buffer[Place.INPUT] = value
-            buffer.clear(*last_read)
-
-        return act
-
-
-def _micro_batch(instruction: Instruction) -> int | None:
-    return instruction.micro_batch if isinstance(instruction, BufferInstruction) else None
-
-
-def _both(first: Act, second: Act) -> Act:
-    def act(work: Work) -> None:
-        first(work)
-        second(work)
-
-    return act
+    def _wait(self, instruction: TransferInstruction, work: Work) -> None:
+        buffer, direction = self._buffers[instruction.buffer], instruction.direction
+        key = (direction, instruction.micro_batch, instruction.peer)
+        value = work.transfers.finish(self._posted.pop(key))
+        if direction is Direction.RECV:
+            buffer[Place.INPUT] = value
+        else:
+            buffer.clear(Place.OUTPUT)

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from runtime.data.samples import WeightFunction
 from runtime.evaluator import Evaluator
 from runtime.execution.listeners import StageTimer
 from runtime.language.models import ModelFiles, load_causal_lm
 from runtime.language.reference import reference
 from runtime.language.text import DEFAULT_TEXT, Windows, name_of
 from runtime.modules.partition import parameters
-from runtime.modules.stage import WeightFunction
-from runtime.outputs.eval_result import EvalResult
 from runtime.outputs.nonfinite import NonFiniteError
+from runtime.outputs.results import EvalResult
 from runtime.outputs.values import LossFunction
 from schedcc.io.plain_text import encodable
 from schemas import LanguageModelEvaluation, StageSummary, Verification

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from runtime.data.samples import WeightFunction
 from runtime.modules.modes import evaluating
-from runtime.modules.stage import WeightFunction
 from runtime.outputs.exact_sums import weighted_average
 from runtime.outputs.values import LossFunction
 

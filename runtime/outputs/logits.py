@@ -1,7 +1,6 @@
 """Logits: what becomes of the outputs of the last stage."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,15 +8,10 @@ from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from runtime.device import Clock
+from runtime.outputs.options import EvalOptions
 from runtime.tensors.activation import Signature, described
 from runtime.transport.control_messages import receive_object, send_object
 from runtime.transport.protocol import Transport
-
-LogitsCallback = Callable[[int, Any], None]
-"""`(micro_batch, logits)`."""
-
-LogitsFunction = Callable[[Any, Any], Any]
-"""`(output, label) -> what is handed out in place of the output`."""
 
 
 def label_log_probs(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -37,26 +31,15 @@ def label_log_probs(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     return -losses.reshape(label.shape)
 
 
-@dataclass(frozen=True)
-class LogitsWish:
-    """What a caller wants of the logits."""
-
-    keep: bool = False
-    """Return those of all micro-batches."""
-    at_the_end: bool = False
-    """Hand them out in the epilogue, and not to the callback as they come on the last stage."""
-    device: torch.device | None = None
-    """Where they are moved as they come; `None`: they stay where they are."""
-    callback: LogitsCallback | None = None
-    """Called with each micro-batch's, on the stages that get them."""
-
-
 class Logits:
     """The logits of an evaluation, on one stage."""
 
-    def __init__(self, wish: LogitsWish, device: torch.device) -> None:
+    def __init__(self, options: EvalOptions, device: torch.device) -> None:
         """Take logits that come into being on `device`."""
-        self._wish, self._clock = wish, Clock(device)
+        self._options, self._clock = options, Clock(device)
+        moved_to = options.logits_device
+        self._device = None if moved_to is None else torch.device(moved_to)
+        """Where logits are moved as they come; `None`: they stay where they are."""
         self._waiting: list[Any] = []
         self._numbers = 0
         self.handed_out: list[Any] | None = None
@@ -69,9 +52,9 @@ class Logits:
             holder: Holds nothing else; it is emptied, also where nobody wants them.
             own: Makes what is kept or handed out independent of the layers' memory.
         """
-        if self._wish.at_the_end:
+        if self._options.logits_in_epilogue:
             self._waiting.append(self._moved(own(holder)))
-        elif self._wish.callback is not None:
+        elif self._options.on_logits is not None:
             self._hand_out(self._moved(own(holder)))
         holder.clear()
 
@@ -120,11 +103,11 @@ class Logits:
 
     def finish(self) -> None:
         """Wait until what was moved has arrived."""
-        if self._wish.device is not None:
+        if self._device is not None:
             self._clock.synchronize()
 
     def _expect(self) -> None:
-        if self._wish.keep and self.handed_out is None:
+        if self._options.return_logits and self.handed_out is None:
             self.handed_out = []
 
     def _taken(self) -> list[Any]:
@@ -132,17 +115,17 @@ class Logits:
         return waiting
 
     def _hand_out(self, logits: Any) -> None:
-        if self._wish.callback is not None:
-            if self._wish.device is not None:
+        if self._options.on_logits is not None:
+            if self._device is not None:
                 self._clock.synchronize()
-            self._wish.callback(self._numbers, logits)
+            self._options.on_logits(self._numbers, logits)
         if self.handed_out is not None:
             self.handed_out.append(logits)
         self._numbers += 1
 
     def _moved(self, logits: Any) -> Any:
         # To the CPU, torch moves into pinned memory and does not wait: see `finish`.
-        return logits if self._wish.device is None else _to(self._wish.device, logits)
+        return logits if self._device is None else _to(self._device, logits)
 
 
 def _to(device: torch.device, logits: Any) -> Any:

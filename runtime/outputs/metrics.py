@@ -78,14 +78,17 @@ class StatefulMetrics:
                 )
             if isinstance(metric, nn.Module):
                 metric.to(transport.device)
-        self._metrics = dict(metrics)
+        self._metrics, self._transport = dict(metrics), transport
+        self.computed: dict[str, Any] = {}
+        """What was computed last, on the stages that are to know it."""
 
     def __bool__(self) -> bool:
         return bool(self._metrics)
 
-    def reset(self) -> None:
-        """Begin an evaluation."""
-        for metric in self._metrics.values():
+    def begin(self, *, fed: bool) -> None:
+        """Begin an evaluation; the metrics are reset if they are to be `fed` here."""
+        self.computed = {}
+        for metric in self._metrics.values() if fed else ():
             metric.reset()
 
     def update(self, output: Any, label: Any) -> None:
@@ -93,20 +96,25 @@ class StatefulMetrics:
         for metric in self._metrics.values():
             metric.update(output, label)
 
-    def compute(self) -> dict[str, Any]:
-        """The metrics of this replica: floats, and tensors on the CPU."""
-        return {name: _computed(metric) for name, metric in self._metrics.items()}
+    def compute(self) -> None:
+        """Compute the metrics of this replica: floats, and tensors on the CPU."""
+        self.computed = {name: _computed(metric) for name, metric in self._metrics.items()}
 
-    def compute_over_replicas(self, transport: Transport) -> dict[str, Any]:
-        """The metrics of all replicas, alike on all of them.
+    def all_reduce(self) -> None:
+        """Compute the metrics over all replicas, alike on all of them.
 
         Raises:
             MetricError: the states of a metric cannot be merged.
         """
-        return {
-            name: _computed(_merged(name, metric, transport))
+        self.computed = {
+            name: _computed(_merged(name, metric, self._transport))
             for name, metric in self._metrics.items()
         }
+
+    def broadcast(self, source: int) -> None:
+        """Hand what stage `source` has computed to all stages."""
+        if self._metrics:
+            self.computed = self._transport.gather_objects(self.computed)[source]
 
 
 def _computed(metric: StatefulMetric) -> Any:

@@ -8,7 +8,7 @@ beginning only where micro-batches with a finite loss have none.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
 from numbers import Real
 from typing import Any
@@ -43,65 +43,36 @@ class FiniteCheck:
     def __init__(self, micro_batches: int, device: torch.device) -> None:
         """Begin with nothing noted of up to `micro_batches`."""
         self._notes = torch.zeros(micro_batches, len(Note), dtype=torch.bool, device=device)
-        self._micro_batch = 0
 
-    def watching(
-        self, forward: Callable[[int, Any, Any], Any], *, inputs: bool
-    ) -> Callable[[int, Any, Any], Any]:
-        """`forward`, for whose micro-batches notes are taken; on request, also on the inputs."""
+    def look_at_inputs(self, micro_batch: int, inputs: Any) -> None:
+        """Take notes on the inputs of the first stage."""
+        self._look(micro_batch, inputs, Note.INPUT_NAN, Note.INPUT_INFINITY)
 
-        def watched(micro_batch: int, value: Any, label: Any) -> Any:
-            self._micro_batch = micro_batch
-            if inputs:
-                self._look(value, Note.INPUT_NAN, Note.INPUT_INFINITY)
-            return forward(micro_batch, value, label)
-
-        return watched
-
-    def watching_layers(self, layers: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """`layers`, with notes on what they return."""
-
-        def watched(value: Any) -> Any:
-            output = layers(value)
-            self.look(output)
-            return output
-
-        return watched
-
-    def look(self, output: Any) -> None:
+    def look_at_output(self, micro_batch: int, output: Any) -> None:
         """Take notes on what the layers returned."""
-        self._look(output, Note.OUTPUT_NAN, Note.OUTPUT_INFINITY)
+        self._look(micro_batch, output, Note.OUTPUT_NAN, Note.OUTPUT_INFINITY)
 
-    def watching_loss(self, loss_fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        """`loss_fn`, with notes on the loss of the micro-batch that is being forwarded."""
-
-        def watched(output: Any, label: Any) -> Any:
-            loss = loss_fn(output, label)
-            for part in _floating(loss):
-                self._notes[self._micro_batch, Note.LOSS] |= ~part.isfinite().all()
-            numbers = (x for x in pytree.tree_leaves(loss) if isinstance(x, Real))
-            if not all(map(math.isfinite, numbers)):  # numpy's are among them
-                self._notes[self._micro_batch, Note.LOSS] = True
-            return loss
-
-        return watched
-
-    def weighed(self, weight: float | torch.Tensor) -> None:
-        """Forget what was noted of the latest loss, if it does not count."""
+    def look_at_loss(self, micro_batch: int, loss: Any, weight: float | torch.Tensor) -> None:
+        """Take notes on a loss, unless its weight is zero and it does not count."""
+        if not isinstance(weight, torch.Tensor) and weight == 0:
+            return
+        for part in _floating(loss):
+            self._notes[micro_batch, Note.LOSS] |= ~part.isfinite().all()
+        numbers = (x for x in pytree.tree_leaves(loss) if isinstance(x, Real))
+        if not all(map(math.isfinite, numbers)):  # numpy's are among them
+            self._notes[micro_batch, Note.LOSS] = True
         if isinstance(weight, torch.Tensor):
-            self._notes[self._micro_batch, Note.LOSS] &= (weight != 0).any()
-        elif weight == 0:
-            self._notes[self._micro_batch, Note.LOSS] = False
+            self._notes[micro_batch, Note.LOSS] &= (weight != 0).any()
 
     def notes(self, micro_batches: int) -> Notes:
         """What was noted of the first micro-batches; waits for the device."""
         notes: Notes = self._notes[:micro_batches].tolist()
         return notes
 
-    def _look(self, value: Any, nan: Note, infinity: Note) -> None:
+    def _look(self, micro_batch: int, value: Any, nan: Note, infinity: Note) -> None:
         for part in _floating(value):
-            self._notes[self._micro_batch, nan] |= part.isnan().any()
-            self._notes[self._micro_batch, infinity] |= part.isinf().any()
+            self._notes[micro_batch, nan] |= part.isnan().any()
+            self._notes[micro_batch, infinity] |= part.isinf().any()
 
 
 def require_finite(everyone: Sequence[Notes], boundaries: Sequence[int], before: int) -> None:

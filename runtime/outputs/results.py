@@ -1,87 +1,66 @@
-"""The results of an evaluation on one stage: what the interpreter's epilogue works on."""
+"""The results of an evaluation on one stage, and what they are to the caller."""
 
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
-from runtime.outputs.logits import Logits, LogitsWish
+from runtime.outputs.logits import Logits
 from runtime.outputs.losses import Losses
 from runtime.outputs.metrics import StatefulMetrics
-from runtime.outputs.values import Layout
-from runtime.transport.protocol import Transport
-from schemas import Reduction
 
 
+@dataclass(frozen=True)
 class Results:
-    """Losses, metrics and logits of an evaluation, which may take several runs of the pipeline."""
+    """What the runs of an evaluation add to, and the epilogue works on."""
 
-    def __init__(
-        self,
-        device: torch.device,
-        *,
-        wish: LogitsWish | None = None,
-        metrics: StatefulMetrics | None = None,
-        layout: Layout | None = None,
-    ) -> None:
-        """Begin an evaluation.
+    losses: Losses
+    """With the metrics that are functions."""
+    metrics: StatefulMetrics
+    logits: Logits
 
-        Args:
-            device: Where losses and logits come into being.
-            wish: What becomes of the logits; default: they are let go.
-            metrics: Those that keep a state.
-            layout: How losses and metrics are nested, if all stages know it.
-        """
-        self.losses = Losses(device, layout)
-        self.logits = Logits(wish or LogitsWish(), device)
-        self._metrics = metrics
-        self.computed: dict[str, Any] | None = None
-        """The metrics that keep a state, as far as this stage is to know them."""
 
-    def expect(self, micro_batches: int) -> None:
-        """Go on with a run of so many micro-batches."""
-        self.losses.expect(micro_batches)
+@dataclass(frozen=True)
+class EvalResult:
+    """What an evaluation gives to one stage; `None` where it was not asked for or not handed on.
 
-    def record(self, values: dict[str, Any], weight: float | torch.Tensor) -> None:
-        """Note losses and metrics of the next micro-batch, and its weight in the average."""
-        self.losses.record(values, weight)
+    Losses and metrics are nested as the caller's functions nest them, with floats in place of
+    tensors. With data-parallel replicas, what is reduced is reduced over all of them; what is given
+    for each micro-batch is given for those of this replica.
+    """
 
-    def deliver(self, holder: list[Any], own: Callable[[list[Any]], Any]) -> None:
-        """Take the output of the next micro-batch out of `holder`; see `Logits.deliver`."""
-        self.logits.deliver(holder, own)
+    micro_batches: int
+    """M, in this replica."""
+    loss: Any = None
+    """The losses, reduced."""
+    losses: tuple[Any, ...] | None = None
+    """The loss of each micro-batch."""
+    weights: tuple[float, ...] | None = None
+    """The weight of each micro-batch in the average."""
+    logits: tuple[Any, ...] | None = None
+    """The output of each micro-batch, in order, on the stages that get them."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Metrics by name: those that are functions reduced like the loss, the others computed."""
+    metrics_of_micro_batches: tuple[dict[str, Any], ...] | None = None
+    """The metrics of each micro-batch that are functions."""
 
-    def reduce(self, reduction: Reduction) -> None:
-        """Reduce the losses on the stage that computed them."""
-        self.losses.reduce(reduction)
 
-    def all_reduce(self, transport: Transport) -> None:
-        """Extend the reduced losses over the data-parallel replicas."""
-        self.losses.all_reduce(transport)
-
-    def compute_metrics(self) -> None:
-        """Compute the metrics that keep a state."""
-        assert self._metrics is not None
-        self.computed = self._metrics.compute()
-
-    def all_reduce_metrics(self, transport: Transport) -> None:
-        """Compute the metrics that keep a state, over the data-parallel replicas."""
-        assert self._metrics is not None
-        self.computed = self._metrics.compute_over_replicas(transport)
-
-    def broadcast(self, transport: Transport, source: int) -> None:
-        """Hand losses and metrics of stage `source` to all stages."""
-        self.losses.broadcast(transport, source)
-        if self._metrics:
-            self.computed = transport.gather_objects(self.computed)[source]
-
-    def collect_logits(self) -> None:
-        """Hand the logits out where they are."""
-        self.logits.collect()
-
-    def move_logits(self, transport: Transport, source: int, destination: int) -> None:
-        """Hand the logits of stage `source` out on stage `destination`."""
-        self.logits.move(transport, source, destination)
-
-    def broadcast_logits(self, transport: Transport, source: int) -> None:
-        """Hand the logits of stage `source` out on all stages."""
-        self.logits.broadcast(transport, source)
+def eval_result(micro_batches: int, results: Results) -> EvalResult:
+    """The result of an evaluation, as far as this stage knows it."""
+    reduced = results.losses.reduced() or {}
+    by_micro_batch = results.losses.by_micro_batch()
+    losses = weights = metrics = None
+    if by_micro_batch is not None:
+        values, weights_found = by_micro_batch
+        weights = tuple(weights_found)
+        metrics = tuple(value["metrics"] for value in values)
+        if all("loss" in value for value in values):
+            losses = tuple(value["loss"] for value in values)
+    handed_out = results.logits.handed_out
+    return EvalResult(
+        micro_batches=micro_batches,
+        loss=reduced.get("loss"),
+        losses=losses,
+        weights=weights,
+        logits=None if handed_out is None else tuple(handed_out),
+        metrics=reduced.get("metrics", {}) | results.metrics.computed,
+        metrics_of_micro_batches=metrics,
+    )

@@ -1,7 +1,7 @@
-"""Agreement: what all stages make sure of before the first transfer of a run.
+"""The handshake: what all stages make sure of before the first transfer of a run.
 
-Stages that disagree would hang, or worse, exchange the wrong messages. So they compare notes first,
-and a disagreement is the same error on every stage of every data-parallel replica.
+Stages that disagree would hang, or worse, exchange the wrong messages. So each proposes what it is
+about to do, and a disagreement is the same error on every stage of every data-parallel replica.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ class AgreementError(AgreedError, ValueError):
 
 
 @dataclass(frozen=True)
-class Announcement:
+class Proposal:
     """What one stage brings to a run."""
 
     outcome: Outcome
@@ -43,7 +43,7 @@ class Announcement:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Handshake:
     """What all stages know before a run."""
 
     window: Window
@@ -56,52 +56,52 @@ class Agreement:
     """What all stages say of their weights, by replica."""
 
 
-def agree(transport: Transport, mine: Announcement) -> Agreement:
-    """Compare the announcements of all stages of all replicas.
+def handshake(transport: Transport, proposal: Proposal) -> Handshake:
+    """Compare the proposals of all stages of all replicas.
 
     Args:
         transport: Connection to them.
-        mine: What this stage brings.
+        proposal: What this stage brings.
 
     Raises:
         AgreementError: the stages ask for or have different things.
         DifferentDataError: those of this replica read different micro-batches.
     """
-    pipeline: list[Announcement] = transport.gather_objects(mine)
-    brief = [replace(a, window=None, digests=()) for a in pipeline]
-    replicas: list[list[Announcement]] = transport.gather_from_replicas(brief)
-    everyone = {
-        _name(stage_id, replica, len(replicas)): announcement
-        for replica, announcements in enumerate(replicas)
-        for stage_id, announcement in enumerate(announcements)
+    pipeline: list[Proposal] = transport.gather_objects(proposal)
+    brief = [replace(p, window=None, digests=()) for p in pipeline]
+    replicas: list[list[Proposal]] = transport.gather_from_replicas(brief)
+    by_name = {
+        _name(stage_id, replica, len(replicas)): proposed
+        for replica, proposals in enumerate(replicas)
+        for stage_id, proposed in enumerate(proposals)
     }
-    _require_same("wanted outcome", {name: a.outcome for name, a in everyone.items()})
-    _require_same("check_finite", {name: a.check_finite for name, a in everyone.items()})
-    _require_same("num_micro_batches", {name: a.asked or 0 for name, a in everyone.items()})
-    for name, a in everyone.items():
-        if a.asked is not None and a.found is not None and a.ended and a.found < a.asked:
+    _require_same("wanted outcome", {name: p.outcome for name, p in by_name.items()})
+    _require_same("check_finite", {name: p.check_finite for name, p in by_name.items()})
+    _require_same("num_micro_batches", {name: p.asked or 0 for name, p in by_name.items()})
+    for name, p in by_name.items():
+        if p.asked is not None and p.found is not None and p.ended and p.found < p.asked:
             raise AgreementError(
-                f"the data of {name} ended after {a.found} micro-batches, needed {a.asked}"
+                f"the data of {name} ended after {p.found} micro-batches, needed {p.asked}"
             )
-    for replica, announcements in enumerate(replicas):
-        names = [_name(stage_id, replica, len(replicas)) for stage_id in range(len(announcements))]
-        _require_same_number(dict(zip(names, announcements, strict=True)))
-    require_same_data([announcement.digests for announcement in pipeline], mine.before)
+    for replica, proposals in enumerate(replicas):
+        names = [_name(stage_id, replica, len(replicas)) for stage_id in range(len(proposals))]
+        _require_same_number(dict(zip(names, proposals, strict=True)))
+    require_same_data([p.digests for p in pipeline], proposal.before)
     window = pipeline[0].window
     assert window is not None
-    firsts = [announcements[0] for announcements in replicas]
-    return Agreement(
+    firsts = [proposals[0] for proposals in replicas]
+    return Handshake(
         window=window,
         final=all(first.ended for first in firsts),
         everywhere=sum(first.found or 0 for first in firsts),
-        weights=[[a.weights for a in announcements] for announcements in replicas],
+        weights=[[p.weights for p in proposals] for proposals in replicas],
     )
 
 
-def _require_same_number(stages: Mapping[str, Announcement]) -> None:
+def _require_same_number(stages: Mapping[str, Proposal]) -> None:
     """Refuse data that has ended on one stage where another one has more already."""
     readers = [
-        (name, a.before + a.found, a.ended) for name, a in stages.items() if a.found is not None
+        (name, p.before + p.found, p.ended) for name, p in stages.items() if p.found is not None
     ]
     for name, found, ended in readers[1:]:
         first, expected, all_there = readers[0]
@@ -122,9 +122,9 @@ def require_same(what: str, values: Sequence[object]) -> None:
 
 
 def _require_same(what: str, values: Mapping[str, object]) -> None:
-    said = [(name, value) for name, value in values.items() if value is not None]
-    for name, value in said[1:]:
-        first, expected = said[0]
+    given = [(name, value) for name, value in values.items() if value is not None]
+    for name, value in given[1:]:
+        first, expected = given[0]
         if value != expected:
             raise AgreementError(f"{what} differs: {expected!r} on {first}, {value!r} on {name}")
 

@@ -27,7 +27,7 @@ class Build:
 
 
 class PlanCache:
-    """One stage's plans, by number of micro-batches, wanted outcome and form."""
+    """One stage's plans, by number of micro-batches, wanted outcome and variant."""
 
     def __init__(
         self,
@@ -76,29 +76,28 @@ class PlanCache:
             )
             plan = pipeline.stage(self._transport.stage_id)
             opens = _channels(plan) - self._connected
-            mine = Build(
+            build = Build(
                 schedcc.__version__, self._partition, micro_batches, pipeline.fingerprint, opens
             )
-            if self._compare(mine):
+            if self._compare(build):
                 self._open(opens)
             self._known[key] = Interpreter(plan, self._transport, self._buffers)
             if len(self._known) > PLANS:
-                self._known.popitem(last=False)[1].close()
+                self._known.popitem(last=False)
         self._known.move_to_end(key)
         return self._known[key]
 
-    def close(self) -> None:
+    def clear(self) -> None:
         """Let go of all plans."""
-        while self._known:
-            self._known.popitem()[1].close()
+        self._known.clear()
 
-    def _compare(self, mine: Build) -> bool:
+    def _compare(self, build: Build) -> bool:
         """Require equal builds; whether any stage has channels to open, for which all are needed.
 
         Replicas run plans of other lengths, but open the same channels at the same time: these
         follow from the outcome alone.
         """
-        builds: list[Build] = self._transport.gather_objects(mine)
+        builds: list[Build] = self._transport.gather_objects(build)
         require_same("version of schedcc", [build.version for build in builds])
         require_same("partition of the layers", [build.partition for build in builds])
         require_same("number of micro-batches", [build.micro_batches for build in builds])

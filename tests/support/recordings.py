@@ -10,6 +10,10 @@ from torch import nn
 from runtime.execution.buffers import BufferPool
 from runtime.execution.interpreter import Interpreter, Work
 from runtime.execution.transfers import Transfers
+from runtime.outputs.logits import Logits
+from runtime.outputs.losses import Losses
+from runtime.outputs.metrics import StatefulMetrics
+from runtime.outputs.options import EvalOptions
 from runtime.outputs.results import Results
 from runtime.recording.recorder import Recorder
 from runtime.tensors.ownership import Owner
@@ -136,7 +140,9 @@ def run_recorded(plan: PipelinePlan, directory: Path, *, fails: int | None = Non
             forward=forward,
             stream=stream,
             transfers=transfers,
-            results=Results(end.device),
+            results=Results(
+                Losses(end.device), StatefulMetrics({}, end), Logits(EvalOptions(), end.device)
+            ),
             own=Owner(nn.Identity(), buffers.memory.ours).own,
             listeners=(recorder,),
         )

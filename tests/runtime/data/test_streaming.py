@@ -12,7 +12,7 @@ from torch import nn
 from runtime import Evaluator
 from runtime.data import stream
 from runtime.data.micro_batches import MOST
-from runtime.evaluation.evaluation import CHUNK
+from runtime.evaluation.runner import CHUNK
 from tests.support.models_for_tests import Data, batches, mlp, one_process, over_stages
 
 LONG = [1 + m % 3 for m in range(2 * CHUNK + 70)]
@@ -195,7 +195,7 @@ def test_without_memory_for_a_receive_the_next_evaluation_is_as_any_other():
     data = batches([2, 3, 2])
 
     def call(ev: Evaluator) -> Any:
-        pool = ev._evaluations._buffers.memory
+        pool = ev._runner._buffers.memory
         allocate, pool._allocate = pool._allocate, out_of_memory
         with pytest.raises((MemoryError, RuntimeError), match="no more"):
             ev.evaluate(data)
@@ -214,7 +214,7 @@ def test_memory_of_plans_and_kinds_is_bounded():
     def call(ev: Evaluator) -> tuple[int, int]:
         for count in range(1, 40):
             ev.eval_batch(iter(batches([1] * count)), num_micro_batches=count)
-        evaluations = ev._evaluations
+        evaluations = ev._runner
         return len(evaluations._plans._known), len(evaluations._buffers.memory._memory)
 
     for plans, memory in over_stages(2, call):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from runtime import AgreementError, DataError, EvalResult, Evaluator, RemoteError
-from runtime.evaluation.evaluation import CHUNK
+from runtime.evaluation.runner import CHUNK
 from runtime.transport import InMemoryNetwork
 from tests.support.models_for_tests import Data, batches, mlp, one_process, over_stages
 

@@ -10,12 +10,14 @@ from torch import nn
 
 import schedcc
 from runtime.execution.buffers import BufferPool
+from runtime.execution.forward import LastStageForward
 from runtime.execution.interpreter import Interpreter, Work
 from runtime.execution.transfers import Transfers
-from runtime.modules.stage import LastStage
-from runtime.outputs.eval_result import EvalResult, eval_result
-from runtime.outputs.logits import LogitsWish
-from runtime.outputs.results import Results
+from runtime.outputs.logits import Logits
+from runtime.outputs.losses import Losses
+from runtime.outputs.metrics import StatefulMetrics
+from runtime.outputs.options import EvalOptions
+from runtime.outputs.results import EvalResult, Results, eval_result
 from runtime.outputs.values import Measure
 from runtime.tensors.ownership import Owner
 from runtime.transport import InMemoryTransport, run_stages
@@ -30,6 +32,11 @@ from tests.support.plans import pipeline
 from tests.support.strategies import at_corners, sizes
 
 
+def results_of(end: InMemoryTransport, options: EvalOptions | None = None) -> Results:
+    metrics = StatefulMetrics({}, end)
+    return Results(Losses(end.device), metrics, Logits(options or EvalOptions(), end.device))
+
+
 def execute(
     plan: PipelinePlan, stage_modules: list[nn.Module], data: Data, replicas: int = 1
 ) -> list[EvalResult]:
@@ -37,8 +44,8 @@ def execute(
 
     def stage(end: InMemoryTransport) -> EvalResult:
         here, last = end.stage_id, end.stage_id == end.stages - 1
-        results = Results(end.device, wish=LogitsWish(keep=True, at_the_end=True))
-        results.expect(len(data))
+        results = results_of(end, EvalOptions(return_logits=True))
+        results.losses.expect(len(data))
         module = stage_modules[here]
         mine = [data[m] for m in range(len(data))]
         if replicas > 1:  # each replica weighs its losses differently: shards of unequal size
@@ -64,7 +71,7 @@ def run_stage(
     buffers, stream = BufferPool(end.receive_memory), stream_of(data, end)
     transfers = Transfers(end, buffers, stream)
     measure = Measure(nn.functional.mse_loss, {})
-    last = LastStage(module, results, lambda _, label: len(label), measure=measure)
+    last = LastStageForward(module, results, lambda _, label: len(label), measure=measure)
     Interpreter(plan, end, buffers).run(
         Work(
             forward=last if is_last else lambda m, x, _: transfers.forward(m, module, x),
@@ -159,7 +166,7 @@ def test_an_error_says_where_in_the_plan_it_happened():
     data = [(y, y) for _, y in data]
 
     def stage(end: InMemoryTransport) -> None:
-        results = Results(end.device)
+        results = results_of(end)
         run_stage(plan.stage(0), end, modules[0], data, results, is_last=True)
 
     with pytest.raises(ArithmeticError, match="three rows") as caught:

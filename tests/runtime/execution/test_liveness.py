@@ -8,22 +8,43 @@ import pytest
 import torch
 from torch import nn
 
-import schedcc
-from runtime.execution.liveness import last_reads
-from schemas import ForwardPass, Place, SendActivation, WaitSendActivation
-from tests.support.models_for_tests import over_stages
+from schemas import ForwardPass, Place, Placed, SendActivation, WaitSendActivation
+from tests.runtime.evaluation.test_evaluator import eval_batch
+from tests.support.models_for_tests import batches, over_stages
 
 
 @pytest.mark.parametrize(("overlap", "end"), [(False, SendActivation), (True, WaitSendActivation)])
 def test_inputs_live_until_their_forward_and_outputs_until_they_are_sent(overlap, end):
-    plan = schedcc.compile_pipeline(5, 3, overlap=overlap).stage(1)
-    for placed, last in zip(plan.program.placed(), last_reads(plan), strict=True):
-        expected: tuple[Place, ...] = ()
-        if isinstance(placed.instruction, ForwardPass):
-            expected = (Place.INPUT,)
-        elif isinstance(placed.instruction, end):
-            expected = (Place.OUTPUT,)
-        assert last == expected
+    held: dict[type, set[tuple[int, bool, bool]]] = {}
+
+    class Looks:
+        def __init__(self, evaluator: Any) -> None:
+            self.buffers = evaluator._runner._buffers
+
+        def started(self, placed: Placed) -> None:
+            self.look(placed, 0)
+
+        def finished(self, placed: Placed) -> None:
+            self.look(placed, 1)
+
+        def look(self, placed: Placed, after: int) -> None:
+            if isinstance(placed.instruction, ForwardPass | end):
+                buffer = self.buffers[placed.instruction.buffer]
+                holds = (buffer[Place.INPUT] is not None, buffer[Place.OUTPUT] is not None)
+                kind = type(placed.instruction)
+                held.setdefault(kind, set()).add((after, *holds))
+
+    def call(evaluator: Any) -> None:
+        if evaluator.stage_id == 1:
+            evaluator._runner._setup.listeners.append(Looks(evaluator))
+        eval_batch(evaluator, batches([2] * 5))
+
+    over_stages(3, call, overlap=overlap, listeners=[])
+    before, after = held[ForwardPass], held[end]
+    assert {look[1] for look in before if not look[0]} == {True}
+    assert {look[1] for look in before if look[0]} == {False}
+    assert {look[2] for look in after if not look[0]} == {True}
+    assert {look[2] for look in after if look[0]} == {False}
 
 
 class Counting(nn.Module):

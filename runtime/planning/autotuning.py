@@ -1,9 +1,9 @@
-"""The form in which plans run: blocking, overlapped, or whichever is measured to be faster.
+"""Autotuning: whether plans are overlapped, or whichever variant is measured to be faster.
 
 Overlap hides transfers behind forwards, at the price of a hand-over between threads for each
-transfer. Where a forward is shorter than that, the blocking form may win. Both give the same
+transfer. Where a forward is shorter than that, the blocking variant may win. Both give the same
 results, so `"auto"` measures the caller's own runs: the first ones take turns, and those that
-follow have the form that was faster. No layer runs more often than the data asks.
+follow have the variant that was faster. No layer runs more often than the data asks.
 """
 
 from collections import OrderedDict
@@ -20,10 +20,10 @@ Overlap = bool | Literal["auto"]
 """Whether plans are overlapped; `"auto"`: if that is measured to be faster."""
 
 RUNS = 2
-"""Runs of each form that are measured; of each, the fastest counts."""
+"""Runs of each variant that are measured; of each, the fastest counts."""
 
 ADVANTAGE = 0.97
-"""The blocking form has to be faster by this factor to be preferred: less may be chance."""
+"""The blocking variant has to be faster by this factor to be preferred: less may be chance."""
 
 KINDS = 64
 """Kinds of micro-batches whose measurements are remembered."""
@@ -32,22 +32,22 @@ KINDS = 64
 @dataclass
 class _Measured:
     seconds: dict[bool, list[float]] = field(default_factory=lambda: {True: [], False: []})
-    """Of a micro-batch, in runs of each form, by whether they overlapped."""
+    """Of a micro-batch, in runs of each variant, by whether they overlapped."""
 
     @property
     def missing(self) -> bool | None:
-        """The form to measure next; `None` if all is known."""
+        """The variant to measure next; `None` if all is known."""
         fewest = min(self.seconds, key=lambda overlap: len(self.seconds[overlap]))
         return fewest if len(self.seconds[fewest]) < RUNS else None
 
     @property
     def overlap(self) -> bool:
-        """The form that is faster."""
+        """The variant that is faster."""
         return min(self.seconds[False]) > ADVANTAGE * min(self.seconds[True])
 
 
-class FormChoice:
-    """Decides between the forms, the same on all stages."""
+class Autotuner:
+    """Chooses between the variants, the same on all stages."""
 
     def __init__(self, overlap: Overlap, transport: Transport) -> None:
         """Decide by `overlap` for the stages of `transport`.
@@ -61,7 +61,7 @@ class FormChoice:
         self._clock = Clock(transport.device)
         self._measured: OrderedDict[str, _Measured] = OrderedDict()
 
-    def overlapped(self, kind: str) -> bool:
+    def overlap(self, kind: str) -> bool:
         """Whether a run whose first micro-batch is of this kind is to be overlapped."""
         if self._overlap != "auto" or self._transport.stages == 1:
             return bool(self._overlap)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from runtime.planning.variant import RUNS, FormChoice
+from runtime.planning.autotuning import RUNS, Autotuner
 from runtime.transport import InMemoryTransport, run_stages
 from schemas import PostRecvActivation, PostSendActivation, RecvActivation, SendActivation
 from tests.runtime.evaluation.test_evaluator import eval_batch
@@ -25,11 +25,11 @@ class Seen:
         pass
 
 
-def decide(slower: bool, choice: FormChoice, kind: str) -> list[bool]:
+def decide(slower: bool, choice: Autotuner, kind: str) -> list[bool]:
     """The forms of the first runs, where the overlapped one is slower or not."""
     forms = []
     for _ in range(2 * RUNS + 3):
-        overlap = choice.overlapped(kind)
+        overlap = choice.overlap(kind)
         forms.append(overlap)
         with choice.measuring(kind, overlap, 4):
             pass
@@ -41,7 +41,7 @@ def decide(slower: bool, choice: FormChoice, kind: str) -> list[bool]:
 @pytest.mark.parametrize("slower", [True, False])
 def test_runs_take_turns_and_then_have_the_form_that_was_faster(slower):
     def stage(end: InMemoryTransport) -> list[bool]:
-        return decide(slower, FormChoice("auto", end), "kind")
+        return decide(slower, Autotuner("auto", end), "kind")
 
     for forms in run_stages(2, stage):
         assert sorted(forms[: 2 * RUNS]) == [False] * RUNS + [True] * RUNS
@@ -84,7 +84,7 @@ def test_measuring_runs_no_layer_more_often_than_the_data_asks():
 
 def test_what_is_no_form_is_refused():
     def stage(end: InMemoryTransport) -> None:
-        FormChoice("fast", end)  # type: ignore[arg-type]
+        Autotuner("fast", end)  # type: ignore[arg-type]
 
     with pytest.raises(ValueError, match="overlap is 'fast', needed True, False or 'auto'"):
         run_stages(1, stage)
@@ -92,7 +92,7 @@ def test_what_is_no_form_is_refused():
 
 def test_one_stage_has_nothing_to_measure():
     def stage(end: InMemoryTransport) -> bool:
-        choice = FormChoice("auto", end)
-        return choice.overlapped("kind") and not choice._measured
+        choice = Autotuner("auto", end)
+        return choice.overlap("kind") and not choice._measured
 
     assert run_stages(1, stage) == [True]

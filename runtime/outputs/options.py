@@ -1,23 +1,43 @@
-"""A request: what a caller wants of an evaluation, and so of the runs that it takes."""
+"""Options of an evaluation: what a caller wants of it, from `eval_batch` down to the epilogue."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import torch
 
-from runtime.outputs.logits import LogitsCallback, LogitsFunction, LogitsWish
 from schedcc import Outcome
 from schedcc.errors import ScheduleError
 from schedcc.schedules.epilogue import LogitsTo, ReduceOutput
 
+LogitsCallback = Callable[[int, Any], None]
+"""`(micro_batch, logits)`."""
+
+LogitsFunction = Callable[[Any, Any], Any]
+"""`(output, label) -> what is handed out in place of the output`."""
+
+
+class EvalKeywords(TypedDict, total=False):
+    """The options as keyword arguments, see `EvalOptions`."""
+
+    return_logits: bool
+    compute_loss: bool
+    reduce_output: ReduceOutput | None
+    bcast_loss: bool
+    logits_to: LogitsTo
+    logits_device: torch.device | str | None
+    on_logits: LogitsCallback | None
+    logits_fn: LogitsFunction | None
+
 
 @dataclass(frozen=True)
-class Request:
+class EvalOptions:
     """What a caller wants of an evaluation; the names are those of `Evaluator.eval_batch`."""
 
+    return_logits: bool = False
     compute_loss: bool = True
     reduce_output: ReduceOutput | None = "avg"
     bcast_loss: bool = True
-    return_logits: bool = False
     logits_to: LogitsTo = "last"
     logits_device: torch.device | str | None = None
     on_logits: LogitsCallback | None = None
@@ -48,14 +68,12 @@ class Request:
         return self.compute_loss or self.logits_fn is not None
 
     @property
-    def wish(self) -> LogitsWish:
-        """What becomes of the logits."""
-        return LogitsWish(
-            keep=self.return_logits,
-            at_the_end=self._hands_logits_over,
-            device=None if self.logits_device is None else torch.device(self.logits_device),
-            callback=self.on_logits,
-        )
+    def logits_in_epilogue(self) -> bool:
+        """Whether logits are handed out at the end of a run, by an instruction of its plan.
+
+        A callback on the last stage gets them as they come, and needs none.
+        """
+        return self.return_logits or (self.on_logits is not None and self.logits_to != "last")
 
     def outcome(self, *, replicas: int, compute_metrics: bool) -> Outcome:
         """What the last run of the evaluation delivers."""
@@ -63,18 +81,8 @@ class Request:
             compute_loss=self.compute_loss,
             reduce_output=self.reduce_output,
             bcast_loss=self.bcast_loss,
-            return_logits=self._hands_logits_over,
+            return_logits=self.logits_in_epilogue,
             logits_to=self.logits_to,
             compute_metrics=self.compute_loss and compute_metrics,
             replicas=replicas,
         )
-
-    @property
-    def _hands_logits_over(self) -> bool:
-        # On the last stage a callback gets them as they come, and no instruction is needed.
-        return self.return_logits or (self.on_logits is not None and self.logits_to != "last")
-
-
-def part_of(outcome: Outcome) -> Outcome:
-    """What a run delivers that others follow: no more than the logits so far."""
-    return replace(outcome, compute_loss=False, compute_metrics=False)

@@ -1,0 +1,312 @@
+"""The runner: evaluations on one stage, as runs of the pipeline with a handshake before each."""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+import schedcc
+from runtime.data.fingerprint import Digests
+from runtime.data.micro_batches import DataError, EmptyDataError, Prefetcher, Reading
+from runtime.data.samples import SampleWeights, require_weight
+from runtime.data.stream import FETCHING, Stream, Window, window_of
+from runtime.device import OwnRandomState
+from runtime.evaluation.setup import Setup
+from runtime.execution.buffers import BufferPool
+from runtime.execution.forward import LastStageForward, StageForward
+from runtime.execution.interpreter import Forward, Work
+from runtime.execution.transfers import Transfers
+from runtime.failure.guard import Guard, Run
+from runtime.modules.modes import evaluating
+from runtime.outputs.logits import Logits
+from runtime.outputs.losses import Losses
+from runtime.outputs.nonfinite import FiniteCheck, require_finite
+from runtime.outputs.options import EvalOptions
+from runtime.outputs.results import EvalResult, Results, eval_result
+from runtime.outputs.values import Layout, Measure
+from runtime.planning.autotuning import Autotuner
+from runtime.planning.handshake import Handshake, Proposal, handshake
+from runtime.planning.plan_cache import PlanCache
+from runtime.tensors.ownership import Owner
+from runtime.transport import Transport
+
+CHUNK = 256
+"""Micro-batches between two drains of the pipe when a whole data set is evaluated."""
+
+
+@dataclass
+class Evaluation:
+    """An evaluation that is under way, on one stage."""
+
+    options: EvalOptions
+    outcome: schedcc.Outcome
+    """What its last run delivers."""
+    asked: int | None
+    """The number of micro-batches that the caller asked for; `None`: all that there are."""
+    prefetcher: Prefetcher | None
+    results: Results
+    weights: SampleWeights
+    micro_batches: int = 0
+    """Those that have been evaluated."""
+
+
+class Runner:
+    """Carries evaluations out on one stage, and remembers what stages have agreed on."""
+
+    def __init__(self, transport: Transport, guard: Guard, setup: Setup) -> None:
+        """Evaluate what `setup` says over `transport`, watched by `guard`."""
+        self._transport, self._guard, self._setup = transport, guard, setup
+        self._first = transport.stage_id == 0
+        self._last = transport.stage_id == transport.stages - 1
+        self._buffers = BufferPool(transport.receive_memory, transport.release_memory)
+        self._epoch: int | None = None
+        self._layout: Layout | None = None
+        self._forget()
+
+    def evaluate(
+        self, data: Iterable[Any] | None, options: EvalOptions, asked: int | None
+    ) -> EvalResult:
+        """Evaluate what `data` gives, in as many runs of the pipeline as it takes.
+
+        Args:
+            data: Micro-batches of this stage; `None` if it reads none.
+            options: What is wanted, the same on every stage.
+            asked: The number of micro-batches; `None`: all that there are.
+
+        Raises:
+            DataError, AgreementError, RemoteError, ValueError: as of `Evaluator.eval_batch`.
+        """
+        setup = self._setup
+        outcome = options.outcome(
+            replicas=self._transport.replicas, compute_metrics=bool(setup.metrics)
+        )
+        recorded = setup.recorder.evaluation() if setup.recorder else nullcontext()
+        with ExitStack() as entered:
+            run = entered.enter_context(self._guard.run())
+            for context in (recorded, setup.weights.evaluation(), torch.no_grad()):
+                entered.enter_context(context)
+            self._begin(run)
+            evaluation = self._evaluation(data, options, outcome, asked)
+            shaken = self._handshake(evaluation, run, setup.weights.token)
+            run.phase("the comparison of weights")
+            setup.weights.settle(shaken.weights)
+            entered.enter_context(evaluating(*setup.evaluated(options, last=self._last)))
+            if shaken.everywhere == 0:
+                raise EmptyDataError("the data holds no micro-batch, needed at least one")
+            while not self._run(evaluation, shaken, run):
+                shaken = self._handshake(evaluation, run)
+            run.drain()
+            evaluation.results.logits.finish()
+        self._layout = evaluation.results.losses.agreed
+        return eval_result(evaluation.micro_batches, evaluation.results)
+
+    def close(self) -> None:
+        """Let go of plans and memory."""
+        self._plans.clear()
+        self._buffers.clear()
+        self._buffers.memory.clear()
+
+    def _forget(self) -> None:
+        """Know nothing that stages agree on."""
+        self._plans = PlanCache(self._transport, self._setup.boundaries, self._buffers)
+        self._tuner = Autotuner(self._setup.overlap, self._transport)
+        self._layout = None
+
+    def _begin(self, run: Run) -> None:
+        # Modules may have been compiled since.
+        self._owner = Owner(self._setup.module, self._buffers.memory.ours)
+        if self._epoch not in (None, run.epoch):  # after a failure some stages may know more
+            self._forget()
+        self._epoch = run.epoch
+
+    def _evaluation(
+        self,
+        data: Iterable[Any] | None,
+        options: EvalOptions,
+        outcome: schedcc.Outcome,
+        asked: int | None,
+    ) -> Evaluation:
+        setup, device = self._setup, self._transport.device
+        if options.compute_loss and self._last and not setup.computes_something:
+            raise DataError(
+                "compute_loss is True, but the evaluator has no loss_fn and no metrics: needed "
+                "one of them, or compute_loss=False"
+            )
+        setup.metrics.begin(fed=outcome.compute_metrics and self._last)
+        averages = options.compute_loss and options.reduce_output == "avg"
+        return Evaluation(
+            options,
+            outcome,
+            asked,
+            self._prefetcher(data, options, asked),
+            Results(Losses(device, self._layout), setup.metrics, Logits(options, device)),
+            SampleWeights(needed=averages),
+        )
+
+    def _prefetcher(
+        self, data: Iterable[Any] | None, options: EvalOptions, asked: int | None
+    ) -> Prefetcher | None:
+        """What fetches this stage's micro-batches, if it reads any."""
+        labels = self._last and options.needs_labels
+        # A last stage that needs no labels now still goes on in step with the first.
+        if not (self._first or labels or (self._last and data is not None)):
+            return None
+        reading = Reading(
+            inputs=self._first,
+            labels=labels,
+            fingerprints=self._compares_data,
+            keyword_inputs=self._setup.keyword_inputs,
+        )
+        return Prefetcher(
+            data,
+            reading,
+            self._transport.device,
+            stage_id=self._transport.stage_id,
+            most=asked,
+            take=self._buffers.small.take,
+            around=OwnRandomState(self._transport.device) if asked is None else nullcontext,
+        )
+
+    @property
+    def _compares_data(self) -> bool:
+        return self._setup.check_data and self._transport.stages > 1
+
+    def _handshake(self, evaluation: Evaluation, run: Run, weights: Any = None) -> Handshake:
+        """Fetch the first micro-batches of a run, and make sure that all stages fit together.
+
+        Args:
+            evaluation: What is under way.
+            run: Told what this stage is at.
+            weights: What it says of its weights.
+        """
+        prefetcher = evaluation.prefetcher
+        found, ended = None, True
+        digests: tuple[Digests, ...] = ()
+        window: Window | None = None
+        if prefetcher is not None:
+            if prefetcher.is_empty:
+                run.phase(FETCHING, waits_for="", patient=True)
+                prefetcher.fetch()
+            most = CHUNK if evaluation.asked is None else evaluation.asked
+            fetched = window_of(prefetcher, 0, most)
+            found, ended = len(fetched.notes), fetched.ended
+            window = fetched if self._first else None
+            if self._compares_data:
+                digests = tuple(note.digests for note in fetched.notes)
+        run.phase("the handshake before the first transfer")
+        return handshake(
+            self._transport,
+            Proposal(
+                evaluation.outcome,
+                evaluation.asked,
+                found=found,
+                ended=ended,
+                window=window,
+                digests=digests,
+                check_finite=self._setup.check_finite,
+                weights=weights,
+                before=evaluation.micro_batches,
+            ),
+        )
+
+    def _run(self, evaluation: Evaluation, shaken: Handshake, run: Run) -> bool:
+        """Evaluate the micro-batches that come next; whether these were the last ones."""
+        setup, transport, window = self._setup, self._transport, shaken.window
+        run.before = evaluation.micro_batches
+        final = shaken.final or evaluation.asked is not None
+        run.phase("the connection of the channels")
+        self._plans.connect()
+        if not final and window.ended and not window.notes:
+            return False  # other replicas have more data, and meet this one in the last run
+        planned = len(window.notes) if window.ended else evaluation.asked or CHUNK
+        outcome = evaluation.outcome if final else _part_of(evaluation.outcome)
+        kind = window.notes[0].kind if window.notes else ""
+        overlap = self._tuner.overlap(kind)
+        run.phase("the comparison of plans")
+        interpreter = self._plans.interpreter(planned, outcome, overlap=overlap)
+        recorder, results = setup.recorder, evaluation.results
+        stream = Stream(
+            transport,
+            window,
+            planned,
+            evaluation.prefetcher,
+            run,
+            take=self._buffers.small.take,
+            before=evaluation.micro_batches,
+            exact=evaluation.asked is not None,
+            ended=recorder.data_ended if recorder else lambda _: None,
+        )
+        transfers = Transfers(transport, self._buffers, stream, dynamic_shapes=setup.dynamic_shapes)
+        stream.before_window = transfers.receive_headers
+        if final:  # a run that is not may find fewer micro-batches, and tells no losses
+            results.losses.expect(planned)
+        finite = FiniteCheck(planned, transport.device) if setup.check_finite else None
+        work = Work(
+            forward=self._forward(evaluation, stream, transfers, finite),
+            stream=stream,
+            transfers=transfers,
+            results=results,
+            own=self._owner.own,
+            listeners=(run, *setup.listeners),
+        )
+        recorded = recorder.run(interpreter.plan, transfers) if recorder else nullcontext()
+        try:
+            with self._tuner.measuring(kind, overlap, max(1, planned)), recorded:
+                interpreter.run(work)
+                run.phase("the end of the data")
+                stream.finish()
+        finally:
+            self._buffers.clear()
+        if not final:
+            results.losses.expect(stream.count)
+        evaluation.micro_batches += stream.count
+        if finite is not None:
+            run.drain()
+            run.phase("the comparison of losses")
+            notes = transport.gather_objects(finite.notes(stream.count))
+            require_finite(notes, setup.boundaries, run.before)
+        return final
+
+    def _forward(
+        self,
+        evaluation: Evaluation,
+        stream: Stream,
+        transfers: Transfers,
+        finite: FiniteCheck | None,
+    ) -> Forward:
+        setup, options = self._setup, evaluation.options
+        if not self._last:
+            return StageForward(setup.module, transfers, finite, is_first=self._first)
+        return LastStageForward(
+            setup.module,
+            evaluation.results,
+            self._weigh(evaluation, stream),
+            measure=Measure(setup.loss_fn, setup.metric_fns) if options.compute_loss else None,
+            logits_fn=options.logits_fn,
+            finite=finite,
+            is_first=self._first,
+        )
+
+    def _weigh(
+        self, evaluation: Evaluation, stream: Stream
+    ) -> Callable[[int, Any], "float | torch.Tensor"]:
+        weight_fn, weights = self._setup.weight_fn, evaluation.weights
+        if weight_fn is not None:
+            return lambda _, label: require_weight(weight_fn(label))
+
+        def weigh(micro_batch: int, _: Any) -> float:
+            inputs = stream.note(micro_batch)
+            labels = stream.label_note(micro_batch)
+            look = f"{inputs.look} {labels.label_look}"
+            weight = weights.weight(inputs.samples, labels.label_samples, look)
+            evaluation.results.losses.uncertain = weights.uncertain
+            return weight
+
+        return weigh
+
+
+def _part_of(outcome: schedcc.Outcome) -> schedcc.Outcome:
+    """What a run delivers that others follow: no more than the logits so far."""
+    return replace(outcome, compute_loss=False, compute_metrics=False)

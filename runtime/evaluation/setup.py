@@ -1,0 +1,51 @@
+"""The setup of an evaluator: what its evaluations have in common."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from runtime.data.samples import WeightFunction
+from runtime.execution.listeners import Listener
+from runtime.modules.found_modules import modules_in
+from runtime.modules.weight_agreement import StageWeights
+from runtime.outputs.metrics import StatefulMetrics
+from runtime.outputs.options import EvalOptions
+from runtime.outputs.values import LossFunction
+from runtime.planning.autotuning import Overlap
+from runtime.recording.recorder import Recorder
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is evaluated on one stage, what is computed from it, and how."""
+
+    module: nn.Sequential
+    boundaries: tuple[int, ...]
+    """The first layer of each stage, and the number of layers."""
+    weights: StageWeights
+    loss_fn: LossFunction | None
+    metric_fns: Mapping[str, LossFunction]
+    metrics: StatefulMetrics
+    weight_fn: WeightFunction | None
+    """`None`: by samples, where these are certain."""
+    keyword_inputs: bool
+    overlap: Overlap
+    dynamic_shapes: bool
+    """Whether every activation brings its shape along."""
+    check_data: bool
+    check_finite: bool
+    listeners: Sequence[Listener]
+    """Told about every instruction; a recorder is the first, so that whatever another one does is
+    on file."""
+    recorder: Recorder | None
+
+    def evaluated(self, options: EvalOptions, *, last: bool) -> list[nn.Module]:
+        """What has to be in evaluation mode: the layers, and what their outputs are given to."""
+        given = (self.loss_fn, self.metric_fns, self.metrics, self.weight_fn, options.logits_fn)
+        return [self.module, *(modules_in(*given) if last else ())]
+
+    @property
+    def computes_something(self) -> bool:
+        """Whether there is a loss or a metric."""
+        return self.loss_fn is not None or bool(self.metric_fns) or bool(self.metrics)
