@@ -19,7 +19,6 @@ from schemas import (
     AllReduceMetrics,
     BroadcastLogits,
     BroadcastLoss,
-    BufferInstruction,
     CollectLogits,
     ComputeMetrics,
     Direction,
@@ -86,7 +85,15 @@ class Interpreter:
     def __init__(self, plan: StagePlan, transport: Transport, buffers: BufferPool) -> None:
         """Prepare to execute `plan` over `transport`, in `buffers`."""
         self._plan, self._transport, self._buffers = plan, transport, buffers
-        self._program = tuple(plan.program.placed())
+        # Looked up once: asking for the class of an instruction takes longer than most of them.
+        self._program = [
+            (
+                placed,
+                getattr(placed.instruction, "micro_batch", None),
+                self._method(placed.instruction),
+            )
+            for placed in plan.program.placed()
+        ]
         self._is_last = plan.stage_id == plan.stages - 1
         self._posted: dict[tuple[Direction, int, int], Transfer] = {}
         self._group: list[Transfer] | None = None
@@ -105,13 +112,12 @@ class Interpreter:
         listeners, has = work.listeners, work.stream.has
         placed: Placed | None = None
         try:
-            for placed in self._program:
-                instruction = placed.instruction
-                if isinstance(instruction, BufferInstruction) and not has(instruction.micro_batch):
+            for placed, micro_batch, method in self._program:
+                if micro_batch is not None and not has(micro_batch):
                     continue
                 for listener in listeners:
                     listener.started(placed)
-                self._execute(instruction, work)
+                method(self, placed.instruction, work)
                 for listener in listeners:
                     listener.finished(placed)
         except Exception as error:
@@ -123,31 +129,29 @@ class Interpreter:
             self._posted.clear()
             self._group = None
 
-    def _execute(self, instruction: Instruction, work: Work) -> None:
+    @classmethod
+    def _method(cls, instruction: Instruction) -> "Method":
+        """What executes instructions of this class."""
         match instruction:
+            case LoadMicroBatch():
+                return cls._load
             case ForwardPass():
-                self._forward(instruction, work)
-            case PostRecvActivation() | PostSendActivation():
-                self._post(instruction, work)
-            case WaitRecvActivation() | WaitSendActivation():
-                self._wait(instruction, work)
-            case LoadMicroBatch(micro_batch=micro_batch, buffer=buffer):
-                for place, value in work.stream.load(micro_batch).items():
-                    self._buffers[buffer][place] = value
+                return cls._forward
             case RecvActivation() | SendActivation():
-                self._post(instruction, work)
-                self._wait(instruction, work)
+                return cls._transfer
+            case PostRecvActivation() | PostSendActivation():
+                return cls._post
+            case WaitRecvActivation() | WaitSendActivation():
+                return cls._wait
             case GroupStart():
-                self._group = []
+                return cls._start_group
             case GroupEnd():
-                assert self._group is not None, "no group was started"
-                members, self._group = self._group, None
-                work.transfers.begin(members)
+                return cls._end_group
             case _:
-                self._deliver(instruction, work.results)
+                return cls._deliver
 
-    def _deliver(self, instruction: EpilogueInstruction, results: Results) -> None:
-        transport = self._transport
+    def _deliver(self, instruction: EpilogueInstruction, work: Work) -> None:
+        results, transport = work.results, self._transport
         match instruction:
             case ReduceLoss(reduction=reduction):
                 results.losses.reduce(reduction)
@@ -169,6 +173,11 @@ class Interpreter:
             case _:
                 assert_never(instruction)
 
+    def _load(self, instruction: LoadMicroBatch, work: Work) -> None:
+        buffer = self._buffers[instruction.buffer]
+        for place, value in work.stream.load(instruction.micro_batch).items():
+            buffer[place] = value
+
     def _forward(self, instruction: ForwardPass, work: Work) -> None:
         buffer = self._buffers[instruction.buffer]
         # In a list, so that nothing here refers to the output when its owner is looked for.
@@ -178,6 +187,18 @@ class Interpreter:
             work.results.logits.deliver(output, work.own)
         else:
             buffer[Place.OUTPUT] = work.own(output)
+
+    def _transfer(self, instruction: TransferInstruction, work: Work) -> None:
+        self._post(instruction, work)
+        self._wait(instruction, work)
+
+    def _start_group(self, _: GroupStart, _work: Work) -> None:
+        self._group = []
+
+    def _end_group(self, _: GroupEnd, work: Work) -> None:
+        assert self._group is not None, "no group was started"
+        members, self._group = self._group, None
+        work.transfers.begin(members)
 
     def _post(self, instruction: TransferInstruction, work: Work) -> None:
         sends = instruction.direction is Direction.SEND
@@ -199,3 +220,6 @@ class Interpreter:
             buffer[Place.INPUT] = value
         else:
             buffer.clear(Place.OUTPUT)
+
+
+Method = Callable[[Interpreter, Any, Work], None]
