@@ -16,7 +16,7 @@ from schedcc.io.plain_text import visible
 
 if TYPE_CHECKING:
     from runtime.cli.exits import Exit
-    from runtime.language.job import Job
+    from runtime.language.perplexity.job import Job
 
 
 def evaluate(
@@ -109,7 +109,7 @@ def evaluate(
     require_installed()
     # Here, not above: torch takes seconds to import, which --help need not.
     with others_on_stderr():
-        from runtime.language.job import Job
+        from runtime.language.perplexity.job import Job
 
     job = Job(
         model=model,
@@ -139,8 +139,8 @@ def _run(job: "Job", *, as_json: bool) -> int:
     from runtime.distributed.process_group import launched, require_environment
     from runtime.distributed.processes import Terminated, launch
     from runtime.distributed.signals import ending_at_once
-    from runtime.language.job import run_rank
-    from runtime.language.report import print_report
+    from runtime.language.perplexity.report import print_report
+    from runtime.language.perplexity.run import run_rank
     from runtime.language.text import read_texts
     from runtime.recording.recorder import require_new
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from runtime import Evaluator
-from runtime.language.job import count_tokens, next_token_loss
 from runtime.language.models import split_causal_lm
-from runtime.language.reference import reference
+from runtime.language.perplexity.job import count_tokens, next_token_loss
+from runtime.language.perplexity.reference import reference
 from runtime.language.text import IGNORED, Text, Windows, tokenize_documents
 from runtime.testing.in_memory import InMemoryTransport, run_stages
 from schemas import LanguageModelEvaluation

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from runtime import EvalResult, Evaluator
-from runtime.language.job import count_tokens, next_token_loss
 from runtime.language.models import (
     layer_costs,
     load_causal_lm,
@@ -14,7 +13,8 @@ from runtime.language.models import (
     locate_model,
     split_causal_lm,
 )
-from runtime.language.reference import LogitsDigests, Reference, reference
+from runtime.language.perplexity.job import count_tokens, next_token_loss
+from runtime.language.perplexity.reference import LogitsDigests, Reference, reference
 from runtime.language.text import Documents, Windows, default_text, tokenize
 from runtime.modules.partition import balanced
 from runtime.transport import InMemoryTransport, run_stages

@@ -1,28 +1,21 @@
 """What the main job reports: where time went, whether one process agrees, and the result."""
 
-from __future__ import annotations
-
 import math
 import time
-from typing import TYPE_CHECKING
 
 import torch
 
-from runtime.data.samples import WeightFunction
 from runtime.evaluator import Evaluator
 from runtime.execution.listeners import StageTimer
 from runtime.language.models import ModelFiles, load_causal_lm
-from runtime.language.reference import reference
+from runtime.language.perplexity.job import Job, count_tokens, next_token_loss
+from runtime.language.perplexity.reference import reference
 from runtime.language.text import DEFAULT_TEXT, Windows, name_of
 from runtime.modules.partition import parameters
 from runtime.outputs.nonfinite import NonFiniteError
 from runtime.outputs.results import EvalResult
-from runtime.outputs.values import LossFunction
 from schedcc.io.plain_text import encodable
 from schemas import LanguageModelEvaluation, StageSummary, Verification
-
-if TYPE_CHECKING:
-    from runtime.language.job import Job
 
 
 def require_finite_loss(result: EvalResult) -> None:
@@ -70,8 +63,6 @@ def verification_of(
     files: ModelFiles,
     dtype: torch.dtype,
     windows: Windows,
-    loss_fn: LossFunction,
-    weight_fn: WeightFunction,
     *,
     loss: float,
     digests: list[str],
@@ -82,8 +73,6 @@ def verification_of(
         files: The model.
         dtype: Of its weights.
         windows: What was evaluated.
-        loss_fn: As of the evaluator.
-        weight_fn: As of the evaluator.
         loss: Of the pipeline.
         digests: Of the pipeline's logits, by micro-batch.
 
@@ -92,7 +81,7 @@ def verification_of(
     """
     model = load_causal_lm(files, dtype)
     began = time.perf_counter()
-    expected = reference(model, windows, loss_fn, weight_fn)
+    expected = reference(model, windows, next_token_loss, count_tokens)
     if not math.isfinite(expected.loss):
         raise NonFiniteError(
             f"the loss of one process is {expected.loss}, and that of the pipeline {loss}"

@@ -1,0 +1,1 @@
+"""The main job: the loss and the perplexity of a causal language model on texts."""

@@ -1,0 +1,95 @@
+"""The job: which model to evaluate on which texts, and how; and what its loss is."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch.nn import functional
+
+from runtime.language.models import (
+    ModelFiles,
+    check_sequence_length,
+    check_tokenizer,
+    locate_model,
+)
+from runtime.language.text import IGNORED, DocumentMode, Text, check_sizes, require_no_separator
+from runtime.modules.partition import PartitionError
+from runtime.transport import Channels
+from schedcc.errors import require_count
+
+MOST_THREADS = 1024
+"""More than a machine has cores; far more, and the system has none left to give."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to evaluate, on what, and how."""
+
+    model: str
+    texts: tuple[Path, ...]
+    """What to evaluate on; none: `default_text`."""
+    stages: int
+    micro_batch_size: int
+    sequence_length: int
+    max_windows: int | None
+    documents: DocumentMode
+    separator_id: int | None
+    dtype: Literal["float32", "bfloat16", "float16"]
+    overlap: bool
+    channels: Channels | None
+    threads: int
+    verify: bool
+    timeout: float
+    """Seconds without progress after which the run is ended."""
+    check_finite: bool
+    progress: bool
+    record: Path | None
+    """Directory of the recording to write."""
+    started: float
+    """When the run began, in seconds since the epoch."""
+    read: list[Text] | None = field(default=None, repr=False)
+    """The texts, on the first rank, if they were read before it was started; taken from here."""
+
+    def check(self) -> ModelFiles:
+        """Refuse what can be told to be wrong before the model and the text are loaded.
+
+        Raises:
+            ValueError: one sentence with the value and what was needed.
+        """
+        for name in ("stages", "threads"):
+            require_count(name, getattr(self, name))
+        if self.threads > MOST_THREADS:
+            raise ValueError(f"threads is {self.threads}, needed at most {MOST_THREADS}")
+        if not self.timeout > 0:
+            raise ValueError(f"timeout is {self.timeout:g} seconds, needed more than 0")
+        if self.documents == "whole":
+            require_no_separator(self.separator_id)
+        check_sizes(self.sequence_length, self.micro_batch_size, self.max_windows)
+        files = locate_model(self.model)
+        check_tokenizer(files)
+        check_sequence_length(files, self.sequence_length)
+        layers = files.num_blocks + 2
+        if self.stages > layers:
+            raise PartitionError(
+                f"{self.stages} stages for the {layers} layers of {self.model}, "
+                "needed a layer for each stage"
+            )
+        return files
+
+
+def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean negative log-likelihood of the targets, in nats.
+
+    Args:
+        logits: `[micro_batch_size, sequence, vocabulary]`.
+        labels: int64 `[micro_batch_size, sequence]`; `IGNORED` where there is no target.
+    """
+    return functional.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED
+    )
+
+
+def count_tokens(labels: torch.Tensor) -> torch.Tensor:
+    """The weight of a micro-batch in the loss: the tokens that it predicts."""
+    return (labels != IGNORED).sum()
