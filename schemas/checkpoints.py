@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from schemas.base import Frozen, Id
 
-Size = Annotated[Id, Field(ge=0)]
+ByteCount = Annotated[Id, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -24,11 +24,11 @@ class TensorEntry(Frozen):
     """As in the layer's `state_dict()`."""
     dtype: str
     """As torch calls it, without `torch.`: `float32`, `bfloat16`, `int64`."""
-    shape: tuple[Size, ...]
-    bytes: Size
+    shape: tuple[ByteCount, ...]
+    bytes: ByteCount
     sha256: Sha256
     """Of the tensor's elements in row-major order, as they lie in the file."""
-    stored_in: Size
+    stored_in: ByteCount
     """The layer whose file holds the elements: that of another layer, if they are tied."""
     stored_as: str
     """The name of the tensor in that file."""
@@ -37,13 +37,13 @@ class TensorEntry(Frozen):
 class LayerEntry(Frozen):
     """One layer of the model."""
 
-    index: Size
+    index: ByteCount
     """Global index: the position in the whole model, whatever stage the layer was on."""
     module: str
     """Name of the layer's class, for people."""
     file: Annotated[str, Field(pattern=r"^layer_[0-9]{2,}\.safetensors$")] | None
     """`None`: the layer has no tensors, or all of them are stored with other layers."""
-    bytes: Size
+    bytes: ByteCount
     """Of the file."""
     tensors: tuple[TensorEntry, ...]
 
@@ -81,19 +81,19 @@ class TensorSummary(Frozen):
 
     name: str
     dtype: str
-    shape: tuple[Size, ...]
-    bytes: Size
+    shape: tuple[ByteCount, ...]
+    bytes: ByteCount
 
 
 class LayerSummary(Frozen):
     """A layer, and what it needs in memory; tied weights count in every layer that has them."""
 
-    index: Size
+    index: ByteCount
     module: str
     """Name of its class or kind; empty where the format does not say."""
-    parameters: Size
+    parameters: ByteCount
     """Elements of all its tensors, buffers included."""
-    bytes: Size
+    bytes: ByteCount
     dtypes: tuple[str, ...]
     tensors: tuple[TensorSummary, ...]
 
@@ -101,10 +101,10 @@ class LayerSummary(Frozen):
 class ProposedStage(Frozen):
     """A stage of a proposed partition."""
 
-    stage_id: Size
-    first_layer: Size
-    layers: Size
-    bytes: Size
+    stage_id: ByteCount
+    first_layer: ByteCount
+    layers: ByteCount
+    bytes: ByteCount
 
 
 class CheckpointInspection(Frozen):
@@ -114,8 +114,8 @@ class CheckpointInspection(Frozen):
     path: str
     kind: str
     """The format that it is in, for people."""
-    parameters: Size
-    bytes: Size
+    parameters: ByteCount
+    bytes: ByteCount
     layers: tuple[LayerSummary, ...]
     verified: bool
     """Whether all tensors were read, and have the checksums that the format keeps."""

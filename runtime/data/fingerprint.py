@@ -67,32 +67,32 @@ def fingerprint(value: Any) -> str | None:
     return digest.hexdigest()
 
 
-def require_same_data(everyone: Sequence[Sequence[Digests]], before: int = 0) -> None:
+def require_same_data(by_stage: Sequence[Sequence[Digests]], before: int = 0) -> None:
     """Compare what the stages have fetched so far.
 
     Args:
-        everyone: Digests by stage; an empty sequence says nothing.
+        by_stage: Digests by stage; an empty sequence says nothing.
         before: Micro-batches that came before these.
 
     Raises:
         DifferentDataError: two stages read different micro-batches; the first one is named.
     """
-    readers = {stage: digests for stage, digests in enumerate(everyone) if digests}
+    readers = {stage: digests for stage, digests in enumerate(by_stage) if digests}
     for micro_batch, pairs in enumerate(zip(*readers.values(), strict=False), start=before):
         error = difference(dict(zip(readers, pairs, strict=True)), micro_batch)
         if error is not None:
             raise error
 
 
-def difference(said: Mapping[int, Digests], micro_batch: int) -> DifferentDataError | None:
+def difference(digests: Mapping[int, Digests], micro_batch: int) -> DifferentDataError | None:
     """The error, if stages read different things as a micro-batch.
 
     Args:
-        said: Digests by stage.
+        digests: Digests by stage.
         micro_batch: Its number.
     """
     for half, what in enumerate(("inputs", "labels")):
-        known = [(stage, pair[half]) for stage, pair in said.items() if pair[half] is not None]
+        known = [(stage, pair[half]) for stage, pair in digests.items() if pair[half] is not None]
         for stage, digest in known[1:]:
             if digest != known[0][1]:
                 return DifferentDataError(

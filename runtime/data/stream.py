@@ -23,7 +23,7 @@ from runtime.transport.control_messages import post_object, receive_object
 from runtime.transport.protocol import Pending, Transport
 from schemas import Place
 
-FETCHING = "the drawing of micro-batches"
+FETCHING = "the fetching of micro-batches"
 """What a stage is at, for reports of failures."""
 
 UNDER_WAY = 16
@@ -45,7 +45,7 @@ class Window:
         return self.first + len(self.notes)
 
 
-class Progress(Protocol):
+class Phases(Protocol):
     """Told what a stage does where no instruction says it."""
 
     def phase(self, at: str, *, waits_for: str = ..., patient: bool = False) -> None:
@@ -68,7 +68,7 @@ class Stream:
         window: Window,
         limit: int,
         prefetcher: Prefetcher | None,
-        progress: Progress,
+        progress: Phases,
         *,
         take: Take = fresh,
         before: int = 0,
@@ -150,11 +150,11 @@ class Stream:
         self._labels[micro_batch] = fetched.note
         self._labels.pop(micro_batch - UNDER_WAY, None)
         if not self._first:
-            said = {
+            digests = {
                 0: self.note(micro_batch).digests,
                 self._transport.stage_id: fetched.note.digests,
             }
-            if (different := difference(said, number)) is not None:
+            if (different := difference(digests, number)) is not None:
                 different.agreed = False  # this stage alone knows
                 raise different
         return fetched.values()
@@ -198,7 +198,7 @@ class Stream:
             self.before_window()  # what goes ahead of it on the channel
             before = self._transport.stage_id - 1
             self._progress.phase(
-                f"the announcement of micro-batch {self._before + self.count}",
+                f"the window with micro-batch {self._before + self.count}",
                 waits_for=f"stage {before}",
             )
             window = receive_object(self._transport, before)

@@ -46,8 +46,8 @@ class Lifetime:
         self._free.atexit = False
         self._leave, self._how = None, [LET_GO]
         if place is not None:
-            said = (process, place, self.name, self._how)
-            self._leave = weakref.finalize(evaluator, _leave, *said)
+            arguments = (process, place, self.name, self._how)
+            self._leave = weakref.finalize(evaluator, _leave, *arguments)
 
     def at_end(self, free: Callable[[], None]) -> None:
         """Call `free` before anything else is given back; it may not hold the evaluator."""

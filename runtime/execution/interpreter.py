@@ -5,13 +5,14 @@ and where micro-batches come from is the caller's. Adding an instruction to `sch
 checker point at the `match` below.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, assert_never
+from typing import Any, assert_never
 
+from runtime.data.stream import Stream
 from runtime.execution.buffers import BufferPool
 from runtime.execution.listeners import Listener
-from runtime.execution.transfers import Transfer
+from runtime.execution.transfers import Transfer, Transfers
 from runtime.outputs.results import Results
 from runtime.transport.protocol import Transport
 from schemas import (
@@ -44,26 +45,6 @@ from schemas import (
 
 Forward = Callable[[int, Any, Any], Any]
 """`(micro_batch, input, label) -> output`."""
-
-
-class Stream(Protocol):
-    """Where a stage's micro-batches come from."""
-
-    def has(self, micro_batch: int) -> bool:
-        """Whether it exists; waits until that is known. Others are left out of the plan."""
-
-    def load(self, micro_batch: int) -> Mapping[Place, Any]:
-        """The values for the buffer's places, on the stage's device."""
-
-
-class Transfers(Protocol):
-    """How activations get from stage to stage."""
-
-    def begin(self, transfers: Sequence[Transfer], /) -> None:
-        """Begin transfers, of which none waits for another."""
-
-    def finish(self, transfer: Transfer, /) -> Any:
-        """Wait for a transfer; the activation, where it was received."""
 
 
 @dataclass(frozen=True)

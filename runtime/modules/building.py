@@ -86,11 +86,11 @@ def built_in_turn(build: Callable[[], Built], transport: Transport) -> Built:
         with _FirstDraw(turns, transport.device):
             built = build()
         now = random_state(transport.device)
-        turns.end(None if _same(now, turns.mine) else now)
+        turns.end(None if _same(now, turns.own) else now)
     state = turns.last()
     with _ONE_AT_A_TIME if turns.one_generator else nullcontext():
-        began_alike = _same(turns.mine, turns.first)
-        restore_random_state(state if began_alike else turns.mine, transport.device)
+        began_alike = _same(turns.own, turns.first)
+        restore_random_state(state if began_alike else turns.own, transport.device)
     return built
 
 
@@ -99,13 +99,13 @@ class _Turns:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self.mine = random_state(transport.device)
+        self.own = random_state(transport.device)
         """How this process began."""
-        pipeline = transport.gather_objects((_PROCESS, self.mine))
-        everyone = transport.gather_from_replicas(pipeline)
-        processes = [process for stages in everyone for process, _ in stages]
+        pipeline = transport.gather_objects((_PROCESS, self.own))
+        gathered = transport.gather_from_replicas(pipeline)
+        processes = [process for stages in gathered for process, _ in stages]
         self.one_generator = len(set(processes)) < len(processes)
-        self.first: RandomState = everyone[0][0][1]
+        self.first: RandomState = gathered[0][0][1]
         """How the first stage began."""
         self._state: RandomState = self.first
         self._turn = 0
@@ -127,8 +127,8 @@ class _Turns:
 
     def _until(self, stage: int, state: RandomState | None) -> None:
         while self._turn < stage:
-            said = self._transport.gather_objects(state)[self._turn]
-            self._state = self._state if said is None else said
+            sent = self._transport.gather_objects(state)[self._turn]
+            self._state = self._state if sent is None else sent
             self._turn += 1
 
 
@@ -151,10 +151,10 @@ class _FirstDraw(Operations):  # type: ignore[no-untyped-call]
     def _begin(self) -> None:
         """Go on from the turn's state, unless the factory has set a seed, or has drawn already."""
         now = random_state(self._device)
-        if any(map(torch.equal, now, self._turns.mine)):
+        if any(map(torch.equal, now, self._turns.own)):
             turn = self._turns.wait()
-            parts = zip(now, self._turns.mine, turn, strict=True)
-            state = [t if torch.equal(n, mine) else n for n, mine, t in parts]
+            parts = zip(now, self._turns.own, turn, strict=True)
+            state = [t if torch.equal(n, own) else n for n, own, t in parts]
             restore_random_state(state, self._device)
 
 

@@ -43,19 +43,19 @@ def agreed_profile(
         PartitionError: there is no sample.
         RemoteError: a layer failed there.
     """
-    mine: list[float] | PartitionError | None = None
+    own: list[float] | PartitionError | None = None
     with guard.run("the making") as run:
         if transport.stage_id == 0 and transport.replica == 0:
             run.phase("the profile of the layers", waits_for="", patient=True)
             try:
-                mine = profile(
+                own = profile(
                     layers, sample_inputs, transport.device, keyword_inputs=keyword_inputs
                 )
             except PartitionError as error:
-                mine = error
+                own = error
         run.phase("the exchange of the profile")
         # Along the first replica, then from each of its stages to the same stage of the others.
-        of_replica = transport.gather_objects(mine)[0]
+        of_replica = transport.gather_objects(own)[0]
         found = transport.gather_from_replicas(of_replica)[0]
     if isinstance(found, PartitionError):
         raise found

@@ -37,7 +37,7 @@ class Tie(NamedTuple):
         return f"tied {self.kind} {self.name!r}"
 
 
-class Said(NamedTuple):
+class TensorState(NamedTuple):
     """What a stage says of one tensor of a tie."""
 
     kind: str
@@ -48,7 +48,7 @@ class Said(NamedTuple):
     """Whether it was written to since the stages last agreed on it."""
 
 
-State = Mapping[Tie, Mapping[str, Said]]
+State = Mapping[Tie, Mapping[str, TensorState]]
 """What a stage says of its ties, by the names of their tensors."""
 
 
@@ -92,7 +92,7 @@ class Ties:
         Raises:
             TieError: a tied tensor is no longer there.
         """
-        found: dict[Tie, dict[str, Said]] = {}
+        found: dict[Tie, dict[str, TensorState]] = {}
         for tie, (index, _) in self._places.items():
             found[tie] = {}
             for name, (full_name, tensor) in self._tensors(stage, tie).items():
@@ -100,28 +100,28 @@ class Ties:
                 digest = None if (index, full_name) in ignored else complete(own)
                 kind = f"{str(own.dtype).removeprefix('torch.')}{list(own.shape)}"
                 changed = digest not in (None, self._agreed.get((tie, name), digest))
-                found[tie][name] = Said(kind, digest, changed)
+                found[tie][name] = TensorState(kind, digest, changed)
         return found
 
-    def hold(self, stage: nn.Sequential, everyone: Sequence[State], transport: Transport) -> None:
+    def hold(self, stage: nn.Sequential, gathered: Sequence[State], transport: Transport) -> None:
         """Make tied weights equal on all stages; all of them have to call this.
 
         Args:
             stage: The layers of this stage.
-            everyone: What the stages said.
+            gathered: The state of its tied tensors on each stage.
             transport: Connection to them.
 
         Raises:
             AgreementError: they have other shapes or dtypes, or several stages changed them.
         """
-        moves = [move for tie in self.holders for move in _moves(tie, self.holders[tie], everyone)]
+        moves = [move for tie in self.holders for move in _moves(tie, self.holders[tie], gathered)]
         if moves:
             self._hand_over(stage, moves, transport)
         for tie in self._places:
             stages = self.holders[tie]
-            for name in everyone[self._here][tie]:
-                said = {stage: everyone[stage][tie][name] for stage in stages}
-                digest = said[_source(stages, list(said.values()))].digest
+            for name in gathered[self._here][tie]:
+                states = {stage: gathered[stage][tie][name] for stage in stages}
+                digest = states[_source(stages, list(states.values()))].digest
                 if digest is not None:
                     self._agreed[tie, name] = digest
 
@@ -166,12 +166,12 @@ class _Move(NamedTuple):
     destination: int
 
 
-def _moves(tie: Tie, stages: Sequence[int], everyone: Sequence[State]) -> list[_Move]:
+def _moves(tie: Tie, stages: Sequence[int], gathered: Sequence[State]) -> list[_Move]:
     """What has to be handed over, in the same order on every stage."""
     owner = stages[0]
     kinds = {
         stage: ", ".join(
-            f"{name} {said.kind}".strip() for name, said in everyone[stage][tie].items()
+            f"{name} {state.kind}".strip() for name, state in gathered[stage][tie].items()
         )
         for stage in stages
     }
@@ -181,14 +181,14 @@ def _moves(tie: Tie, stages: Sequence[int], everyone: Sequence[State]) -> list[_
                 f"{tie} is {kinds[owner]} on stage {owner}, {kinds[stage]} on stage {stage}"
             )
     found: list[_Move] = []
-    for name in everyone[owner][tie]:
-        said = [everyone[stage][tie][name] for stage in stages]
-        if None in {one.digest for one in said}:
+    for name in gathered[owner][tie]:
+        states = [gathered[stage][tie][name] for stage in stages]
+        if None in {one.digest for one in states}:
             continue
-        source = _source(stages, said)
-        changed = [stage for stage, one in zip(stages, said, strict=True) if one.changed]
-        digest = everyone[source][tie][name].digest
-        for stage, one in zip(stages, said, strict=True):
+        source = _source(stages, states)
+        changed = [stage for stage, one in zip(stages, states, strict=True) if one.changed]
+        digest = gathered[source][tie][name].digest
+        for stage, one in zip(stages, states, strict=True):
             if one.changed and one.digest != digest:
                 raise AgreementError(
                     f"{tie} was changed on the stages {' and '.join(map(str, changed))} in "
@@ -199,9 +199,9 @@ def _moves(tie: Tie, stages: Sequence[int], everyone: Sequence[State]) -> list[_
     return found
 
 
-def _source(stages: Sequence[int], said: Sequence[Said]) -> int:
+def _source(stages: Sequence[int], states: Sequence[TensorState]) -> int:
     """The stage whose word counts: the first that changed the tensor, or else the first."""
-    changed = (stage for stage, one in zip(stages, said, strict=True) if one.changed)
+    changed = (stage for stage, one in zip(stages, states, strict=True) if one.changed)
     return next(changed, stages[0])
 
 

@@ -109,21 +109,21 @@ class StageWeights:
             before, now = self._before, self._buffers() if self._before else {}
             self._written |= {place for place in before if before[place] != now.get(place)}
 
-    def settle(self, everyone: Sequence[Sequence[WeightsToken]]) -> None:
+    def settle(self, gathered: Sequence[Sequence[WeightsToken]]) -> None:
         """Compare what all processes say; all of them have to call this.
 
         Args:
-            everyone: By replica and stage.
+            gathered: By replica and stage.
 
         Raises:
             DifferentWeightsError: layers or replicas differ.
             AgreementError: the stages have divided the layers in different ways, or tied weights
                 differ in a way that cannot be mended.
         """
-        tokens = everyone[self._transport.replica]
+        tokens = gathered[self._transport.replica]
         require_same("partition of the layers", [token.boundaries for token in tokens])
-        require_same_replicas(everyone, self._boundaries)
-        require_built_alike(everyone, self._boundaries)
+        require_same_replicas(gathered, self._boundaries)
+        require_built_alike(gathered, self._boundaries)
         self._built = None
         if self._ties:
             self._ties.hold(self._stage, [token.ties for token in tokens], self._transport)
@@ -137,8 +137,8 @@ class StageWeights:
             TieError, AgreementError: they cannot be.
         """
         if self._ties:
-            mine = self._ties.state(self._stage, self._written)
-            self._ties.hold(self._stage, self._transport.gather_objects(mine), self._transport)
+            own = self._ties.state(self._stage, self._written)
+            self._ties.hold(self._stage, self._transport.gather_objects(own), self._transport)
 
     def _own(self) -> list[dict[str, str | None]]:
         found: list[dict[str, str | None]] = []
@@ -169,7 +169,7 @@ class StageWeights:
 
 
 def require_same_replicas(
-    everyone: Sequence[Sequence[WeightsToken]], boundaries: Sequence[int]
+    gathered: Sequence[Sequence[WeightsToken]], boundaries: Sequence[int]
 ) -> None:
     """Compare the layers of each stage over the replicas.
 
@@ -177,12 +177,12 @@ def require_same_replicas(
         DifferentWeightsError: naming the first layer that differs, and the replicas.
     """
     for stage_id, first_layer in enumerate(boundaries[:-1]):
-        expected = everyone[0][stage_id].own
-        for replica, tokens in enumerate(everyone):
+        expected = gathered[0][stage_id].own
+        for replica, tokens in enumerate(gathered):
             found = tokens[stage_id].own
             for index, (one, other) in enumerate(zip(expected, found, strict=False)):
-                said = [(one[name], other[name]) for name in one.keys() & other.keys()]
-                if any(None not in pair and pair[0] != pair[1] for pair in said):
+                pairs = [(one[name], other[name]) for name in one.keys() & other.keys()]
+                if any(None not in pair and pair[0] != pair[1] for pair in pairs):
                     raise DifferentWeightsError(
                         f"layer {first_layer + index} has other weights on stage {stage_id} of "
                         f"replica {replica} than on stage {stage_id} of replica 0, needed the same "
@@ -191,21 +191,21 @@ def require_same_replicas(
 
 
 def require_built_alike(
-    everyone: Sequence[Sequence[WeightsToken]], boundaries: Sequence[int]
+    gathered: Sequence[Sequence[WeightsToken]], boundaries: Sequence[int]
 ) -> None:
     """Compare the layers that run with the other processes' copies of them.
 
     Raises:
         DifferentWeightsError: naming the first layer that differs, and the processes.
     """
-    places = [(r, stage) for r, tokens in enumerate(everyone) for stage in range(len(tokens))]
+    places = [(r, stage) for r, tokens in enumerate(gathered) for stage in range(len(tokens))]
     for owner, (first, stop) in enumerate(pairwise(boundaries)):
         for index in range(first, stop):
-            expected = _built(everyone[0][owner], index)
+            expected = _built(gathered[0][owner], index)
             for replica, stage in places:
-                found = _built(everyone[replica][stage], index)
+                found = _built(gathered[replica][stage], index)
                 if None not in (expected, found) and found != expected:
-                    of = f" of replica {replica}" if len(everyone) > 1 else ""
+                    of = f" of replica {replica}" if len(gathered) > 1 else ""
                     raise DifferentWeightsError(
                         f"layer {index} runs on stage {owner}, and stage {stage}{of} has built it "
                         "with other weights: needed the same layers on every process, so the same "

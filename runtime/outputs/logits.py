@@ -86,8 +86,8 @@ class Logits:
         self._expect()
         waiting = self._taken()
         taken = [described(_to(transport.device, logits)) for logits in waiting]
-        mine = [signature for signature, _ in taken]
-        signatures: list[Signature] = transport.gather_objects(mine)[source]
+        own = [signature for signature, _ in taken]
+        signatures: list[Signature] = transport.gather_objects(own)[source]
         for number, signature in enumerate(signatures):
             if transport.stage_id == source:
                 memory = signature.memory_of(taken[number][1])

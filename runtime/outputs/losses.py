@@ -104,15 +104,15 @@ class Losses:
             WeightError: how they are to be weighed is not certain.
         """
         assert self._sums is not None
-        everyone = transport.gather_from_replicas(
+        gathered = transport.gather_from_replicas(
             (self.layout, self._sums, self._rows_found, self.uncertain)
         )
-        known = [(layout, sums) for layout, sums, _, _ in everyone if layout is not None]
+        known = [(layout, sums) for layout, sums, _, _ in gathered if layout is not None]
         if not known:
             return
         if self._reduction == "avg":
-            require_alike([uncertain for layout, *_, uncertain in everyone if layout is not None])
-        self._rows_found = sum(rows for _, _, rows, _ in everyone)
+            require_alike([uncertain for layout, *_, uncertain in gathered if layout is not None])
+        self._rows_found = sum(rows for _, _, rows, _ in gathered)
         self.layout = known[0][0]
         for layout, _ in known:
             if layout != self.layout:

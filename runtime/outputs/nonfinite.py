@@ -20,15 +20,15 @@ from runtime.failure.errors import AgreedError
 from runtime.tensors.nested import flatten
 
 Notes = list[list[bool]]
-"""Of one stage, `[micro_batches][len(Note)]`."""
+"""Of one stage, `[micro_batches][len(Found)]`."""
 
 
 class NonFiniteError(AgreedError, ArithmeticError):
     """A loss is NaN or infinite."""
 
 
-class Note(IntEnum):
-    """What a stage notes of a micro-batch."""
+class Found(IntEnum):
+    """What a stage can find in a micro-batch, and notes."""
 
     INPUT_NAN = 0
     INPUT_INFINITY = 1
@@ -42,51 +42,51 @@ class FiniteCheck:
 
     def __init__(self, micro_batches: int, device: torch.device) -> None:
         """Begin with nothing noted of up to `micro_batches`."""
-        self._notes = torch.zeros(micro_batches, len(Note), dtype=torch.bool, device=device)
+        self._notes = torch.zeros(micro_batches, len(Found), dtype=torch.bool, device=device)
 
     def look_at_inputs(self, micro_batch: int, inputs: Any) -> None:
         """Take notes on the inputs of the first stage."""
-        self._look(micro_batch, inputs, Note.INPUT_NAN, Note.INPUT_INFINITY)
+        self._look(micro_batch, inputs, Found.INPUT_NAN, Found.INPUT_INFINITY)
 
     def look_at_output(self, micro_batch: int, output: Any) -> None:
         """Take notes on what the layers returned."""
-        self._look(micro_batch, output, Note.OUTPUT_NAN, Note.OUTPUT_INFINITY)
+        self._look(micro_batch, output, Found.OUTPUT_NAN, Found.OUTPUT_INFINITY)
 
     def look_at_loss(self, micro_batch: int, loss: Any, weight: float | torch.Tensor) -> None:
         """Take notes on a loss, unless its weight is zero and it does not count."""
         if not isinstance(weight, torch.Tensor) and weight == 0:
             return
         for part in _floating(loss):
-            self._notes[micro_batch, Note.LOSS] |= ~part.isfinite().all()
+            self._notes[micro_batch, Found.LOSS] |= ~part.isfinite().all()
         numbers = (x for x in pytree.tree_leaves(loss) if isinstance(x, Real))
         if not all(map(math.isfinite, numbers)):  # numpy's are among them
-            self._notes[micro_batch, Note.LOSS] = True
+            self._notes[micro_batch, Found.LOSS] = True
         if isinstance(weight, torch.Tensor):
-            self._notes[micro_batch, Note.LOSS] &= (weight != 0).any()
+            self._notes[micro_batch, Found.LOSS] &= (weight != 0).any()
 
     def notes(self, micro_batches: int) -> Notes:
         """What was noted of the first micro-batches; waits for the device."""
         notes: Notes = self._notes[:micro_batches].tolist()
         return notes
 
-    def _look(self, micro_batch: int, value: Any, nan: Note, infinity: Note) -> None:
+    def _look(self, micro_batch: int, value: Any, nan: Found, infinity: Found) -> None:
         for part in _floating(value):
             self._notes[micro_batch, nan] |= part.isnan().any()
             self._notes[micro_batch, infinity] |= part.isinf().any()
 
 
-def require_finite(everyone: Sequence[Notes], boundaries: Sequence[int], before: int) -> None:
+def require_finite(by_stage: Sequence[Notes], boundaries: Sequence[int], before: int) -> None:
     """Look at what all stages noted.
 
     Args:
-        everyone: Notes by stage.
+        by_stage: Notes by stage.
         boundaries: Stage `s` holds the layers from `boundaries[s]` up to `boundaries[s + 1]`.
         before: Micro-batches of the data set that came before those of this run.
 
     Raises:
         NonFiniteError: a loss is not finite; names the first micro-batch, and where it began.
     """
-    losses = [notes[Note.LOSS] for notes in everyone[-1]]
+    losses = [notes[Found.LOSS] for notes in by_stage[-1]]
     bad = [micro_batch for micro_batch, is_bad in enumerate(losses) if is_bad]
     if not bad:
         return
@@ -94,20 +94,20 @@ def require_finite(everyone: Sequence[Notes], boundaries: Sequence[int], before:
     others = f"; so are those of {len(bad) - 1} others" if len(bad) > 1 else ""
     raise NonFiniteError(
         f"the loss of micro-batch {before + bad[0]} is not finite: "
-        f"{_beginning(everyone, boundaries, bad[0], healthy)}{others}"
+        f"{_beginning(by_stage, boundaries, bad[0], healthy)}{others}"
     )
 
 
 def _beginning(
-    everyone: Sequence[Notes], boundaries: Sequence[int], micro_batch: int, healthy: list[int]
+    by_stage: Sequence[Notes], boundaries: Sequence[int], micro_batch: int, healthy: list[int]
 ) -> str:
-    looked_at = [("the inputs of stage 0", 0, Note.INPUT_NAN, Note.INPUT_INFINITY)]
-    for stage in range(len(everyone)):
+    looked_at = [("the inputs of stage 0", 0, Found.INPUT_NAN, Found.INPUT_INFINITY)]
+    for stage in range(len(by_stage)):
         layers = f"layers {boundaries[stage]} to {boundaries[stage + 1] - 1}"
         place = f"the output of stage {stage} ({layers})"
-        looked_at.append((place, stage, Note.OUTPUT_NAN, Note.OUTPUT_INFINITY))
+        looked_at.append((place, stage, Found.OUTPUT_NAN, Found.OUTPUT_INFINITY))
     for place, stage, nan, infinity in looked_at:
-        notes = everyone[stage]
+        notes = by_stage[stage]
         if notes[micro_batch][nan]:
             return f"NaN first appears in {place}"
         if notes[micro_batch][infinity] and not any(notes[m][infinity] for m in healthy):

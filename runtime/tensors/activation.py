@@ -141,8 +141,8 @@ class Signature:
         # Equal values may be pickled into different bytes: strings that are one object, or two.
         texts = [f"tensor {n}" for n in range(len(self.tensors))]
         return self.structure == other.structure or (
-            (mine := shown(self.structure, texts)) is not None
-            and mine == shown(other.structure, texts)
+            (own := shown(self.structure, texts)) is not None
+            and own == shown(other.structure, texts)
         )
 
     def __hash__(self) -> int:

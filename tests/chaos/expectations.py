@@ -13,7 +13,7 @@ RAISED_AT = {
     "layer raises": "ForwardPass(micro_batch={m}, ",
     "loss raises": "ForwardPass(micro_batch={m}, ",
     "new shape raises": "ForwardPass(micro_batch=0, ",
-    "iterator raises": "the drawing of micro-batches",
+    "iterator raises": "the fetching of micro-batches",
     "listener raises": "micro_batch={m}, ",
 }
 AGREED_ON = {

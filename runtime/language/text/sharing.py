@@ -21,10 +21,10 @@ def share(documents: Documents | None, transport: Transport, *, wanted: bool) ->
         transport: Connection to the other stages.
         wanted: Whether this stage wants them.
     """
-    mine = None
+    own = None
     if documents is not None:
-        mine = (len(documents.tokens), len(documents.starts), *documents[2:])
-    tokens, starts, mode, separator = transport.gather_objects(mine)[0]
+        own = (len(documents.tokens), len(documents.starts), *documents[2:])
+    tokens, starts, mode, separator = transport.gather_objects(own)[0]
     row, places = (None, None) if documents is None else documents[:2]
     row = _share(row, tokens, transport, wanted=wanted)
     places = _share(places, starts, transport, wanted=wanted)

@@ -95,7 +95,7 @@ def test_an_iterator_that_fails_keeps_its_error_and_tells_the_others():
     assert isinstance(last, LookupError)
     for error in (first, middle):
         assert isinstance(error, RemoteError)
-        assert "stage 2 failed at the drawing of micro-batches" in str(error)
+        assert "stage 2 failed at the fetching of micro-batches" in str(error)
         assert "LookupError: disk gone" in str(error)
 
 

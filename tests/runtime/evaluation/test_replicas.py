@@ -124,7 +124,7 @@ def test_a_failure_before_the_first_transfer_reaches_all_replicas():
     kinds = [type(error) for error in found]
     assert kinds[:2] == [RemoteError, RemoteError]
     assert sorted(kind.__name__ for kind in kinds[2:]) == ["LookupError", "RemoteError"]
-    assert "of replica 1 failed at the drawing of micro-batches: LookupError" in str(found[0])
+    assert "of replica 1 failed at the fetching of micro-batches: LookupError" in str(found[0])
 
 
 def test_after_an_error_the_replicas_still_work():

@@ -26,30 +26,30 @@ class Seen:
 
 
 def decide(slower: bool, choice: Autotuner, kind: str) -> list[bool]:
-    """The forms of the first runs, where the overlapped one is slower or not."""
-    forms = []
+    """The variants of the first runs, where the overlapped one is slower or not."""
+    variants = []
     for _ in range(2 * RUNS + 3):
         overlap = choice.overlap(kind)
-        forms.append(overlap)
+        variants.append(overlap)
         with choice.measuring(kind, overlap, 4):
             pass
         if choice._measured[kind].seconds[overlap]:
             choice._measured[kind].seconds[overlap][-1] = 2.0 if overlap is slower else 1.0
-    return forms
+    return variants
 
 
 @pytest.mark.parametrize("slower", [True, False])
-def test_runs_take_turns_and_then_have_the_form_that_was_faster(slower):
+def test_runs_take_turns_and_then_have_the_variant_that_was_faster(slower):
     def stage(end: InMemoryTransport) -> list[bool]:
         return decide(slower, Autotuner("auto", end), "kind")
 
-    for forms in run_stages(2, stage):
-        assert sorted(forms[: 2 * RUNS]) == [False] * RUNS + [True] * RUNS
-        assert forms[2 * RUNS :] == [not slower] * 3
+    for variants in run_stages(2, stage):
+        assert sorted(variants[: 2 * RUNS]) == [False] * RUNS + [True] * RUNS
+        assert variants[2 * RUNS :] == [not slower] * 3
 
 
 @pytest.mark.parametrize("overlap", [True, False, "auto"])
-def test_the_form_that_is_asked_for_runs_on_all_stages(overlap):
+def test_the_variant_that_is_asked_for_runs_on_all_stages(overlap):
     seen = Seen()
     data = batches([2, 2, 2])
     over_stages(2, lambda ev: eval_batch(ev, data), overlap=overlap, listeners=[seen])
@@ -82,7 +82,7 @@ def test_measuring_runs_no_layer_more_often_than_the_data_asks():
     assert sorted(counts.calls for counts in made) == [0, 3 * (2 * RUNS + 2)]
 
 
-def test_what_is_no_form_is_refused():
+def test_what_is_no_variant_is_refused():
     def stage(end: InMemoryTransport) -> None:
         Autotuner("fast", end)  # type: ignore[arg-type]
 
