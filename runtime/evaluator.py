@@ -1,6 +1,6 @@
 """The evaluator: a model's layers over the stages of a pipeline, evaluated micro-batch by batch."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -18,12 +18,13 @@ from runtime.evaluation.runner import Runner
 from runtime.evaluation.setup import Setup
 from runtime.execution.listeners import Listener
 from runtime.failure.guard import TIMEOUT, Guard
-from runtime.modules.building import build_with_ties
+from runtime.modules.building import build_with_ties, layers_of
+from runtime.modules.division import Division
 from runtime.modules.layers import Layer, StageModule, build_stage, require_layers
 from runtime.modules.partition import Partition, divide
 from runtime.modules.profile import agreed_profile
 from runtime.modules.ties import Ties
-from runtime.modules.weight_agreement import StageWeights, digests_of
+from runtime.modules.weight_agreement import RankWeights, digests_of
 from runtime.outputs.metrics import Metric, StatefulMetrics, split_metrics
 from runtime.outputs.options import EvalKeywords, EvalOptions, LogitsCallback, LogitsFunction
 from runtime.outputs.results import EvalResult
@@ -148,26 +149,30 @@ class Evaluator(Closable):
             keyword_inputs=keyword_inputs,
         )
         self.boundaries = divide(entries, self.stages, partition, profile)
-        ties = Ties(entries, self.boundaries, self.stage_id)
+        division = Division.of(self.boundaries)
+        ties = Ties(entries, division, self.stage_id)
         built = digests_of(entries, ties.names) if check_weights else None
-        device = self._transport.device
+        device, tied = self._transport.device, dict[Hashable, nn.Module]()
 
-        def build() -> StageModule:
-            own = self.boundaries[self.stage_id : self.stage_id + 2]
-            return build_stage(layers, *own, keyword_inputs=keyword_inputs).to(device)
+        def build(stage: int) -> StageModule:
+            first, stop = self.boundaries[stage : stage + 2]
+            module = build_stage(layers, first, stop, keyword_inputs=keyword_inputs, tied=tied)
+            return module.to(device)
 
-        self.module = build_with_ties(entries, ties, self._transport, self._guard, build)
+        stages_here = build_with_ties(entries, ties, division, self._transport, self._guard, build)
+        self.module = stages_here[self.stage_id]
         """This stage's layers; nothing keeps the others alive."""
 
-        self._weights = StageWeights(self.module, self.boundaries, self._transport, ties, built)
+        self._layers = layers_of(stages_here, division)
+        self._weights = RankWeights(self._layers, division, self._transport, ties, built)
         self._micro_batches = micro_batches
         metric_fns, stateful = split_metrics(metrics or {})
         recorder = None if record is None else Recorder(record, self._transport)
         if recorder is not None:
             self._lifetime.at_end(recorder.close)
         setup = Setup(
-            module=self.module,
-            boundaries=self.boundaries,
+            modules=stages_here,
+            division=division,
             weights=self._weights,
             loss_fn=loss_fn,
             metric_fns=metric_fns,
@@ -299,7 +304,7 @@ class Evaluator(Closable):
         with self._guard.run("save_state_dict") as run:
             run.phase("the saving of a checkpoint", waits_for="", patient=True)
             self._weights.hold_ties()
-            states = {index: state_of_module(layer) for index, layer in self._layers().items()}
+            states = {index: state_of_module(layer) for index, layer in self._layers.items()}
             return save_states(
                 states, Path(directory), self._transport, parallel_write=parallel_write
             )
@@ -321,12 +326,8 @@ class Evaluator(Closable):
         with self._guard.run("load_state_dir") as run:
             run.phase("the loading of a checkpoint", waits_for="", patient=True)
             return load_layers(
-                self._layers(), self.boundaries[-1], Path(directory), self._transport, strict=strict
+                self._layers, self.boundaries[-1], Path(directory), self._transport, strict=strict
             )
-
-    def _layers(self) -> dict[int, nn.Module]:
-        """This stage's layers by global index."""
-        return dict(enumerate(self.module, start=self.boundaries[self.stage_id]))
 
 
 def _iterated(loader: Iterable[Any]) -> Iterator[Any]:

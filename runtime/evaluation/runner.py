@@ -110,13 +110,15 @@ class Runner:
 
     def _forget(self) -> None:
         """Know nothing that stages agree on."""
-        self._plans = PlanCache(self._transport, self._setup.boundaries, self._buffers)
+        self._plans = PlanCache(self._transport, self._setup.division, self._buffers)
         self._tuner = Autotuner(self._setup.overlap, self._transport)
         self._layout = None
 
     def _begin(self, run: Run) -> None:
         # Modules may have been compiled since.
-        self._owner = Owner(self._setup.module, self._buffers.memory.ours)
+        self._owner = Owner(
+            self._setup.modules[self._transport.stage_id], self._buffers.memory.ours
+        )
         if self._epoch not in (None, run.epoch):  # after a failure some stages may know more
             self._forget()
         self._epoch = run.epoch
@@ -266,7 +268,7 @@ class Runner:
             run.drain()
             run.phase("the comparison of losses")
             notes = transport.gather_objects(finite.notes(stream.count))
-            require_finite(notes, setup.boundaries, run.before)
+            require_finite(notes, setup.division.boundaries, run.before)
         return final
 
     def _forward(
@@ -276,11 +278,13 @@ class Runner:
         transfers: Transfers,
         finite: FiniteCheck | None,
     ) -> Forward:
-        setup, options = self._setup, evaluation.options
+        setup, options, transport = self._setup, evaluation.options, self._transport
         if not self._last:
-            return StageForward(setup.module, transfers, finite, is_first=self._first)
+            return StageForward(
+                setup.modules[transport.stage_id], transfers, finite, is_first=self._first
+            )
         return LastStageForward(
-            setup.module,
+            setup.modules[transport.stage_id],
             evaluation.results,
             self._weigh(evaluation, stream),
             measure=Measure(setup.loss_fn, setup.metric_fns) if options.compute_loss else None,

@@ -7,8 +7,9 @@ from torch import nn
 
 from runtime.data.samples import WeightFunction
 from runtime.execution.listeners import Listener
+from runtime.modules.division import Division
 from runtime.modules.found_modules import modules_in
-from runtime.modules.weight_agreement import StageWeights
+from runtime.modules.weight_agreement import RankWeights
 from runtime.outputs.metrics import StatefulMetrics
 from runtime.outputs.options import EvalOptions
 from runtime.outputs.values import LossFunction
@@ -18,12 +19,13 @@ from runtime.recording.recorder import Recorder
 
 @dataclass(frozen=True)
 class Setup:
-    """What is evaluated on one stage, what is computed from it, and how."""
+    """What is evaluated on one rank, what is computed from it, and how."""
 
-    module: nn.Sequential
-    boundaries: tuple[int, ...]
-    """The first layer of each stage, and the number of layers."""
-    weights: StageWeights
+    modules: Mapping[int, nn.Module]
+    """The layers of each stage that this rank holds."""
+    division: Division
+    """How the layers are divided into stages, and these are placed on ranks."""
+    weights: RankWeights
     loss_fn: LossFunction | None
     metric_fns: Mapping[str, LossFunction]
     metrics: StatefulMetrics
@@ -43,7 +45,7 @@ class Setup:
     def evaluated(self, options: EvalOptions, *, last: bool) -> list[nn.Module]:
         """What has to be in evaluation mode: the layers, and what their outputs are given to."""
         given = (self.loss_fn, self.metric_fns, self.metrics, self.weight_fn, options.logits_fn)
-        return [self.module, *(modules_in(*given) if last else ())]
+        return [*self.modules.values(), *(modules_in(*given) if last else ())]
 
     @property
     def computes_something(self) -> bool:

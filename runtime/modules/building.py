@@ -3,7 +3,7 @@
 Factories of `LayerSpec`s draw random numbers, and one process that builds the whole list draws them
 layer by layer. So stages draw in turn: each goes on with the state of torch's generators that the
 stage before left. For the same seed, the model is then the same for any number of stages, and no
-stage builds a layer of another. A stage waits for its turn when it draws for the first time: layers
+rank builds a layer of another. A stage waits for its turn when it draws for the first time: layers
 that are read from disk, or made on the meta device, are built by all stages at once. All replicas
 begin with the state of the first.
 """
@@ -15,9 +15,11 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import torch
+from torch import nn
 
 from runtime.device import random_state, restore_random_state
 from runtime.failure.guard import Guard
+from runtime.modules.division import Division
 from runtime.modules.layers import Layer, LayerSpec, StageModule
 from runtime.modules.operations import Operations
 from runtime.modules.ties import Ties
@@ -34,21 +36,23 @@ _ONE_AT_A_TIME = threading.Lock()
 def build_with_ties(
     layers: Sequence[Layer],
     ties: Ties,
+    division: Division,
     transport: Transport,
     guard: Guard,
-    build: Callable[[], StageModule],
-) -> StageModule:
-    """Build this stage, with the tied weights of the first stage that has them.
+    build: Callable[[int], StageModule],
+) -> dict[int, StageModule]:
+    """Build this rank's stages, with the tied weights of the first stage that has them.
 
-    Without ties between stages and without specifications nothing is communicated; with them, all
+    Without ties between ranks and without specifications nothing is communicated; with them, all
     ranks have to call this.
 
     Args:
         layers: All layers, the same on every process.
-        ties: Between the stages.
-        transport: Connection to the other stages.
+        ties: Between the ranks.
+        division: How the layers are divided.
+        transport: Connection to the other ranks.
         guard: Tells them of a stage that cannot be built.
-        build: Makes the layers of this stage, on its device.
+        build: Makes the layers of a stage, on the rank's device.
 
     Raises:
         RemoteError: another stage could not be built.
@@ -56,78 +60,106 @@ def build_with_ties(
     """
     alone = transport.stages * transport.replicas == 1
     in_turn = not alone and any(isinstance(layer, LayerSpec) for layer in layers)
+    own = division.stages_of(transport.stage_id)
     if not ties and not in_turn:
-        return build()
+        return {stage: build(stage) for stage in own}
     with guard.run("the making") as run:
         what = "tied layers" if ties else "layers"
         run.phase(f"the building of {what}", waits_for="", patient=True)
-        stage = built_in_turn(build, transport) if in_turn else build()
+        if in_turn:
+            stages = built_in_turn(build, own, division.placement, transport)
+        else:
+            stages = {stage: build(stage) for stage in own}
         if ties:
             run.phase("the handing over of tied weights")
-            ties.hold(stage, transport.gather_objects(ties.state(stage)), transport)
-    return stage
+            held = layers_of(stages, division)
+            ties.hold(held, transport.gather_objects(ties.state(held)), transport)
+    return stages
 
 
-def built_in_turn(build: Callable[[], Built], transport: Transport) -> Built:
+def layers_of(stages: Mapping[int, StageModule], division: Division) -> dict[int, nn.Module]:
+    """The layers of stages, by their index in the model."""
+    return {
+        index: layer
+        for stage, module in stages.items()
+        for index, layer in zip(division.layers_of_stage(stage), module, strict=True)
+    }
+
+
+def built_in_turn(
+    build: Callable[[int], Built],
+    own: Sequence[int],
+    placement: Sequence[int],
+    transport: Transport,
+) -> dict[int, Built]:
     """What `build` makes when all stages draw from torch's generators one after the other.
 
-    The generators end as on one process, if they began as those of the first stage; else as they
+    The generators end as on one process, if they began as those of the first rank; else as they
     began.
+
+    Args:
+        build: Makes a stage.
+        own: The stages to make here.
+        placement: The rank of each stage.
+        transport: Connection to the other ranks.
     """
-    turns = _Turns(transport)
-    if turns.one_generator:
-        state = turns.wait()
-        with _ONE_AT_A_TIME:
-            restore_random_state(state, transport.device)
-            built = build()
-            now = random_state(transport.device)
-        turns.end(now)
-    else:
-        with _FirstDraw(turns, transport.device):
-            built = build()
-        now = random_state(transport.device)
-        turns.end(None if _same(now, turns.own) else now)
+    turns, device = _Turns(placement, transport), transport.device
+    built: dict[int, Built] = {}
+    for stage in own:
+        if turns.one_generator:
+            state = turns.wait(stage)
+            with _ONE_AT_A_TIME:
+                restore_random_state(state, device)
+                built[stage] = build(stage)
+                now = random_state(device)
+            turns.end(stage, now)
+        else:
+            restore_random_state(turns.own, device)
+            with _FirstDraw(turns, stage, device):
+                built[stage] = build(stage)
+            now = random_state(device)
+            turns.end(stage, None if _same(now, turns.own) else now)
     state = turns.last()
     with _ONE_AT_A_TIME if turns.one_generator else nullcontext():
         began_alike = _same(turns.own, turns.first)
-        restore_random_state(state if began_alike else turns.own, transport.device)
+        restore_random_state(state if began_alike else turns.own, device)
     return built
 
 
 class _Turns:
     """The states of the generators, handed on from stage to stage."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+    def __init__(self, placement: Sequence[int], transport: Transport) -> None:
+        self._placement, self._transport = placement, transport
         self.own = random_state(transport.device)
         """How this process began."""
         pipeline = transport.gather_objects((_PROCESS, self.own))
         gathered = transport.gather_from_replicas(pipeline)
-        processes = [process for stages in gathered for process, _ in stages]
+        processes = [process for ranks in gathered for process, _ in ranks]
         self.one_generator = len(set(processes)) < len(processes)
-        self.first: RandomState = gathered[0][0][1]
-        """How the first stage began."""
+        self.first: RandomState = gathered[0][placement[0]][1]
+        """How the rank of the first stage began."""
         self._state: RandomState = self.first
         self._turn = 0
 
-    def wait(self) -> RandomState:
-        """The state with which this stage begins to draw."""
-        self._until(self._transport.stage_id, None)
+    def wait(self, stage: int) -> RandomState:
+        """The state with which a stage begins to draw."""
+        self._until(stage, None)
         return self._state
 
-    def end(self, state: RandomState | None) -> None:
-        """This stage has been built; `None`: it has not drawn."""
-        self._until(self._transport.stage_id, None)
-        self._until(self._transport.stage_id + 1, state)
+    def end(self, stage: int, state: RandomState | None) -> None:
+        """A stage has been built here; `None`: it has not drawn."""
+        self._until(stage, None)
+        self._until(stage + 1, state)
 
     def last(self) -> RandomState:
         """The state that the last stage left."""
-        self._until(self._transport.stages, None)
+        self._until(len(self._placement), None)
         return self._state
 
     def _until(self, stage: int, state: RandomState | None) -> None:
         while self._turn < stage:
-            sent = self._transport.gather_objects(state)[self._turn]
+            sent = self._transport.gather_objects(state)[self._placement[self._turn]]
             self._state = self._state if sent is None else sent
             self._turn += 1
 
@@ -135,9 +167,9 @@ class _Turns:
 class _FirstDraw(Operations):  # type: ignore[no-untyped-call]
     """Waits for the turn before the first random number is drawn."""
 
-    def __init__(self, turns: _Turns, device: torch.device) -> None:
+    def __init__(self, turns: _Turns, stage: int, device: torch.device) -> None:
         super().__init__()
-        self._turns, self._device = turns, device
+        self._turns, self._stage, self._device = turns, stage, device
 
     def before(self, operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """See whether the operation draws."""
@@ -152,7 +184,7 @@ class _FirstDraw(Operations):  # type: ignore[no-untyped-call]
         """Go on from the turn's state, unless the factory has set a seed, or has drawn already."""
         now = random_state(self._device)
         if any(map(torch.equal, now, self._turns.own)):
-            turn = self._turns.wait()
+            turn = self._turns.wait(self._stage)
             parts = zip(now, self._turns.own, turn, strict=True)
             state = [t if torch.equal(n, own) else n for n, own, t in parts]
             restore_random_state(state, self._device)

@@ -182,15 +182,23 @@ def build_stage(
     stop: int,
     *,
     keyword_inputs: bool = False,
+    tied: dict[Hashable, nn.Module] | None = None,
 ) -> StageModule:
     """Build the layers from `first` up to but not including `stop`, and no others.
+
+    Args:
+        layers: All layers.
+        first: Index of the first one.
+        stop: Index behind the last one.
+        keyword_inputs: Whether the first layer of the model takes keyword arguments.
+        tied: Modules by key that other stages in this process have built; added to.
 
     Raises:
         Exception: what a layer's factory raised, with a note on which layer it was.
     """
     entries = list(layers)
     names = list(layers._modules) if isinstance(layers, nn.Sequential) else None
-    tied: dict[Hashable, nn.Module] = {}
+    tied = {} if tied is None else tied
     # On one process they are not built again, and so draw no random numbers.
     before = {entry.key for entry in entries[:first] if isinstance(entry, TiedLayerSpec)}
     built: dict[str, nn.Module] = {}

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from runtime.modules.digests import complete, local
+from runtime.modules.division import Division
 from runtime.modules.layers import Layer, TiedLayer, TiedLayerSpec
 from runtime.planning.handshake import AgreementError
 from runtime.transport.protocol import Transport
@@ -49,32 +50,35 @@ class TensorState(NamedTuple):
 
 
 State = Mapping[Tie, Mapping[str, TensorState]]
-"""What a stage says of its ties, by the names of their tensors."""
+"""What a rank says of its ties, by the names of their tensors."""
+
+Layers = Mapping[int, nn.Module]
+"""The layers of a rank, by their index in the model."""
 
 
 class Ties:
     """The ties of one stage with others."""
 
-    def __init__(self, layers: Sequence[Layer], boundaries: Sequence[int], here: int) -> None:
-        """Find the ties between stages.
+    def __init__(self, layers: Sequence[Layer], division: Division, here: int) -> None:
+        """Find the ties between ranks.
 
         Args:
             layers: All layers, the same on every process.
-            boundaries: How they are divided.
-            here: This stage.
+            division: How they are divided.
+            here: This rank.
         """
         ties = _ties_of_layers(layers)
-        self.holders = _holders(ties, boundaries)
-        """The stages that hold each tie, in order, where they are several."""
+        self.holders = _holders(ties, division)
+        """The ranks that hold each tie, in the order of their layers, where they are several."""
         self.names = [
             {name for tie, name in layer.items() if tie in self.holders and name is not None}
             for layer in ties
         ]
-        """The tensors of each module that a tie makes equal on all stages."""
-        self._here = here
+        """The tensors of each module that a tie makes equal on all ranks."""
+        self._here, self._division = here, division
         self._places: dict[Tie, tuple[int, str | None]] = {}
-        for index, layer_ties in enumerate(ties[boundaries[here] : boundaries[here + 1]]):
-            for tie, name in layer_ties.items():
+        for index in division.layers_of(here):
+            for tie, name in ties[index].items():
                 if tie in self.holders:
                     self._places.setdefault(tie, (index, name))
         self._agreed: dict[tuple[Tie, str], str] = {}
@@ -82,12 +86,12 @@ class Ties:
     def __bool__(self) -> bool:
         return bool(self.holders)
 
-    def state(self, stage: nn.Sequential, ignored: Collection[tuple[int, str]] = ()) -> State:
-        """What this stage says of its ties.
+    def state(self, layers: Layers, ignored: Collection[tuple[int, str]] = ()) -> State:
+        """What this rank says of its ties.
 
         Args:
-            stage: Its layers.
-            ignored: Tensors that forwards change, by the layer's place in the stage and the name.
+            layers: Those that it holds.
+            ignored: Tensors that forwards change, by layer and name.
 
         Raises:
             TieError: a tied tensor is no longer there.
@@ -95,7 +99,7 @@ class Ties:
         found: dict[Tie, dict[str, TensorState]] = {}
         for tie, (index, _) in self._places.items():
             found[tie] = {}
-            for name, (full_name, tensor) in self._tensors(stage, tie).items():
+            for name, (full_name, tensor) in self._tensors(layers, tie).items():
                 own = local(tensor)
                 digest = None if (index, full_name) in ignored else complete(own)
                 kind = f"{str(own.dtype).removeprefix('torch.')}{list(own.shape)}"
@@ -103,31 +107,29 @@ class Ties:
                 found[tie][name] = TensorState(kind, digest, changed)
         return found
 
-    def hold(self, stage: nn.Sequential, gathered: Sequence[State], transport: Transport) -> None:
-        """Make tied weights equal on all stages; all of them have to call this.
+    def hold(self, layers: Layers, gathered: Sequence[State], transport: Transport) -> None:
+        """Make tied weights equal on all ranks; all of them have to call this.
 
         Args:
-            stage: The layers of this stage.
-            gathered: The state of its tied tensors on each stage.
+            layers: Those of this rank.
+            gathered: The state of its tied tensors on each rank.
             transport: Connection to them.
 
         Raises:
-            AgreementError: they have other shapes or dtypes, or several stages changed them.
+            AgreementError: they have other shapes or dtypes, or several ranks changed them.
         """
-        moves = [move for tie in self.holders for move in _moves(tie, self.holders[tie], gathered)]
+        moves = [move for tie in self.holders for move in self._moves(tie, gathered)]
         if moves:
-            self._hand_over(stage, moves, transport)
+            self._hand_over(layers, moves, transport)
         for tie in self._places:
-            stages = self.holders[tie]
+            ranks = self.holders[tie]
             for name in gathered[self._here][tie]:
-                states = {stage: gathered[stage][tie][name] for stage in stages}
-                digest = states[_source(stages, list(states.values()))].digest
+                states = {rank: gathered[rank][tie][name] for rank in ranks}
+                digest = states[_source(ranks, list(states.values()))].digest
                 if digest is not None:
                     self._agreed[tie, name] = digest
 
-    def _hand_over(
-        self, stage: nn.Sequential, moves: Sequence["_Move"], transport: Transport
-    ) -> None:
+    def _hand_over(self, layers: Layers, moves: Sequence["_Move"], transport: Transport) -> None:
         here = self._here
         own = [move for move in moves if here in (move.source, move.destination)]
         transport.connect(
@@ -135,7 +137,7 @@ class Ties:
             sends_to={move.destination for move in own} - {here},
         )
         for move in own:
-            tensor = local(self._tensors(stage, move.tie)[move.name][1].detach())
+            tensor = local(self._tensors(layers, move.tie)[move.name][1].detach())
             if here == move.source:
                 transport.wait(transport.post_send([tensor.contiguous()], move.destination))
             else:
@@ -144,10 +146,43 @@ class Ties:
                 with torch.no_grad():
                     tensor.copy_(memory)
 
-    def _tensors(self, stage: nn.Sequential, tie: Tie) -> dict[str, tuple[str, torch.Tensor]]:
+    def _moves(self, tie: Tie, gathered: Sequence[State]) -> list["_Move"]:
+        """What has to be handed over, in the same order on every rank."""
+        ranks, name_of = self.holders[tie], self._division.name
+        owner = ranks[0]
+        kinds = {
+            rank: ", ".join(
+                f"{name} {state.kind}".strip() for name, state in gathered[rank][tie].items()
+            )
+            for rank in ranks
+        }
+        for rank in ranks:
+            if kinds[rank] != kinds[owner]:
+                raise AgreementError(
+                    f"{tie} is {kinds[owner]} on {name_of(owner)}, {kinds[rank]} on {name_of(rank)}"
+                )
+        found: list[_Move] = []
+        for name in gathered[owner][tie]:
+            states = [gathered[rank][tie][name] for rank in ranks]
+            if None in {state.digest for state in states}:
+                continue
+            source = _source(ranks, states)
+            changed = [rank for rank, state in zip(ranks, states, strict=True) if state.changed]
+            digest = gathered[source][tie][name].digest
+            for rank, state in zip(ranks, states, strict=True):
+                if state.changed and state.digest != digest:
+                    raise AgreementError(
+                        f"{tie} was changed on {' and '.join(map(name_of, changed))} in "
+                        "different ways since the last evaluation, needed on one of them, or alike"
+                    )
+                if state.digest != digest:
+                    found.append(_Move(tie, name, source, rank))
+        return found
+
+    def _tensors(self, layers: Layers, tie: Tie) -> dict[str, tuple[str, torch.Tensor]]:
         """The tensors of a tie: by name, with the name in the layer."""
         index, name = self._places[tie]
-        layer = stage[index]
+        layer = layers[index]
         prefix = "module." if isinstance(layer, TiedLayer) else ""
         module = layer.module if isinstance(layer, TiedLayer) else layer
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
@@ -166,55 +201,20 @@ class _Move(NamedTuple):
     destination: int
 
 
-def _moves(tie: Tie, stages: Sequence[int], gathered: Sequence[State]) -> list[_Move]:
-    """What has to be handed over, in the same order on every stage."""
-    owner = stages[0]
-    kinds = {
-        stage: ", ".join(
-            f"{name} {state.kind}".strip() for name, state in gathered[stage][tie].items()
-        )
-        for stage in stages
-    }
-    for stage in stages:
-        if kinds[stage] != kinds[owner]:
-            raise AgreementError(
-                f"{tie} is {kinds[owner]} on stage {owner}, {kinds[stage]} on stage {stage}"
-            )
-    found: list[_Move] = []
-    for name in gathered[owner][tie]:
-        states = [gathered[stage][tie][name] for stage in stages]
-        if None in {one.digest for one in states}:
-            continue
-        source = _source(stages, states)
-        changed = [stage for stage, one in zip(stages, states, strict=True) if one.changed]
-        digest = gathered[source][tie][name].digest
-        for stage, one in zip(stages, states, strict=True):
-            if one.changed and one.digest != digest:
-                raise AgreementError(
-                    f"{tie} was changed on the stages {' and '.join(map(str, changed))} in "
-                    "different ways since the last evaluation, needed on one of them, or alike"
-                )
-            if one.digest != digest:
-                found.append(_Move(tie, name, source, stage))
-    return found
+def _source(ranks: Sequence[int], states: Sequence[TensorState]) -> int:
+    """The rank whose tensor counts: the first that changed it, or else the first."""
+    changed = (rank for rank, state in zip(ranks, states, strict=True) if state.changed)
+    return next(changed, ranks[0])
 
 
-def _source(stages: Sequence[int], states: Sequence[TensorState]) -> int:
-    """The stage whose word counts: the first that changed the tensor, or else the first."""
-    changed = (stage for stage, one in zip(stages, states, strict=True) if one.changed)
-    return next(changed, stages[0])
-
-
-def _holders(
-    ties: Sequence[Mapping[Tie, str | None]], boundaries: Sequence[int]
-) -> dict[Tie, list[int]]:
-    stages: defaultdict[Tie, list[int]] = defaultdict(list)
-    for stage_id in range(len(boundaries) - 1):
-        for layer_ties in ties[boundaries[stage_id] : boundaries[stage_id + 1]]:
-            for tie in layer_ties:
-                if stage_id not in stages[tie]:
-                    stages[tie].append(stage_id)
-    return {tie: held for tie, held in stages.items() if len(held) > 1}
+def _holders(ties: Sequence[Mapping[Tie, str | None]], division: Division) -> dict[Tie, list[int]]:
+    ranks: defaultdict[Tie, list[int]] = defaultdict(list)
+    for index, layer_ties in enumerate(ties):
+        rank = division.rank_of(index)
+        for tie in layer_ties:
+            if rank not in ranks[tie]:
+                ranks[tie].append(rank)
+    return {tie: held for tie, held in ranks.items() if len(held) > 1}
 
 
 def _ties_of_layers(layers: Sequence[Layer]) -> list[dict[Tie, str | None]]:

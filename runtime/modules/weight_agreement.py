@@ -14,15 +14,15 @@ state of the layer, and not compared any more.
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from runtime.modules.digests import buffers_of, parameters_of, sampled
+from runtime.modules.division import Division
 from runtime.modules.layers import Layer
-from runtime.modules.ties import State, Ties
+from runtime.modules.ties import Layers, State, Ties
 from runtime.planning.handshake import AgreementError, require_same
 from runtime.transport.protocol import Transport
 
@@ -31,7 +31,7 @@ Digests = tuple[str | None, ...]
 
 
 _Place = tuple[int, str]
-"""A layer of the stage, and the name of a tensor in it."""
+"""A layer, by its index in the model, and the name of a tensor in it."""
 
 
 class DifferentWeightsError(AgreementError):
@@ -40,15 +40,15 @@ class DifferentWeightsError(AgreementError):
 
 @dataclass(frozen=True)
 class WeightsToken:
-    """What a stage says of its weights when an evaluation starts."""
+    """What a rank says of its weights when an evaluation starts."""
 
-    boundaries: tuple[int, ...] = ()
-    """How the stage has divided the layers."""
+    division: Division | None = None
+    """How the rank has divided the layers."""
     ties: State = field(default_factory=dict)
     built: Digests = ()
     """Of all layers as this process built them; of its own only while they are as they were."""
     own: Sequence[Mapping[str, str | None]] = ()
-    """Of this stage's layers as they are, where there are replicas: of all parameters, under an
+    """Of this rank's layers as they are, where there are replicas: of all parameters, under an
     empty name, and of each persistent buffer; `None`: forwards write to it."""
 
 
@@ -63,13 +63,13 @@ def digests_of(layers: Sequence[Layer], without: Sequence[Collection[str]]) -> D
     return tuple(found)
 
 
-class StageWeights:
-    """The weights of one stage over its evaluations."""
+class RankWeights:
+    """The weights of one rank over its evaluations."""
 
     def __init__(
         self,
-        stage: nn.Sequential,
-        boundaries: Sequence[int],
+        layers: Layers,
+        division: Division,
         transport: Transport,
         ties: Ties,
         built: Digests | None,
@@ -77,28 +77,28 @@ class StageWeights:
         """Nothing has been compared yet.
 
         Args:
-            stage: The layers of this stage.
-            boundaries: How all layers are divided.
-            transport: Connection to the other stages.
-            ties: Of this stage.
+            layers: Those of this rank.
+            division: How all layers are divided.
+            transport: Connection to the other ranks.
+            ties: Of this rank.
             built: All layers as this process built them; `None`: nothing but ties is compared.
         """
-        self._stage, self._boundaries, self._transport = stage, tuple(boundaries), transport
+        self._layers, self._division, self._transport = layers, division, transport
         self._ties, self._checked = ties, built is not None
         self._built = built if transport.stages > 1 and any(built or ()) else None
         self._before: dict[_Place, tuple[int, int]] = {}
         self._written: set[_Place] = set()
         """Buffers that forwards write to."""
         self.token = WeightsToken()
-        """What this stage says of its weights, inside `evaluation`."""
+        """What this rank says of its weights, inside `evaluation`."""
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
         """An evaluation, to be entered before the stage is put into evaluation mode."""
         replicated = self._checked and self._transport.replicas > 1
         self.token = WeightsToken(
-            boundaries=self._boundaries,
-            ties=self._ties.state(self._stage, self._written) if self._ties else {},
+            division=self._division,
+            ties=self._ties.state(self._layers, self._written) if self._ties else {},
             built=() if self._built is None else self._as_built(self._built),
             own=self._own() if replicated else (),
         )
@@ -113,7 +113,7 @@ class StageWeights:
         """Compare what all processes say; all of them have to call this.
 
         Args:
-            gathered: By replica and stage.
+            gathered: By replica and rank.
 
         Raises:
             DifferentWeightsError: layers or replicas differ.
@@ -121,12 +121,12 @@ class StageWeights:
                 differ in a way that cannot be mended.
         """
         tokens = gathered[self._transport.replica]
-        require_same("partition of the layers", [token.boundaries for token in tokens])
-        require_same_replicas(gathered, self._boundaries)
-        require_built_alike(gathered, self._boundaries)
+        require_same("partition of the layers", [token.division for token in tokens])
+        require_same_replicas(gathered, self._division)
+        require_built_alike(gathered, self._division)
         self._built = None
         if self._ties:
-            self._ties.hold(self._stage, [token.ties for token in tokens], self._transport)
+            self._ties.hold(self._layers, [token.ties for token in tokens], self._transport)
         if self._ties or self.token.own:
             self._before = self._buffers()
 
@@ -137,12 +137,12 @@ class StageWeights:
             TieError, AgreementError: they cannot be.
         """
         if self._ties:
-            own = self._ties.state(self._stage, self._written)
-            self._ties.hold(self._stage, self._transport.gather_objects(own), self._transport)
+            own = self._ties.state(self._layers, self._written)
+            self._ties.hold(self._layers, self._transport.gather_objects(own), self._transport)
 
     def _own(self) -> list[dict[str, str | None]]:
         found: list[dict[str, str | None]] = []
-        for index, layer in enumerate(self._stage):
+        for index, layer in self._layers.items():
             found.append({"": sampled(parameters_of(layer))})
             for name, buffer in buffers_of(layer).items():
                 written = (index, name) in self._written
@@ -151,9 +151,9 @@ class StageWeights:
 
     def _as_built(self, built: Digests) -> Digests:
         digests = list(built)
-        first, stop = self._boundaries[self._transport.stage_id :][:2]
-        now = digests_of(list(self._stage), self._ties.names[first:stop])
-        for index, digest in enumerate(now, start=first):
+        names = [self._ties.names[index] for index in self._layers]
+        now = digests_of(list(self._layers.values()), names)
+        for index, digest in zip(self._layers, now, strict=True):
             if digest != built[index]:
                 digests[index] = None
         return tuple(digests)
@@ -162,56 +162,53 @@ class StageWeights:
         """Which memory each buffer has, and how often it was written to."""
         return {
             (index, name): (buffer.data_ptr(), _version(buffer))
-            for index, layer in enumerate(self._stage)
+            for index, layer in self._layers.items()
             for name, buffer in layer.named_buffers(remove_duplicate=False)
             if not is_lazy(buffer) and buffer.layout is torch.strided
         }
 
 
-def require_same_replicas(
-    gathered: Sequence[Sequence[WeightsToken]], boundaries: Sequence[int]
-) -> None:
-    """Compare the layers of each stage over the replicas.
+def require_same_replicas(gathered: Sequence[Sequence[WeightsToken]], division: Division) -> None:
+    """Compare the layers of each rank over the replicas.
 
     Raises:
         DifferentWeightsError: naming the first layer that differs, and the replicas.
     """
-    for stage_id, first_layer in enumerate(boundaries[:-1]):
-        expected = gathered[0][stage_id].own
+    for rank in range(division.ranks):
+        expected, name = gathered[0][rank].own, division.name(rank)
         for replica, tokens in enumerate(gathered):
-            found = tokens[stage_id].own
-            for index, (one, other) in enumerate(zip(expected, found, strict=False)):
+            found = tokens[rank].own
+            layers = division.layers_of(rank)
+            for index, one, other in zip(layers, expected, found, strict=False):
                 pairs = [(one[name], other[name]) for name in one.keys() & other.keys()]
                 if any(None not in pair and pair[0] != pair[1] for pair in pairs):
                     raise DifferentWeightsError(
-                        f"layer {first_layer + index} has other weights on stage {stage_id} of "
-                        f"replica {replica} than on stage {stage_id} of replica 0, needed the same "
-                        "in all replicas (check_weights=False leaves this comparison out)"
+                        f"layer {index} has other weights on {name} of replica {replica} than on "
+                        f"{name} of replica 0, needed the same in all replicas "
+                        "(check_weights=False leaves this comparison out)"
                     )
 
 
-def require_built_alike(
-    gathered: Sequence[Sequence[WeightsToken]], boundaries: Sequence[int]
-) -> None:
+def require_built_alike(gathered: Sequence[Sequence[WeightsToken]], division: Division) -> None:
     """Compare the layers that run with the other processes' copies of them.
 
     Raises:
         DifferentWeightsError: naming the first layer that differs, and the processes.
     """
-    places = [(r, stage) for r, tokens in enumerate(gathered) for stage in range(len(tokens))]
-    for owner, (first, stop) in enumerate(pairwise(boundaries)):
-        for index in range(first, stop):
-            expected = _built(gathered[0][owner], index)
-            for replica, stage in places:
-                found = _built(gathered[replica][stage], index)
-                if None not in (expected, found) and found != expected:
-                    of = f" of replica {replica}" if len(gathered) > 1 else ""
-                    raise DifferentWeightsError(
-                        f"layer {index} runs on stage {owner}, and stage {stage}{of} has built it "
-                        "with other weights: needed the same layers on every process, so the same "
-                        "seed, or weights that are loaded (check_weights=False leaves this "
-                        "comparison out)"
-                    )
+    processes = [(r, rank) for r, tokens in enumerate(gathered) for rank in range(len(tokens))]
+    for index in range(division.layers):
+        owner = division.rank_of(index)
+        expected = _built(gathered[0][owner], index)
+        for replica, rank in processes:
+            found = _built(gathered[replica][rank], index)
+            if None not in (expected, found) and found != expected:
+                of = f" of replica {replica}" if len(gathered) > 1 else ""
+                raise DifferentWeightsError(
+                    f"layer {index} runs on {division.name(owner)}, and {division.name(rank)}{of} "
+                    "has built it with other weights: needed the same layers on every process, so "
+                    "the same seed, or weights that are loaded (check_weights=False leaves this "
+                    "comparison out)"
+                )
 
 
 def _built(token: WeightsToken, layer: int) -> str | None:

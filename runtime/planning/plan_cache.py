@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import schedcc
 from runtime.execution.buffers import BufferPool
 from runtime.execution.interpreter import Interpreter
+from runtime.modules.division import Division
 from runtime.planning.handshake import require_same
 from runtime.transport.protocol import Channel, Transport
 from schemas import Direction, MoveLogits, StagePlan, TransferInstruction
@@ -19,7 +20,7 @@ class Build:
     """What has to be the same on all stages for a plan to mean the same on all of them."""
 
     version: str
-    partition: tuple[int, ...]
+    division: Division
     micro_batches: int
     fingerprint: str
     opens: frozenset[Channel] = frozenset()
@@ -32,17 +33,17 @@ class PlanCache:
     def __init__(
         self,
         transport: Transport,
-        partition: tuple[int, ...],
+        division: Division,
         buffers: BufferPool,
     ) -> None:
-        """Compile plans for the stages of `transport`, which hold layers by `partition`.
+        """Compile plans for the stages of `transport`, which hold layers by `division`.
 
         Args:
             transport: Connection to the other stages.
-            partition: The boundaries of the stages.
+            division: How the layers are divided into stages.
             buffers: Where the plans of this stage are executed.
         """
-        self._transport, self._partition, self._buffers = transport, partition, buffers
+        self._transport, self._division, self._buffers = transport, division, buffers
         self._known: OrderedDict[tuple[int, schedcc.Outcome, bool], Interpreter] = OrderedDict()
         self._connected: set[Channel] = set()
 
@@ -77,7 +78,7 @@ class PlanCache:
             plan = pipeline.stage(self._transport.stage_id)
             opens = _channels(plan) - self._connected
             build = Build(
-                schedcc.__version__, self._partition, micro_batches, pipeline.fingerprint, opens
+                schedcc.__version__, self._division, micro_batches, pipeline.fingerprint, opens
             )
             if self._compare(build):
                 self._open(opens)
@@ -99,7 +100,7 @@ class PlanCache:
         """
         builds: list[Build] = self._transport.gather_objects(build)
         require_same("version of schedcc", [build.version for build in builds])
-        require_same("partition of the layers", [build.partition for build in builds])
+        require_same("partition of the layers", [build.division for build in builds])
         require_same("number of micro-batches", [build.micro_batches for build in builds])
         require_same("fingerprint of the plan", [build.fingerprint for build in builds])
         return any(build.opens for build in builds)

@@ -231,7 +231,7 @@ def test_tied_weights_that_several_stages_change_in_different_ways_are_an_error_
         return str(caught.value)
 
     expected = (
-        "tied parameter (0, 'weight') was changed on the stages 0 and 2 in different ways since "
+        "tied parameter (0, 'weight') was changed on stage 0 and stage 2 in different ways since "
         "the last evaluation, needed on one of them, or alike"
     )
     found = over_stages(3, call, layers=head_and_embedding, loss_fn=loss_fn)
