@@ -19,7 +19,7 @@ from runtime.execution.buffers import BufferPool
 from runtime.execution.interpreter import Forward, Work
 from runtime.execution.listeners import Listener
 from runtime.execution.transfers import Transfers
-from runtime.failure.guard import Guard, Run
+from runtime.failure.guard import Guard, GuardedRun
 from runtime.modules.found_modules import modules_in
 from runtime.modules.modes import evaluating
 from runtime.modules.stage import LastStage, WeightFunction
@@ -108,7 +108,7 @@ class StageEvaluations:
         self._layout: Layout | None = None
         self._buffers = BufferPool(transport.receive_memory, transport.release_memory)
         self._form = FormChoice(conduct.overlap, transport)
-        self._epoch: int | None = None
+        self._generation: int | None = None
         self._plans = self._no_plans()
 
     def evaluate(
@@ -154,16 +154,16 @@ class StageEvaluations:
         self._buffers.clear()
         self._buffers.memory.clear()
 
-    def _begin(self, run: Run) -> None:
+    def _begin(self, run: GuardedRun) -> None:
         """After a failure, agree on everything anew: some stages may know more than others."""
         # Modules may have been compiled since.
         self._owner = Owner(self._stage.module, self._buffers.memory.ours)
-        if self._epoch not in (None, run.epoch):
+        if self._generation not in (None, run.generation):
             self._plans.close()
             self._plans = self._no_plans()
             self._form = FormChoice(self._conduct.overlap, self._transport)
             self._layout = None
-        self._epoch = run.epoch
+        self._generation = run.generation
 
     def _no_plans(self) -> PlanCache:
         return PlanCache(self._transport, self._stage.boundaries, self._buffers)
@@ -215,7 +215,7 @@ class StageEvaluations:
             around=OwnRandomState(self._transport.device) if asked is None else nullcontext,
         )
 
-    def _agree(self, evaluation: "_Evaluation", run: Run, weights: Any = None) -> Agreement:
+    def _agree(self, evaluation: "_Evaluation", run: GuardedRun, weights: Any = None) -> Agreement:
         """Fetch the first micro-batches of a run, and make sure that all stages fit together.
 
         Args:
@@ -251,7 +251,7 @@ class StageEvaluations:
         )
         return agree(self._transport, announcement)
 
-    def _run(self, evaluation: "_Evaluation", agreement: Agreement, run: Run) -> bool:
+    def _run(self, evaluation: "_Evaluation", agreement: Agreement, run: GuardedRun) -> bool:
         """Evaluate the micro-batches that come next; whether these were the last ones."""
         window, run.before = agreement.window, evaluation.micro_batches
         final = agreement.final or evaluation.asked is not None

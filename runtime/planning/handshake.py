@@ -10,13 +10,9 @@ from typing import Any
 
 from runtime.data.fingerprint import Digests, require_same_data
 from runtime.data.stream import Window
-from runtime.failure.errors import AgreedError
+from runtime.failure.errors import AgreementError
 from runtime.transport.protocol import Transport
 from schedcc import Outcome
-
-
-class AgreementError(AgreedError, ValueError):
-    """The stages were called with things that do not fit together."""
 
 
 @dataclass(frozen=True)

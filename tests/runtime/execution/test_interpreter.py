@@ -18,7 +18,7 @@ from runtime.outputs.logits import LogitsWish
 from runtime.outputs.results import Results
 from runtime.outputs.values import Measure
 from runtime.tensors.ownership import Owner
-from runtime.transport import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_stages
 from schemas import (
     PipelinePlan,
     ReduceLoss,

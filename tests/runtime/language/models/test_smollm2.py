@@ -17,7 +17,7 @@ from runtime.language.models import (
 from runtime.language.reference import LogitsDigests, Reference, reference
 from runtime.language.text import Documents, Windows, default_text, tokenize
 from runtime.modules.partition import balanced
-from runtime.transport import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_stages
 
 LENGTH = 192
 
