@@ -14,7 +14,7 @@ from benchmarks.processes import require_same
 from benchmarks.results import ONE_PROCESS, OWN_BLOCKING, OWN_OVERLAPPED
 from benchmarks.settings import Setting
 from benchmarks.workload import Evaluated, Workload, seconds_of
-from runtime.transport import InMemoryTransport, Link, run_stages
+from runtime.testing import InMemoryTransport, Link, run_stages
 from schemas import Costs, TransportModel
 
 FORMS = {OWN_BLOCKING: False, OWN_OVERLAPPED: True}

@@ -11,29 +11,24 @@ import schedcc  # noqa: F401 (it says so where another module hides one of ours)
 
 if TYPE_CHECKING:
     from runtime.checkpoint import CheckpointError
+    from runtime.data.fingerprint import DifferentDataError
     from runtime.data.micro_batches import DataError
     from runtime.data.sampler import ShardSampler
     from runtime.evaluator import Evaluator
-    from runtime.failure import (
-        DifferentDataError,
-        LostPeerError,
-        NonFiniteError,
-        RemoteError,
-        StalledError,
-    )
+    from runtime.failure import AgreementError, LostPeerError, RemoteError, StalledError
     from runtime.modules.layers import LayersError, LayerSpec, TiedLayerSpec
     from runtime.modules.partition import PartitionError
     from runtime.modules.weight_agreement import DifferentWeightsError
     from runtime.outputs.logits import label_log_probs
     from runtime.outputs.metrics import MetricError
+    from runtime.outputs.nonfinite import NonFiniteError
     from runtime.outputs.results import EvalResult
-    from runtime.planning.handshake import AgreementError
 
 _MODULES = {
-    "AgreementError": "runtime.planning.handshake",
+    "AgreementError": "runtime.failure",
     "CheckpointError": "runtime.checkpoint",
     "DataError": "runtime.data.micro_batches",
-    "DifferentDataError": "runtime.failure",
+    "DifferentDataError": "runtime.data.fingerprint",
     "DifferentWeightsError": "runtime.modules.weight_agreement",
     "EvalResult": "runtime.outputs.results",
     "Evaluator": "runtime.evaluator",
@@ -41,7 +36,7 @@ _MODULES = {
     "LayerSpec": "runtime.modules.layers",
     "LostPeerError": "runtime.failure",
     "MetricError": "runtime.outputs.metrics",
-    "NonFiniteError": "runtime.failure",
+    "NonFiniteError": "runtime.outputs.nonfinite",
     "PartitionError": "runtime.modules.partition",
     "RemoteError": "runtime.failure",
     "ShardSampler": "runtime.data.sampler",

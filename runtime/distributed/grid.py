@@ -15,9 +15,9 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from runtime.distributed.launch_environment import processes_of_launcher
-from runtime.planning.handshake import AgreementError
-from runtime.transport import Channels, InMemoryNetwork, TorchTransport, Transport
-from runtime.transport.process_groups import default_device
+from runtime.failure.errors import AgreementError
+from runtime.transport import Channels, SingleProcessTransport, TorchTransport, Transport
+from runtime.transport.torch_distributed.process_groups import default_device
 
 DATA, PIPELINE = "dp", "pp"
 
@@ -108,7 +108,7 @@ def default_transport(
                     "initialised: call init_process_group first, or pass stages=1 if each of them "
                     "is to evaluate the whole model by itself"
                 )
-            return InMemoryNetwork(1).endpoint(0)
+            return SingleProcessTransport()
         raise AgreementError(
             f"{_asked(stages, replicas)}, but torch.distributed is not initialised: start {count} "
             "processes (torchrun) and call init_process_group first"
@@ -131,5 +131,5 @@ def require_grid(transport: Transport, stages: int | None, replicas: int | None)
 
 
 def _asked(stages: int | None, replicas: int | None) -> str:
-    said = {"stages": stages, "replicas": replicas}
-    return " and ".join(f"{name} is {value}" for name, value in said.items() if value)
+    asked = {"stages": stages, "replicas": replicas}
+    return " and ".join(f"{name} is {value}" for name, value in asked.items() if value)

@@ -14,7 +14,7 @@ from runtime.distributed.launch_environment import (
     launched_process,
     processes_of_launcher,
 )
-from runtime.transport.nccl import LAUNCH_ORDER
+from runtime.transport.torch_distributed.nccl import LAUNCH_ORDER
 
 __all__ = [
     "TIMEOUT",

@@ -52,7 +52,7 @@ class Terminated(BaseException):
 
 
 @dataclass(frozen=True)
-class Report:
+class WorkerReport:
     """What a process says when it is done."""
 
     result: Any = None
@@ -90,11 +90,11 @@ class _Work(Generic[Argument, Result]):
         os.environ.update(self.environment)
         os.dup2(2, 1)  # what this process has to say goes to the one that started it
         try:
-            end.send(Report(result=self.function(self.argument)))
+            end.send(WorkerReport(result=self.function(self.argument)))
         except BaseException as error:
             failure = error.failure if isinstance(error, RemoteError) else None
             trace = traceback.format_exc()
-            end.send(Report(None, type(error).__name__, str(error), trace, failure))
+            end.send(WorkerReport(None, type(error).__name__, str(error), trace, failure))
         with suppress(EOFError):
             end.recv()  # tensors of the result are in this process's memory until they are read
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Self
 
 from runtime.failure.guard import Guard
-from runtime.failure.store import MeetingPlace
 from runtime.transport import Transport
+from runtime.transport.rendezvous import RendezvousStore
 
 LET_GO = "let go of it, or ended"
 CLOSED = "closed it"
@@ -31,8 +31,8 @@ class Lifetime:
             guard: What it has of its own to watch its runs.
             owns: Whether the transport is its own, too.
         """
-        place = transport.meeting_place
-        self.name = "" if place is None else place.next_evaluator()
+        ranks = transport.rendezvous
+        self.name = "" if ranks is None else ranks.next_evaluator()
         """What all ranks call the evaluator; empty for a single process."""
         self._open = True
         process = os.getpid()
@@ -45,9 +45,9 @@ class Lifetime:
         self._free = weakref.finalize(evaluator, _all, process, self._ends)
         self._free.atexit = False
         self._leave, self._how = None, [LET_GO]
-        if place is not None:
-            arguments = (process, place, self.name, self._how)
-            self._leave = weakref.finalize(evaluator, _leave, *arguments)
+        if ranks is not None:
+            told = (process, ranks, self.name, self._how)
+            self._leave = weakref.finalize(evaluator, _leave, *told)
 
     def at_end(self, free: Callable[[], None]) -> None:
         """Call `free` before anything else is given back; it may not hold the evaluator."""
@@ -96,9 +96,9 @@ def _all(process: int, ends: list[Callable[[], None]]) -> None:
         ends.pop(0)()
 
 
-def _leave(process: int, place: MeetingPlace, name: str, how: list[str]) -> None:
+def _leave(process: int, ranks: RendezvousStore, name: str, how: list[str]) -> None:
     if _is(process):
-        place.leave(name, how[0])
+        ranks.leave(name, how[0])
 
 
 def _is(process: int) -> bool:

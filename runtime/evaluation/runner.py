@@ -18,7 +18,7 @@ from runtime.execution.buffers import BufferPool
 from runtime.execution.forward import LastStageForward, StageForward
 from runtime.execution.interpreter import Forward, Work
 from runtime.execution.transfers import Transfers
-from runtime.failure.guard import Guard, Run
+from runtime.failure.guard import Guard, GuardedRun
 from runtime.modules.modes import evaluating
 from runtime.outputs.logits import Logits
 from runtime.outputs.losses import Losses
@@ -61,7 +61,7 @@ class Runner:
         self._first = transport.stage_id == 0
         self._last = transport.stage_id == transport.stages - 1
         self._buffers = BufferPool(transport.receive_memory, transport.release_memory)
-        self._epoch: int | None = None
+        self._generation: int | None = None
         self._layout: Layout | None = None
         self._forget()
 
@@ -114,14 +114,17 @@ class Runner:
         self._tuner = Autotuner(self._setup.overlap, self._transport)
         self._layout = None
 
-    def _begin(self, run: Run) -> None:
+    def _begin(self, run: GuardedRun) -> None:
         # Modules may have been compiled since.
         self._owner = Owner(
             self._setup.modules[self._transport.stage_id], self._buffers.memory.ours
         )
-        if self._epoch not in (None, run.epoch):  # after a failure some stages may know more
+        if self._generation not in (
+            None,
+            run.generation,
+        ):  # after a failure some stages may know more
             self._forget()
-        self._epoch = run.epoch
+        self._generation = run.generation
 
     def _evaluation(
         self,
@@ -175,7 +178,7 @@ class Runner:
     def _compares_data(self) -> bool:
         return self._setup.check_data and self._transport.stages > 1
 
-    def _handshake(self, evaluation: Evaluation, run: Run, weights: Any = None) -> Handshake:
+    def _handshake(self, evaluation: Evaluation, run: GuardedRun, weights: Any = None) -> Handshake:
         """Fetch the first micro-batches of a run, and make sure that all stages fit together.
 
         Args:
@@ -213,7 +216,7 @@ class Runner:
             ),
         )
 
-    def _run(self, evaluation: Evaluation, shaken: Handshake, run: Run) -> bool:
+    def _run(self, evaluation: Evaluation, shaken: Handshake, run: GuardedRun) -> bool:
         """Evaluate the micro-batches that come next; whether these were the last ones."""
         setup, transport, window = self._setup, self._transport, shaken.window
         run.before = evaluation.micro_batches

@@ -1,70 +1,61 @@
-"""The roll call: which process is missing when a connection breaks.
+"""Detection of dead ranks: which process is missing when a connection breaks.
 
-A broken connection is a symptom. Mostly somebody failed and said so; then the board has the cause
-in a moment. Else a process is gone without a word, and who leaves no more signs of life is missing.
+A broken connection is a symptom. Mostly a rank failed and said so; then the store has the cause in
+a moment. Else a process is gone without a word, and the rank whose heartbeats stopped is missing.
 """
 
 import time
 
-from runtime.failure.heartbeat import STORE_GONE, Courier
+from runtime.failure.heartbeat import STORE_GONE, HeartbeatTask
 from runtime.failure.report import Failure, names
-from runtime.failure.state import Incident
-from runtime.failure.store import MeetingPlace
+from runtime.failure.state import FailureState
 from runtime.transport.protocol import ConnectionLostError
+from runtime.transport.rendezvous import RendezvousStore
 
 CAUSE_SECONDS = 0.35
-"""How long a cause may take to appear: some rounds of everybody's courier."""
+"""How long a cause may take to appear: some heartbeats of all ranks."""
 
-ROLL_CALL_SECONDS = 1.0
+DETECTION_SECONDS = 1.0
 """How long a process may take to show that it lives, if several or none seem to be missing."""
 
 
 def lost(
-    error: ConnectionLostError, place: MeetingPlace, at: str, courier: Courier, incident: Incident
+    error: ConnectionLostError,
+    ranks: RendezvousStore,
+    at: str,
+    heartbeats: HeartbeatTask,
+    state: FailureState,
 ) -> Failure | None:
     """What to report for a broken connection; `None` if its cause is known meanwhile."""
-    silent = _silent(place, courier, incident)
-    if incident.failure is not None:
+    silent = _silent(ranks, heartbeats, state)
+    if state.failure is not None:
         return None
-    here = place.names[place.rank]
+    here = ranks.names[ranks.rank]
     seen = f"{error} (seen by {here} at {at})"
-    if courier.store_lost is not None:
+    gone = tuple(sorted(silent))
+    if heartbeats.store_lost is not None:
         reason = f"a connection and the store were lost: {STORE_GONE}; {seen}"
-        others = tuple(set(range(place.size)) - {place.rank})
-        return Failure(
-            kind="lost", reporter=place.rank, stage=here, at=at, reason=reason, gone=others
-        )
-    known = {error.peer} if error.peer in silent else silent
-    if known:
-        who = names([place.names[rank] for rank in sorted(known)])
-        verdict = f"{who} ended without a word, or cannot be reached"
+        gone = tuple(set(range(ranks.size)) - {ranks.rank})
+    elif known := {error.peer} if error.peer in silent else silent:
+        who = names([ranks.names[rank] for rank in sorted(known)])
+        reason = f"{who} ended without a word, or cannot be reached: {seen}"
     else:
-        verdict = "the connection broke, though all processes live"
-    return Failure(
-        kind="lost",
-        reporter=place.rank,
-        stage=here,
-        at=at,
-        reason=f"{verdict}: {seen}",
-        gone=tuple(sorted(silent)),
-    )
+        reason = f"the connection broke, though all processes live: {seen}"
+    return Failure(kind="lost", reporter=ranks.rank, stage=here, at=at, reason=reason, gone=gone)
 
 
-def _silent(place: MeetingPlace, courier: Courier, incident: Incident) -> set[int]:
-    """The ranks that leave no sign of life for some rounds; those that are not evaluating, too."""
-    others = set(range(place.size)) - {place.rank}
-    courier.watching = True
-    courier.refresh(CAUSE_SECONDS)
-    first = {rank: beat.number for rank, beat in courier.beats.items()}
+def _silent(ranks: RendezvousStore, heartbeats: HeartbeatTask, state: FailureState) -> set[int]:
+    """The ranks without a heartbeat for some ticks; those that are not evaluating, too."""
+    others = set(range(ranks.size)) - {ranks.rank}
+    heartbeats.watching = True
+    heartbeats.refresh(CAUSE_SECONDS)
+    first = {rank: heartbeat.number for rank, heartbeat in heartbeats.latest.items()}
     began = time.monotonic()
     while True:
-        silent = {
-            rank
-            for rank in others
-            if rank not in courier.beats or courier.beats[rank].number == first.get(rank)
-        }
+        latest = heartbeats.latest
+        silent = {r for r in others if r not in latest or latest[r].number == first.get(r)}
         elapsed = time.monotonic() - began
-        clear = elapsed > CAUSE_SECONDS and (len(silent) == 1 or courier.store_lost is not None)
-        if clear or elapsed > ROLL_CALL_SECONDS or incident.wait(0.05) is not None:
+        clear = elapsed > CAUSE_SECONDS and (len(silent) == 1 or heartbeats.store_lost is not None)
+        if clear or elapsed > DETECTION_SECONDS or state.wait(0.05) is not None:
             return silent
-        courier.refresh(CAUSE_SECONDS)
+        heartbeats.refresh(CAUSE_SECONDS)

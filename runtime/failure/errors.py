@@ -1,9 +1,8 @@
 """The errors that an evaluation over several processes can end with, beside the caller's own."""
 
-from typing import TYPE_CHECKING
+from typing import Self
 
-if TYPE_CHECKING:
-    from runtime.failure.report import Failure
+from runtime.failure.report import Failure
 
 
 class AgreedError(Exception):
@@ -16,16 +15,20 @@ class AgreedError(Exception):
     """Set to `False` on an error of such a class that one stage raises alone."""
 
 
+class AgreementError(AgreedError, ValueError):
+    """The stages were called with things that do not fit together."""
+
+
 class RemoteError(RuntimeError):
     """The evaluation failed somewhere else; every rank but the guilty one raises the same."""
 
-    def __init__(self, failure: "Failure") -> None:
+    def __init__(self, failure: Failure) -> None:
         """An error that tells of `failure`."""
         super().__init__(str(failure))
         self.failure = failure
         """What happened, where, and the traceback of the origin."""
 
-    def __reduce__(self) -> tuple[type["RemoteError"], tuple["Failure"]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[Failure]]:
         return type(self), (self.failure,)
 
 
@@ -35,3 +38,9 @@ class LostPeerError(RemoteError):
 
 class StalledError(RemoteError):
     """No stage got on for the whole timeout."""
+
+
+def error_of(failure: Failure) -> RemoteError:
+    """The error that a rank raises which is told of `failure`."""
+    errors = {"lost": LostPeerError, "stalled": StalledError}
+    return errors.get(failure.kind, RemoteError)(failure)

@@ -21,7 +21,7 @@ def _print(text: str) -> None:
 
 
 @dataclass
-class LastResort:
+class ForcedExit:
     """Ends the process when a failure has been known for too long and nobody raised it."""
 
     grace: float = GRACE_SECONDS

@@ -1,15 +1,15 @@
 """The guard: no run of a pipeline hangs, and a failure of one rank is the failure of all.
 
-    main thread            courier (thread)                watchdog (thread)
+    main thread            heartbeat thread                watchdog thread
     ------------------     ---------------------------     --------------------------
-    runs the stage;        leaves signs of life, looks     notices that nobody got on
-    before instructions    for a failure on the board;     for the timeout
-    looks at the incident  when all ranks have read it,
-                           ends the main thread's wait
+    runs the stage;        publishes heartbeats, looks     notices that no rank got
+    before instructions    for a failure in the store;     on for the timeout
+    looks at the           when all ranks have read it,
+    failure state          ends the main thread's wait
 
-The first failure on the board wins: its origin raises the exception itself, every other rank a
-`RemoteError` that carries it. Before anybody raises, all wait until everybody knows (at most a
-second), because the process that hosts the store may end on its error. The channels of a failed
+The first failure in the store wins: its origin raises the exception itself, every other rank a
+`RemoteError` that carries it. Before any rank raises, all wait until all know (at most a second),
+because the process that hosts the store may end on its error. The channels of a failed
 run are thrown away, with whatever is under way in them, and the next run begins with new ones.
 """
 
@@ -20,15 +20,14 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from runtime.device import Clock
-from runtime.failure.errors import AgreedError, RemoteError
-from runtime.failure.monitored_barrier import Rendezvous
-from runtime.failure.periodic import Patrol
-from runtime.failure.position import EVERYONE, Pointer
+from runtime.failure.errors import AgreedError, AgreementError, RemoteError, error_of
+from runtime.failure.instruction_pointer import ALL_STAGES, InstructionPointer
+from runtime.failure.monitored_barrier import MonitoredBarrier
+from runtime.failure.periodic import PeriodicThread
 from runtime.failure.report import Failure
 from runtime.failure.session import Session
-from runtime.failure.store import MeetingPlace
-from runtime.planning.handshake import AgreementError
 from runtime.transport.protocol import ConnectionLostError, Transport
+from runtime.transport.rendezvous import RendezvousStore
 
 TIMEOUT = 300.0
 """Seconds after which a run in which nothing moves is ended, unless the caller says otherwise."""
@@ -37,14 +36,14 @@ CLOSE_SECONDS = 1.0
 """How long the end of a thread is waited for; who asks a store that is stopped may not come."""
 
 
-class Run:
+class GuardedRun:
     """A guarded stretch of work: what its steps tell the guard. Also a listener."""
 
-    def __init__(self, pointer: Pointer, epoch: int) -> None:
+    def __init__(self, pointer: InstructionPointer, generation: int) -> None:
         """Tell `pointer`."""
         self._pointer = pointer
-        self.epoch = epoch
-        """Of the channels; what was agreed on over those of another epoch may be half known."""
+        self.generation = generation
+        """Of the channels; what was agreed on over those of another one may be half known."""
         self.started, self.finished = pointer.started, pointer.finished
 
     @property
@@ -56,8 +55,8 @@ class Run:
     def before(self, micro_batches: int) -> None:
         self._pointer.before = micro_batches
 
-    def phase(self, at: str, *, waits_for: str = EVERYONE, patient: bool = False) -> None:
-        """Say what comes next, if no instruction does; see `Pointer.phase`."""
+    def phase(self, at: str, *, waits_for: str = ALL_STAGES, patient: bool = False) -> None:
+        """Say what comes next, if no instruction does; see `InstructionPointer.phase`."""
         self._pointer.phase(at, waits_for=waits_for, patient=patient)
 
     def drain(self) -> None:
@@ -66,10 +65,10 @@ class Run:
 
 
 @dataclass
-class _State:
+class _Shared:
     """What the guards of one transport share, under whatever names."""
 
-    active: Run | None = None
+    active: GuardedRun | None = None
     lost: Failure | None = None
 
 
@@ -89,8 +88,11 @@ class Guard:
         if not timeout > 0:
             raise ValueError(f"timeout is {timeout!r} seconds, needed more than 0")
         self._transport, self._timeout = transport, timeout
-        self._rounds, self._watch = Patrol("schedcc courier"), Patrol("schedcc watchdog")
-        self._state = _State()
+        self._heartbeat_thread, self._watchdog_thread = (
+            PeriodicThread("schedcc heartbeats"),
+            PeriodicThread("schedcc watchdog"),
+        )
+        self._shared = _Shared()
         self._name = ""
 
     def named(self, name: str) -> "Guard":
@@ -100,7 +102,7 @@ class Guard:
         return guard
 
     @contextmanager
-    def run(self, what: str = "the evaluation") -> Iterator[Run]:
+    def run(self, what: str = "the evaluation") -> Iterator[GuardedRun]:
         """Do something together with the other ranks; all of them have to enter and to leave.
 
         A run inside a run is a part of it.
@@ -112,48 +114,55 @@ class Guard:
             AgreementError: they do not, or with several evaluators do it in another order.
             RemoteError: it failed on another rank, a process was lost, or nothing moved.
         """
-        state = self._state
-        if state.active is not None:
-            yield state.active
-        elif (place := self._transport.meeting_place) is None:
-            yield Run(Pointer(lambda: None, Clock(self._transport.device)), epoch=0)
+        shared = self._shared
+        if shared.active is not None:
+            yield shared.active
+        elif (ranks := self._transport.rendezvous) is None:
+            yield GuardedRun(
+                InstructionPointer(lambda: None, Clock(self._transport.device)), generation=0
+            )
         else:
             task = f"{what} of {self._name}" if self._name else what
-            with self._together(place, task) as state.active:
+            with self._together(ranks, task) as shared.active:
                 try:
-                    yield state.active
+                    yield shared.active
                 finally:
-                    state.active = None
+                    shared.active = None
 
     def close(self) -> None:
         """End the threads; they would soon end by themselves."""
-        for patrol in (self._rounds, self._watch):
-            patrol.close(CLOSE_SECONDS)
+        for thread in (self._heartbeat_thread, self._watchdog_thread):
+            thread.close(CLOSE_SECONDS)
 
     @contextmanager
-    def _together(self, place: MeetingPlace, task: str) -> Iterator[Run]:
-        if self._state.lost is not None:
-            error = self._state.lost.exception()
+    def _together(self, ranks: RendezvousStore, task: str) -> Iterator[GuardedRun]:
+        if self._shared.lost is not None:
+            error = error_of(self._shared.lost)
             error.add_note("in a run before; a lost process does not come back, start all again")
             raise error
-        session = self._met(place, task)
+        session = self._met(ranks, task)
         try:
-            yield Run(session.pointer, session.epoch)
+            yield GuardedRun(session.pointer, session.generation)
             session.part()
         except BaseException as error:
             agreed = isinstance(error, AgreedError) and error.agreed
             if agreed and self._transport.replicas == 1:
                 raise  # the other replicas have to be told
-            self._raise(error, session.settle(error), place, session)
+            self._raise(error, session.fail(error), ranks, session)
         finally:
             session.stop()
 
-    def _met(self, place: MeetingPlace, task: str) -> Session:
+    def _met(self, ranks: RendezvousStore, task: str) -> Session:
         """The session in which all ranks have met."""
         while True:
-            rendezvous = Rendezvous(place, self._transport.epoch, self._name, task)
+            barrier = MonitoredBarrier(ranks, self._transport.generation, self._name, task)
             session = Session(
-                self._transport, place, rendezvous, self._timeout, self._rounds, self._watch
+                self._transport,
+                ranks,
+                barrier,
+                self._timeout,
+                self._heartbeat_thread,
+                self._watchdog_thread,
             )
             try:
                 session.meet()
@@ -161,22 +170,22 @@ class Guard:
                 try:
                     if isinstance(error, AgreedError):
                         raise  # on all ranks at once
-                    failure = session.settle(error)
-                    if failure.kind == "disagreement" and place.rank in failure.gone:
-                        continue  # the others gave that attempt up while this rank was elsewhere
-                    self._raise(error, failure, place, session)
+                    failure = session.fail(error)
+                    if failure.kind == "disagreement" and ranks.rank in failure.gone:
+                        continue  # the others abandoned that attempt while this rank was elsewhere
+                    self._raise(error, failure, ranks, session)
                 finally:
                     session.stop()
             return session
 
     def _raise(
-        self, error: BaseException, failure: Failure, place: MeetingPlace, session: Session
+        self, error: BaseException, failure: Failure, ranks: RendezvousStore, session: Session
     ) -> NoReturn:
         """Raise what this rank is to raise, after `error` made it leave the run."""
         if failure.kind == "lost" and failure.gone:
-            self._state.lost = failure
-        if failure.kind == "error" and failure == session.incident.reported:
-            note = f"at {place.names[place.rank]}, {failure.at}"
+            self._shared.lost = failure
+        if failure.kind == "error" and failure == session.state.reported:
+            note = f"at {ranks.names[ranks.rank]}, {failure.at}"
             if note not in getattr(error, "__notes__", []):
                 error.add_note(note)
             raise error
@@ -186,5 +195,5 @@ class Guard:
         if failure.kind == "disagreement":
             raise AgreementError(failure.reason) from None
         if isinstance(error, (ConnectionLostError, RemoteError)):
-            raise failure.exception() from None
-        raise failure.exception() from error
+            raise error_of(failure) from None
+        raise error_of(failure) from error

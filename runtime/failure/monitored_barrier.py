@@ -1,86 +1,91 @@
-"""The rendezvous: before a run begins, all ranks make sure that all have come, for the same thing.
+"""The monitored barrier: before a run begins, all ranks have come, and for the same thing.
 
 Who has come waits for the others, and some of them may never come: they let go of the evaluator,
-their process ended, or they wait elsewhere, to begin something else. Nobody who waits would learn
-of it from a transfer. So all of this is on the store, and looked for once a wait takes long enough
-for the courier to make its rounds.
+their process ended, or they wait at another barrier, to begin something else. Nobody who waits
+would learn of it from a transfer. So all of this is in the store, and looked for once a wait takes
+long enough for a heartbeat.
 """
 
 import threading
 from collections import deque
 from collections.abc import Mapping
 
-from runtime.failure.report import Failure, names
-from runtime.failure.store import Board, MeetingPlace
+from runtime.failure.report import Failure, Kind, names
+from runtime.failure.store import FailureStore
+from runtime.transport.rendezvous import RendezvousStore
 from runtime.transport.shared_memory.peer_process import has_ended
 from schemas.base import Frozen
 
-ROUNDS = 2
+TICKS = 2
 """How often a rank has to say that it waits elsewhere: once it may just have been about to come."""
 
-MOST = 64
-"""Ranks that are looked for in one round."""
+RANKS_PER_TICK = 64
+"""Ranks that are looked for in one tick."""
 
 
-class Presence(Frozen):
-    """What one rank says while it waits for others."""
+class Waiting(Frozen):
+    """What one rank leaves in the store while it waits for others."""
 
-    place: str
-    """The meeting place on the job's store."""
-    epoch: int
+    prefix: str
+    """Of the ranks that meet, on the job's store."""
+    generation: int
     ranks: tuple[int, ...]
     """Who meets there, by number among all processes."""
     thread: int
-    """Of the process, which may wait at several places at a time."""
+    """Of the process, which may wait at several barriers at a time."""
     task: str
     """What it waits to begin."""
     number: int
-    """Grows from round to round."""
+    """Grows from tick to tick."""
+
+    @property
+    def barrier(self) -> tuple[str, int]:
+        """Where it waits."""
+        return self.prefix, self.generation
 
 
-class Rendezvous:
+class MonitoredBarrier:
     """One rank's wait for the others, at the beginning of a run."""
 
-    def __init__(self, place: MeetingPlace, epoch: int, name: str, task: str) -> None:
-        """Wait at `place`, for `task`.
+    def __init__(self, ranks: RendezvousStore, generation: int, name: str, task: str) -> None:
+        """Wait for `ranks`, to begin `task`.
 
         Args:
-            place: Where.
-            epoch: Of the channels there.
+            ranks: Who meets.
+            generation: Of their channels.
             name: Of the evaluator; empty: none.
             task: What is to begin, in the words of its users.
         """
-        self._place, self._epoch, self._name, self.task = place, epoch, name, task
+        self._ranks, self._generation, self._name, self.task = ranks, generation, name, task
         self._thread = threading.get_ident()
-        self._rounds = 0
-        self._first: dict[int, Presence] = {}
+        self._ticks = 0
+        self._first: dict[int, Waiting] = {}
         self._elsewhere: dict[tuple[str, int], tuple[tuple[int, ...], tuple[int, ...]]] = {}
-        """Who meets where others wait, and who of them is absent: by place and epoch."""
-        self._homes: dict[int, tuple[int | None, str]] = {}
-        others = set(range(place.size)) - {place.rank}
-        self._others = deque(sorted(others))
+        """Who meets at other barriers, and who of them is absent there: by barrier."""
+        self._registered: dict[int, tuple[int | None, str]] = {}
+        self._others = deque(sorted(set(range(ranks.size)) - {ranks.rank}))
         self.over = False
         """Whether all have come."""
 
     def look(self) -> Failure | None:
-        """What is on the store about those who have not come; a failure if some never will.
+        """What is in the store about those who have not come; a failure if some never will.
 
-        Of many ranks some are looked for in each round.
+        Of many ranks some are looked for in each tick.
         """
-        self._others.rotate(-MOST)
+        self._others.rotate(-RANKS_PER_TICK)
         return self._who_left() or self._who_is_elsewhere()
 
     def _who_left(self) -> Failure | None:
         left: dict[int, str] = {}
-        for rank in self._now():
-            how = self._place.left(self._name, rank) if self._name else ""
-            if not how and has_ended(self._home(rank)[1]):
+        for rank in self._looked_for():
+            how = self._ranks.left(self._name, rank) if self._name else ""
+            if not how and has_ended(self._process_of(rank)[1]):
                 how = "ended its process"
             if how:
                 left[rank] = how
         if not left:
             return None
-        who = names([self._place.names[rank] for rank in left])
+        who = names([self._ranks.names[rank] for rank in left])
         ways = " or ".join(sorted(set(left.values())))
         return self._failure(
             "lost",
@@ -89,100 +94,93 @@ class Rendezvous:
         )
 
     def _who_is_elsewhere(self) -> Failure | None:
-        job = self._place.job
-        if job is None or self._home(self._place.rank)[0] != self._thread:
+        job = self._ranks.job
+        if job is None or self._process_of(self._ranks.rank)[0] != self._thread:
             return None
-        self._rounds += 1
-        mine = Presence(
-            place=job.place,
-            epoch=self._epoch,
+        self._ticks += 1
+        own = Waiting(
+            prefix=job.prefix,
+            generation=self._generation,
             ranks=job.ranks,
             thread=self._thread,
             task=self.task,
-            number=self._rounds,
+            number=self._ticks,
         )
-        job.store.set(f"waits/{job.ranks[self._place.rank]}", mine.model_dump_json())
-        waiting = {r: p for r in self._now() if (p := self._presence(r)) is not None}
-        at = (mine.place, mine.epoch)
-        here = {r: p for r, p in waiting.items() if (p.place, p.epoch) == at}
-        here[self._place.rank] = mine
+        job.store.set(f"waits/{job.ranks[self._ranks.rank]}", own.model_dump_json())
+        waiting = {r: w for r in self._looked_for() if (w := self._waiting(r)) is not None}
+        here = {rank: there for rank, there in waiting.items() if there.barrier == own.barrier}
+        here[self._ranks.rank] = own
         present = {job.ranks[rank] for rank in here}
-        elsewhere = {  # and there, they wait for somebody who waits here
-            rank: presence
-            for rank, presence in waiting.items()
+        elsewhere = {  # and there, they wait for a rank that waits here
+            rank: there
+            for rank, there in waiting.items()
             if rank not in here
-            and presence.thread == self._home(rank)[0]
-            and present & set(presence.ranks)
+            and there.thread == self._process_of(rank)[0]
+            and present & set(there.ranks)
         }
         if not elsewhere:
             return None
-        for presence in elsewhere.values():
-            absent = tuple(n for n, rank in enumerate(presence.ranks) if rank in present)
-            self._elsewhere[presence.place, presence.epoch] = presence.ranks, absent
+        for there in elsewhere.values():
+            absent = tuple(n for n, rank in enumerate(there.ranks) if rank in present)
+            self._elsewhere[there.barrier] = there.ranks, absent
         return self._disagreement(here | elsewhere, gone=tuple(elsewhere))
 
     def tell(self, failure: Failure) -> bool:
-        """Leave word of a disagreement where others wait; whether all of them have read it.
+        """Publish a disagreement at the barriers of others; whether all of them have read it.
 
-        Before, the channels here have to be given up: whoever has read it may come here next.
+        Before, the channels here have to be aborted: whoever has read it may come here next.
         """
-        job, read = self._place.job, True
-        for (place, epoch), (ranks, absent) in self._elsewhere.items():
+        job, read = self._ranks.job, True
+        for (prefix, generation), (ranks, absent) in self._elsewhere.items():
             assert job is not None
-            board = Board(MeetingPlace(job.at(place), -1, tuple(map(str, ranks))), epoch)
-            there = board.publish(failure.model_copy(update={"gone": absent}))
-            read = board.acknowledged(there) and read
+            others = RendezvousStore(job.part(prefix), -1, tuple(map(str, ranks)))
+            store = FailureStore(others, generation)
+            there = store.publish(failure.model_copy(update={"gone": absent}))
+            read = store.acknowledged(there) and read
         return read
 
-    def _now(self) -> list[int]:
-        """The ranks that this round is about."""
-        return list(self._others)[:MOST]
+    def _looked_for(self) -> list[int]:
+        """The ranks that this tick is about."""
+        return list(self._others)[:RANKS_PER_TICK]
 
-    def _home(self, rank: int) -> tuple[int | None, str]:
-        """See `MeetingPlace.home`; what is known once stays."""
-        if rank not in self._homes:
-            home = self._place.home(rank)
-            if home[0] is None:
-                return home
-            self._homes[rank] = home
-        return self._homes[rank]
+    def _process_of(self, rank: int) -> tuple[int | None, str]:
+        """See `RendezvousStore.registered`; what is known once stays."""
+        if rank not in self._registered:
+            found = self._ranks.registered(rank)
+            if found[0] is None:
+                return found
+            self._registered[rank] = found
+        return self._registered[rank]
 
-    def _presence(self, rank: int) -> Presence | None:
-        """Where a rank waits, if it has waited there for some rounds of this wait."""
-        assert self._place.job is not None
-        store, key = self._place.job.store, f"waits/{self._place.job.ranks[rank]}"
+    def _waiting(self, rank: int) -> Waiting | None:
+        """Where a rank waits, if it has waited there for some ticks of this wait."""
+        assert self._ranks.job is not None
+        store, key = self._ranks.job.store, f"waits/{self._ranks.job.ranks[rank]}"
         if not store.check([key]):
             return None
-        now = Presence.model_validate_json(store.get(key))
+        now = Waiting.model_validate_json(store.get(key))
         first = self._first.get(rank)
-        if first is None or (now.place, now.epoch, now.thread) != (
-            first.place,
-            first.epoch,
-            first.thread,
-        ):
+        if first is None or (now.barrier, now.thread) != (first.barrier, first.thread):
             self._first[rank] = now
             return None
-        if now.number < first.number:  # a later wait at the same place
+        if now.number < first.number:  # a later wait at the same barrier
             self._first[rank] = now
-        return now if now.number >= first.number + ROUNDS else None
+        return now if now.number >= first.number + TICKS else None
 
-    def _disagreement(self, who: Mapping[int, Presence], gone: tuple[int, ...]) -> Failure:
+    def _disagreement(self, who: Mapping[int, Waiting], gone: tuple[int, ...]) -> Failure:
         tasks: dict[str, list[str]] = {}
-        for rank, presence in sorted(who.items()):
-            tasks.setdefault(presence.task, []).append(self._place.names[rank])
+        for rank, waiting in sorted(who.items()):
+            tasks.setdefault(waiting.task, []).append(self._ranks.names[rank])
         return self._failure("disagreement", different(tasks), gone=gone)
 
-    def _failure(self, kind: str, reason: str, *, gone: tuple[int, ...]) -> Failure:
-        place = self._place
-        return Failure.model_validate(
-            {
-                "kind": kind,
-                "reporter": place.rank,
-                "stage": place.names[place.rank],
-                "at": f"the beginning of {self.task}",
-                "reason": reason,
-                "gone": gone,
-            }
+    def _failure(self, kind: Kind, reason: str, *, gone: tuple[int, ...]) -> Failure:
+        return Failure(
+            kind=kind,
+            reporter=self._ranks.rank,
+            stage=self._ranks.names[self._ranks.rank],
+            at=f"the beginning of {self.task}",
+            reason=reason,
+            gone=gone,
         )
 
 

@@ -1,8 +1,8 @@
-"""A patrol: a thread that visits what is on duty every so often.
+"""A periodic thread: it runs a task every so often, beside the main thread.
 
-It outlives what it visits. An evaluation may take less time than a thread takes to start, and on a
+It outlives its tasks. An evaluation may take less time than a thread takes to start, and on a
 machine whose processors are busy every thread that wakes up takes one from a stage. So the thread
-stays, and is not even woken when a duty begins. It ends with its patrol, or when idle for long.
+stays, and is not even woken when a task is started. It ends with its owner, or when idle for long.
 """
 
 import threading
@@ -11,68 +11,68 @@ import weakref
 from typing import Protocol
 
 IDLE_SECONDS = 10.0
-"""Without a duty for so long, the thread ends; the next duty starts another one."""
+"""Without a task for so long, the thread ends; the next task starts another one."""
 
 IDLE_PAUSE = 0.05
-"""Seconds between two looks for a duty, or for the end: nobody wakes the thread."""
+"""Seconds between two looks for a task, or for the end: nobody wakes the thread."""
 
 
-class Duty(Protocol):
-    """What a patrol visits."""
+class PeriodicTask(Protocol):
+    """What a periodic thread runs."""
 
     pause: float
-    """Seconds between two visits, and before the first."""
+    """Seconds between two ticks, and before the first."""
 
-    def visit(self, *, asked: bool) -> None:
-        """Do what there is to do; `asked`: somebody waits for it. May not raise."""
+    def tick(self, *, requested: bool) -> None:
+        """Do what there is to do; `requested`: somebody waits for it. May not raise."""
 
 
-class Patrol:
-    """Visits a duty from a thread of its own, again and again.
+class PeriodicThread:
+    """Runs a task again and again, in a thread of its own.
 
-    The thread ends soon after the patrol was let go of: it knows only what the patrol shares with
-    it, and holds no duty that was laid down.
+    The thread ends soon after its owner let go of this: it knows only what is shared with it, and
+    holds no task that was stopped.
     """
 
     def __init__(self, name: str) -> None:
-        """Prepare; the thread starts with the first duty and is called `name`."""
+        """Prepare; the thread starts with the first task and is called `name`."""
         self._name = name
         self._shared = _Shared()
-        # Without its lock, since a patrol may be let go of anywhere.
+        # Without its lock, since this may be let go of anywhere.
         weakref.finalize(self, setattr, self._shared, "over", True).atexit = False
 
-    def begin(self, duty: Duty) -> None:
-        """Take `duty` up, in place of any other."""
+    def start(self, task: PeriodicTask) -> None:
+        """Run `task` from here on, in place of any other."""
         shared = self._shared
         with shared.changed:
-            shared.duty, shared.due = duty, time.monotonic() + duty.pause
+            shared.task, shared.due = task, time.monotonic() + task.pause
             if shared.thread is None:
-                walk = threading.Thread(target=_walk, args=(shared,), name=self._name, daemon=True)
-                shared.thread = walk
-                walk.start()
+                thread = threading.Thread(target=_run, args=(shared,), name=self._name, daemon=True)
+                shared.thread = thread
+                thread.start()
 
-    def call(self, seconds: float) -> bool:
-        """Have the duty visited now; whether a whole visit was made, within `seconds`."""
+    def run_now(self, seconds: float) -> bool:
+        """Have the task run now; whether a whole tick was made, within `seconds`."""
         shared = self._shared
         with shared.changed:
-            shared.asked += 1
-            request = shared.asked
+            shared.requested += 1
+            request = shared.requested
             shared.changed.notify_all()
             return shared.changed.wait_for(lambda: shared.answered >= request, seconds)
 
-    def end(self, duty: Duty, seconds: float | None = None) -> bool:
-        """Lay `duty` down; whether no visit to it is under way any more, within `seconds`."""
+    def stop(self, task: PeriodicTask, seconds: float | None = None) -> bool:
+        """Run `task` no more; whether no tick of it is under way any more, within `seconds`."""
         shared = self._shared
         with shared.changed:
-            if shared.duty is duty:
-                shared.duty = None
-            return shared.changed.wait_for(lambda: shared.visiting is not duty, seconds)
+            if shared.task is task:
+                shared.task = None
+            return shared.changed.wait_for(lambda: shared.running is not task, seconds)
 
     def close(self, seconds: float) -> None:
-        """End the thread, unless a visit takes longer than `seconds`."""
+        """End the thread, unless a tick takes longer than `seconds`."""
         shared = self._shared
         with shared.changed:
-            shared.over, shared.duty = True, None
+            shared.over, shared.task = True, None
             shared.changed.notify_all()
             thread = shared.thread
         if thread is not None and thread is not threading.current_thread():
@@ -80,44 +80,44 @@ class Patrol:
 
 
 class _Shared:
-    """What a patrol and its thread both know."""
+    """What a periodic thread and its owner both know."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.over = False
         """Whether the thread has to end."""
         self.thread: threading.Thread | None = None
-        self.duty: Duty | None = None
-        self.visiting: Duty | None = None
+        self.task: PeriodicTask | None = None
+        self.running: PeriodicTask | None = None
         self.due = 0.0
-        self.asked = self.accepted = self.answered = 0
+        self.requested = self.accepted = self.answered = 0
 
 
-def _walk(shared: _Shared) -> None:
-    while _is_on_duty(shared):
-        duty = shared.visiting
-        assert duty is not None
-        duty.visit(asked=shared.accepted > shared.answered)
+def _run(shared: _Shared) -> None:
+    while _is_due(shared):
+        task = shared.running
+        assert task is not None
+        task.tick(requested=shared.accepted > shared.answered)
         with shared.changed:
-            shared.visiting, shared.answered = None, shared.accepted
-            shared.due = time.monotonic() + duty.pause
+            shared.running, shared.answered = None, shared.accepted
+            shared.due = time.monotonic() + task.pause
             shared.changed.notify_all()
-        del duty  # who lays it down lets go of all that it knows
+        del task  # who stops it lets go of all that it knows
 
 
-def _is_on_duty(shared: _Shared) -> bool:
-    """Wait until a duty is to be visited; not if there is none for a long time, or never again."""
+def _is_due(shared: _Shared) -> bool:
+    """Wait until a task is to be run; not if there is none for a long time, or never again."""
     idle_until = time.monotonic() + IDLE_SECONDS
     with shared.changed:
         while True:
             now = time.monotonic()
-            if shared.over or (shared.duty is None and now > idle_until):
+            if shared.over or (shared.task is None and now > idle_until):
                 shared.thread = None
                 return False
-            if shared.duty is None:
+            if shared.task is None:
                 shared.changed.wait(IDLE_PAUSE)
-            elif now < shared.due and shared.asked == shared.answered:
+            elif now < shared.due and shared.requested == shared.answered:
                 shared.changed.wait(min(shared.due - now, IDLE_PAUSE))
             else:
-                shared.visiting, shared.accepted = shared.duty, shared.asked
+                shared.running, shared.accepted = shared.task, shared.requested
                 return True

@@ -5,18 +5,20 @@ import traceback
 from collections.abc import Sequence
 from typing import Literal
 
-from runtime.failure.errors import LostPeerError, RemoteError, StalledError
 from schemas.base import Frozen
 
 TRACEBACK_LIMIT = 20_000
 """Characters of a traceback that travel; of a longer one the end does."""
 
 
+Kind = Literal["error", "lost", "stalled", "disagreement"]
+"""A disagreement: the ranks wait to begin different things."""
+
+
 class Failure(Frozen):
     """Why a run ended, in a form that fits on a store."""
 
-    kind: Literal["error", "lost", "stalled", "disagreement"]
-    """A disagreement: the ranks wait to begin different things."""
+    kind: Kind
     reporter: int
     """The rank that told the others."""
     stage: str
@@ -57,11 +59,6 @@ class Failure(Frozen):
             return self.headline
         trace = textwrap.indent(self.traceback.rstrip(), "  ")
         return f"{self.headline}\nTraceback of {self.stage}:\n{trace}"
-
-    def exception(self) -> RemoteError:
-        """The error that a rank raises which is told of the failure."""
-        errors = {"lost": LostPeerError, "stalled": StalledError}
-        return errors.get(self.kind, RemoteError)(self)
 
 
 def names(stages: Sequence[str]) -> str:

@@ -1,26 +1,29 @@
 """A session: one attempt of a run, with all that watches it on this rank.
 
-A run whose ranks had once agreed to give an attempt up, while this one was elsewhere, takes the
-next: see `guard`.
+A rank that was elsewhere while the others abandoned an attempt goes on with the next: see `guard`.
 """
 
 import time
+from itertools import chain
 
 from runtime.device import Clock
 from runtime.failure.dead_ranks import lost
-from runtime.failure.forced_exit import LastResort
-from runtime.failure.heartbeat import Courier
-from runtime.failure.monitored_barrier import Rendezvous, different
-from runtime.failure.periodic import Patrol
-from runtime.failure.position import EVERYONE, Pointer
+from runtime.failure.errors import AgreementError
+from runtime.failure.forced_exit import ForcedExit
+from runtime.failure.heartbeat import HeartbeatTask
+from runtime.failure.instruction_pointer import ALL_STAGES, InstructionPointer
+from runtime.failure.monitored_barrier import MonitoredBarrier, different
+from runtime.failure.periodic import PeriodicThread
 from runtime.failure.report import Failure
-from runtime.failure.state import Incident
-from runtime.failure.store import Board, MeetingPlace
+from runtime.failure.state import FailureState
+from runtime.failure.store import FailureStore
 from runtime.failure.watchdog import Watchdog
-from runtime.planning.handshake import AgreementError
 from runtime.transport.protocol import ConnectionLostError, Transport
+from runtime.transport.rendezvous import RendezvousStore
 
-LINGER_SECONDS = 1.0
+GRACE_SECONDS = 1.0
+"""How long the failing rank stays until all have read why: it may host the store."""
+
 READ_SECONDS = 5.0
 """How long ranks that wait may take to read why they wait in vain, on a machine that is busy."""
 
@@ -28,40 +31,40 @@ ANSWER_SECONDS = 0.5
 
 
 class Session:
-    """What one rank needs for one attempt, from the rendezvous of all ranks to their parting."""
+    """What one rank needs for one attempt, from the barrier before it to the one after it."""
 
     def __init__(
         self,
         transport: Transport,
-        place: MeetingPlace,
-        rendezvous: Rendezvous,
+        ranks: RendezvousStore,
+        barrier: MonitoredBarrier,
         timeout: float,
-        rounds: Patrol,
-        watch: Patrol,
+        heartbeat_thread: PeriodicThread,
+        watchdog_thread: PeriodicThread,
     ) -> None:
         """Begin to watch this rank.
 
         Args:
             transport: Connection to the others.
-            place: Where they hear of each other.
-            rendezvous: Of this attempt.
+            ranks: They, and the store where they learn of failures.
+            barrier: Of this attempt.
             timeout: Seconds without progress after which it is ended.
-            rounds: Visits the courier.
-            watch: Visits the watchdog.
+            heartbeat_thread: Runs the heartbeats.
+            watchdog_thread: Runs the watchdog.
         """
-        self._transport, self._place, self._timeout = transport, place, timeout
-        self._rendezvous = rendezvous
+        self._transport, self._ranks, self._timeout = transport, ranks, timeout
+        self._barrier = barrier
         clock = Clock(transport.device)
-        self.epoch = transport.epoch
-        self.incident = incident = Incident(transport.abandon)
-        self.pointer = pointer = Pointer(incident.check, clock)
-        board = Board(place, self.epoch)
-        self._courier = Courier(board, place, pointer, incident, rounds, rendezvous)
-        last_resort = LastResort() if clock.on_gpu else None
+        self.generation = transport.generation
+        self.state = state = FailureState(transport.abandon)
+        self.pointer = pointer = InstructionPointer(state.check, clock)
+        store = FailureStore(ranks, self.generation)
+        self._heartbeats = HeartbeatTask(store, ranks, pointer, state, heartbeat_thread, barrier)
+        forced_exit = ForcedExit() if clock.on_gpu else None
         self._watchdog = Watchdog(
-            timeout, place, pointer, self._courier, incident, watch, last_resort
+            timeout, ranks, pointer, self._heartbeats, state, watchdog_thread, forced_exit
         )
-        self._courier.start()
+        self._heartbeats.start()
         self._watchdog.start()
 
     def meet(self) -> None:
@@ -69,18 +72,17 @@ class Session:
 
         Raises:
             AgreementError: they do not.
-            RemoteError: somebody will not come.
+            RemoteError: a rank will not come.
         """
         if not self._transport.usable:
             self._wait_for_all()
-            self._transport.open((self._place.size + 1) * self._timeout)
-        self.pointer.phase(f"the beginning of {self._rendezvous.task}", waits_for=EVERYONE)
-        pipeline = self._transport.gather_objects(self._rendezvous.task)
+            self._transport.open((self._ranks.size + 1) * self._timeout)
+        self.pointer.phase(f"the beginning of {self._barrier.task}", waits_for=ALL_STAGES)
+        pipeline = self._transport.gather_objects(self._barrier.task)
         replicas = self._transport.gather_from_replicas(pipeline)
-        self._rendezvous.over = True
+        self._barrier.over = True
         tasks: dict[str, list[str]] = {}
-        everyone = [task for replica in replicas for task in replica]
-        for name, task in zip(self._place.names, everyone, strict=True):
+        for name, task in zip(self._ranks.names, chain.from_iterable(replicas), strict=True):
             tasks.setdefault(task, []).append(name)
         if len(tasks) > 1:
             raise AgreementError(different(tasks))
@@ -88,47 +90,47 @@ class Session:
     def part(self) -> None:
         """Wait until every rank has come to the end: none returns a result before."""
         self.pointer.drain()
-        self.pointer.phase("the end of the evaluation", waits_for=EVERYONE)
+        self.pointer.phase("the end of the evaluation", waits_for=ALL_STAGES)
         self._transport.gather_objects(None)
         self._transport.gather_from_replicas(None)
 
-    def settle(self, error: BaseException) -> Failure:
-        """Find out, or tell the others, why the attempt failed; return when everybody knows."""
+    def fail(self, error: BaseException) -> Failure:
+        """Find out, or tell the others, why the attempt failed; return when all ranks know."""
         self._watchdog.stop()
-        place, courier, incident = self._place, self._courier, self.incident
-        at, name = self.pointer.position().at, place.names[place.rank]
-        if incident.failure is None:
+        ranks, heartbeats, state = self._ranks, self._heartbeats, self.state
+        at, name = self.pointer.status().at, ranks.names[ranks.rank]
+        if state.failure is None:
             if isinstance(error, ConnectionLostError):
-                mine = lost(error, place, at, courier, incident)  # perhaps somebody left
-                self._rendezvous.over = True
+                own = lost(error, ranks, at, heartbeats, state)  # perhaps a rank left
+                self._barrier.over = True
             else:
-                self._rendezvous.over = True
-                mine = Failure.of(error, reporter=place.rank, stage=name, at=at)
-            if mine is not None:
-                incident.reported = mine
-                told = courier.refresh(ANSWER_SECONDS)
-                incident.settle(mine)  # unless the board has another one
+                self._barrier.over = True
+                own = Failure.of(error, reporter=ranks.rank, stage=name, at=at)
+            if own is not None:
+                state.reported = own
+                told = heartbeats.refresh(ANSWER_SECONDS)
+                state.set(own)  # unless the store has another one
                 if not told:
-                    incident.heard_by_all()  # as many as can be
-        assert incident.failure is not None
-        alive = incident.failure.kind == "disagreement"  # and about to read it, wherever they wait
-        incident.linger(READ_SECONDS if alive else LINGER_SECONDS)
-        incident.give_up()
-        return incident.failure
+                    state.acknowledged_by_all()  # as many as can be
+        assert state.failure is not None
+        alive = state.failure.kind == "disagreement"  # and about to read it, wherever they wait
+        state.wait_until_acknowledged(READ_SECONDS if alive else GRACE_SECONDS)
+        state.abort()
+        return state.failure
 
     def stop(self) -> None:
         """Watch no more."""
         self._watchdog.stop()
-        self._courier.stop()
+        self._heartbeats.stop()
 
     def _wait_for_all(self) -> None:
         """Wait until every rank has come: none should be caught in the opening of channels."""
-        courier = self._courier
-        watching, courier.watching = courier.watching, True
+        heartbeats = self._heartbeats
+        watching, heartbeats.watching = heartbeats.watching, True
         pause = 0.001
-        while len(courier.beats) < self._place.size:
-            courier.refresh(ANSWER_SECONDS)
-            self.incident.check()
+        while len(heartbeats.latest) < self._ranks.size:
+            heartbeats.refresh(ANSWER_SECONDS)
+            self.state.check()
             time.sleep(pause)
             pause = min(2 * pause, 0.05)
-        courier.watching = watching
+        heartbeats.watching = watching

@@ -1,27 +1,29 @@
-"""The incident: the one failure of a run, as the threads of one rank know it.
+"""The failure state of a run: its one failure, as the threads of one rank know it.
 
-First a failure is *settled*: from then on the main thread begins no instruction. When all ranks
-have come so far, the channels are *given up*, which ends the waits that are left. In this order,
-because a channel that one end gives up while the other begins to send may lose the wait (gloo
-forgets a message whose writing fails).
+First a failure is *set*: from then on the main thread begins no instruction. When all ranks have
+come so far, the channels are *aborted*, which ends the waits that are left. In this order, because
+a channel that one end aborts while the other begins to send may lose the wait (gloo forgets a
+message whose writing fails).
 """
 
 import threading
+import warnings
 from collections.abc import Callable
 
+from runtime.failure.errors import error_of
 from runtime.failure.report import Failure
 
 
-class Incident:
-    """Empty until a failure is known; the first one to be settled stays."""
+class FailureState:
+    """Empty until a failure is known; the first one that is set stays."""
 
-    def __init__(self, give_up: Callable[[], None]) -> None:
-        """Call `give_up` once, to end the waits of the main thread."""
-        self._give_up = give_up
+    def __init__(self, abort: Callable[[], None]) -> None:
+        """Call `abort` once, to end the waits of the main thread."""
+        self._abort = abort
         self._lock = threading.Lock()
-        self._given_up = False
+        self._aborted = False
         self._known = threading.Event()
-        self._everyone = threading.Event()
+        self._acknowledged = threading.Event()
         self.failure: Failure | None = None
         """The failure that all ranks of the run raise."""
         self.reported: Failure | None = None
@@ -34,33 +36,44 @@ class Incident:
             RemoteError: the run has failed.
         """
         if self.failure is not None:
-            raise self.failure.exception()
+            raise error_of(self.failure)
 
-    def settle(self, failure: Failure) -> None:
+    def set(self, failure: Failure) -> None:
         """Make `failure` the run's, unless it has one."""
         with self._lock:
             if self.failure is None:
                 self.failure = failure
         self._known.set()
 
-    def give_up(self) -> None:
-        """End whatever the main thread waits for, or will."""
+    def abort(self) -> None:
+        """End whatever the main thread waits for, or will.
+
+        An error of the backend in doing so is a warning: the failure of the run is another one,
+        and whoever calls this would take it for one of his own (of the store, say).
+        """
         with self._lock:
-            if self._given_up:
+            if self._aborted:
                 return
-            self._given_up = True
-        self._give_up()
+            self._aborted = True
+        try:
+            self._abort()
+        except Exception as error:
+            warnings.warn(f"the channels could not be aborted: {error}", stacklevel=2)
 
     def wait(self, seconds: float) -> Failure | None:
         """The failure, as soon as there is one; `None` if there is none in time."""
         self._known.wait(seconds)
         return self.failure
 
-    def heard_by_all(self) -> None:
+    def acknowledged_by_all(self) -> None:
         """Note that every rank that can has read the failure, and end the waits."""
-        self.give_up()
-        self._everyone.set()
+        self.abort()
+        self._acknowledged.set()
 
-    def linger(self, seconds: float) -> None:
-        """Stay until every rank has read the failure: this process may host the store."""
-        self._everyone.wait(seconds)
+    def wait_until_acknowledged(self, seconds: float) -> None:
+        """Stay until every rank has read the failure: this process may host the store.
+
+        Args:
+            seconds: The grace period, after which nobody is waited for any more.
+        """
+        self._acknowledged.wait(seconds)

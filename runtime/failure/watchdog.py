@@ -1,20 +1,21 @@
 """The watchdog: notices when nothing moves any more, from a thread of its own.
 
-A stage may rightly wait for long while others work, so its own patience says little. What counts is
-whether *any* rank got on: once one of them is stuck, the others soon wait for it, directly or not.
+A stage may rightly wait for long while others work, so how long it waits says little. What counts
+is whether *any* rank got on: once one is stuck, the others soon wait for it, directly or not.
 """
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runtime.failure.forced_exit import LastResort
-from runtime.failure.heartbeat import Courier
-from runtime.failure.periodic import Patrol
-from runtime.failure.position import Pointer, Position
+from runtime.failure.forced_exit import ForcedExit
+from runtime.failure.heartbeat import HeartbeatTask
+from runtime.failure.instruction_pointer import InstructionPointer, StageStatus
+from runtime.failure.periodic import PeriodicThread
 from runtime.failure.report import Failure, names
-from runtime.failure.state import Incident
-from runtime.failure.store import Beat, MeetingPlace
+from runtime.failure.state import FailureState
+from runtime.failure.store import Heartbeat
+from runtime.transport.rendezvous import RendezvousStore
 
 SILENT_SECONDS = 1.0
 """Without a sign of life for so long, a process is stopped, gone or cut off."""
@@ -24,20 +25,22 @@ TICK_SECONDS = 0.25
 
 
 @dataclass
-class Sighting:
-    """What one rank's signs of life say, by this rank's clock."""
+class Observation:
+    """What one rank's heartbeats say, by this rank's clock."""
 
-    beat: Beat
-    heard: float
+    heartbeat: Heartbeat
+    alive: float
+    """When the last heartbeat came."""
     moved: float
+    """When the rank last got on."""
 
-    def update(self, beat: Beat, now: float) -> None:
+    def update(self, heartbeat: Heartbeat, now: float) -> None:
         """Take a later look."""
-        if beat.number != self.beat.number:
-            self.heard = now
-        if beat.position.progress != self.beat.position.progress:
+        if heartbeat.number != self.heartbeat.number:
+            self.alive = now
+        if heartbeat.status.progress != self.heartbeat.status.progress:
             self.moved = now
-        self.beat = beat
+        self.heartbeat = heartbeat
 
 
 class Watchdog:
@@ -46,89 +49,91 @@ class Watchdog:
     def __init__(
         self,
         timeout: float,
-        place: MeetingPlace,
-        pointer: Pointer,
-        courier: Courier,
-        incident: Incident,
-        patrol: Patrol,
-        last_resort: LastResort | None = None,
+        ranks: RendezvousStore,
+        pointer: InstructionPointer,
+        heartbeats: HeartbeatTask,
+        state: FailureState,
+        thread: PeriodicThread,
+        forced_exit: ForcedExit | None = None,
     ) -> None:
-        """Watch this rank through `pointer`, the others through `courier`, on duty of `patrol`."""
-        self._patrol = patrol
+        """Watch this rank through `pointer` and the others through `heartbeats`, from `thread`."""
+        self._thread = thread
         self.pause = min(TICK_SECONDS, timeout / 8)
         """Seconds between two looks."""
-        self._timeout, self._place = timeout, place
-        self._pointer, self._courier, self._incident = pointer, courier, incident
-        self._last_resort = last_resort
-        self._sightings: dict[int, Sighting] = {}
+        self._timeout, self._ranks = timeout, ranks
+        self._pointer, self._heartbeats, self._state = pointer, heartbeats, state
+        self._forced_exit = forced_exit
+        self._observations: dict[int, Observation] = {}
 
     def start(self) -> None:
         """Look again and again from here on."""
-        self._patrol.begin(self)
+        self._thread.start(self)
 
     def stop(self) -> None:
         """End."""
-        self._patrol.end(self)
+        self._thread.stop(self)
 
-    def visit(self, *, asked: bool) -> None:
+    def tick(self, *, requested: bool) -> None:
         """Look."""
-        del asked
-        if self._incident.failure is None:
+        del requested
+        if self._state.failure is None:
             self._look(time.monotonic())
             return
-        if time.monotonic() - self._courier.answered > SILENT_SECONDS:
-            self._incident.give_up()  # the courier will not
-        if self._last_resort is not None:
-            self._last_resort.consider(self._incident.failure, time.monotonic())
+        if time.monotonic() - self._heartbeats.answered > SILENT_SECONDS:
+            self._state.abort()  # the heartbeat thread will not
+        if self._forced_exit is not None:
+            self._forced_exit.consider(self._state.failure, time.monotonic())
 
     def _look(self, now: float) -> None:
-        here = self._place.rank
-        own = Beat(number=0, evaluating=True, position=self._pointer.position())
+        here = self._ranks.rank
+        own = Heartbeat(number=0, evaluating=True, status=self._pointer.status())
         self._see(here, own, now)
-        self._sightings[here].heard = now
-        if now - self._sightings[here].moved < self._timeout / 4:
+        self._observations[here].alive = now
+        if now - self._observations[here].moved < self._timeout / 4:
             return
-        self._courier.watching = True
-        for rank, beat in self._courier.beats.items():
+        self._heartbeats.watching = True
+        for rank, heartbeat in self._heartbeats.latest.items():
             if rank != here:
-                self._see(rank, beat, now)
-        sightings = self._sightings.values()
-        stuck = all(now - seen.moved > self._timeout for seen in sightings)
-        gone = any(seen.beat.evaluating and now - seen.heard > self._timeout for seen in sightings)
+                self._see(rank, heartbeat, now)
+        observations = self._observations.values()
+        stuck = all(now - seen.moved > self._timeout for seen in observations)
+        gone = any(
+            seen.heartbeat.evaluating and now - seen.alive > self._timeout for seen in observations
+        )
         if stuck or gone:
             self._report(now)
 
-    def _see(self, rank: int, beat: Beat, now: float) -> None:
-        if rank in self._sightings:
-            self._sightings[rank].update(beat, now)
+    def _see(self, rank: int, heartbeat: Heartbeat, now: float) -> None:
+        if rank in self._observations:
+            self._observations[rank].update(heartbeat, now)
         else:
-            self._sightings[rank] = Sighting(beat, now, now - beat.position.seconds)
+            self._observations[rank] = Observation(heartbeat, now, now - heartbeat.status.seconds)
 
     def _report(self, now: float) -> None:
-        positions = {rank: seen.beat for rank, seen in self._sightings.items()}
-        silence = {rank: now - seen.heard for rank, seen in self._sightings.items()}
-        silent = {r for r in range(self._place.size) if silence.get(r, now) > SILENT_SECONDS}
-        unanswered = now - self._courier.answered
-        reason = describe(self._place.names, self._timeout, positions, silence, unanswered)
+        heartbeats = {rank: seen.heartbeat for rank, seen in self._observations.items()}
+        silence = {rank: now - seen.alive for rank, seen in self._observations.items()}
+        silent = {r for r in range(self._ranks.size) if silence.get(r, now) > SILENT_SECONDS}
+        unanswered = now - self._heartbeats.answered
+        reason = describe(self._ranks.names, self._timeout, heartbeats, silence, unanswered)
         failure = Failure(
             kind="stalled",
-            reporter=self._place.rank,
-            stage=self._place.names[self._place.rank],
-            at=self._pointer.position().at,
+            reporter=self._ranks.rank,
+            stage=self._ranks.names[self._ranks.rank],
+            at=self._pointer.status().at,
             reason=reason,
             gone=tuple(silent),
         )
-        self._incident.reported = failure
-        told = self._courier.refresh(PUBLISH_SECONDS)
-        self._incident.settle(failure)  # unless the board has another one
+        self._state.reported = failure
+        told = self._heartbeats.refresh(PUBLISH_SECONDS)
+        self._state.set(failure)  # unless the store has another one
         if not told:
-            self._incident.heard_by_all()  # as many as can be
+            self._state.acknowledged_by_all()  # as many as can be
 
 
 def describe(
     ranks: tuple[str, ...],
     timeout: float,
-    beats: Mapping[int, Beat],
+    heartbeats: Mapping[int, Heartbeat],
     silence: Mapping[int, float],
     unanswered: float = 0.0,
 ) -> str:
@@ -137,29 +142,29 @@ def describe(
     Args:
         ranks: What each rank is called.
         timeout: Seconds without progress.
-        beats: The latest sign of life of the ranks that have left one.
+        heartbeats: The latest of the ranks that have left one.
         silence: Seconds since then.
-        unanswered: Seconds since the store answered; without it nobody is heard of.
+        unanswered: Seconds since the store answered; without it no heartbeat comes.
     """
-    deaf = unanswered > SILENT_SECONDS
+    cut_off = unanswered > SILENT_SECONDS
     silent, outside, busy, lines = [], [], [], []
     for rank, name in enumerate(ranks):
-        if rank not in beats:
+        if rank not in heartbeats:
             outside.append(name)
             lines.append(f"  {name}: has not begun this evaluation")
         elif silence[rank] > SILENT_SECONDS:
-            if not deaf:
+            if not cut_off:
                 silent.append(name)
-            last = _line(beats[rank].position, 0.0)
+            last = _line(heartbeats[rank].status, 0.0)
             lines.append(f"  {name}: no sign of life for {silence[rank]:.1f} s; last {last}")
-        elif not beats[rank].evaluating:
+        elif not heartbeats[rank].evaluating:
             outside.append(name)
             lines.append(f"  {name}: is not in an evaluation")
         else:
-            position = beats[rank].position
-            if not position.waits_for:
+            status = heartbeats[rank].status
+            if not status.waits_for:
                 busy.append(name)
-            lines.append(f"  {name}: {_line(position, silence[rank])}")
+            lines.append(f"  {name}: {_line(status, silence[rank])}")
     causes = [
         f"{names(stages)} {verdict}"
         for stages, verdict in (
@@ -169,7 +174,7 @@ def describe(
         )
         if stages
     ]
-    if deaf:
+    if cut_off:
         causes = [
             f"the store has not answered for {unanswered:.1f} s, the process that hosts it (the "
             "launcher, else the one of rank 0) is stopped or cut off"
@@ -178,6 +183,6 @@ def describe(
     return "\n".join([f"no stage got on for {timeout:g} s (the timeout): {cause}", *lines])
 
 
-def _line(position: Position, since: float) -> str:
-    waits = f", waits for {position.waits_for}" if position.waits_for else ""
-    return f"at {position.at}, for {position.seconds + since:.1f} s{waits}"
+def _line(status: StageStatus, since: float) -> str:
+    waits = f", waits for {status.waits_for}" if status.waits_for else ""
+    return f"at {status.at}, for {status.seconds + since:.1f} s{waits}"

@@ -29,7 +29,7 @@ from runtime.language.models.sources import (
     read_config,
     require_model,
 )
-from runtime.transport import InMemoryNetwork
+from runtime.transport import SingleProcessTransport
 
 Format = Literal["layers", "deepspeed", "hf"]
 TAG = "converted"
@@ -116,7 +116,7 @@ def _require_place(destination: Path, to: Format, replaced: Set[str]) -> None:
 
 def _write_layers(source: Source, place: Path) -> None:
     states = {index: state_of_source(source, index) for index in range(source.layers)}
-    save_states(states, place, InMemoryNetwork(1).endpoint(0))
+    save_states(states, place, SingleProcessTransport())
 
 
 def _write_deepspeed(source: Source, place: Path) -> None:

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from runtime.failure.errors import AgreementError
 from runtime.modules.digests import complete, local
 from runtime.modules.division import Division
 from runtime.modules.layers import Layer, TiedLayer, TiedLayerSpec
-from runtime.planning.handshake import AgreementError
 from runtime.transport.protocol import Transport
 
 

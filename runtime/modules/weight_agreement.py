@@ -19,11 +19,12 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from runtime.distributed.agreement import require_same
+from runtime.failure.errors import AgreementError
 from runtime.modules.digests import buffers_of, parameters_of, sampled
 from runtime.modules.division import Division
 from runtime.modules.layers import Layer
 from runtime.modules.ties import Layers, State, Ties
-from runtime.planning.handshake import AgreementError, require_same
 from runtime.transport.protocol import Transport
 
 Digests = tuple[str | None, ...]

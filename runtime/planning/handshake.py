@@ -4,19 +4,16 @@ Stages that disagree would hang, or worse, exchange the wrong messages. So each 
 about to do, and a disagreement is the same error on every stage of every data-parallel replica.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime.data.fingerprint import Digests, require_same_data
 from runtime.data.stream import Window
-from runtime.failure.errors import AgreedError
+from runtime.distributed.agreement import require_same_by_name
+from runtime.failure.errors import AgreementError
 from runtime.transport.protocol import Transport
 from schedcc import Outcome
-
-
-class AgreementError(AgreedError, ValueError):
-    """The stages were called with things that do not fit together."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +72,9 @@ def handshake(transport: Transport, proposal: Proposal) -> Handshake:
         for replica, proposals in enumerate(replicas)
         for stage_id, proposed in enumerate(proposals)
     }
-    _require_same("wanted outcome", {name: p.outcome for name, p in by_name.items()})
-    _require_same("check_finite", {name: p.check_finite for name, p in by_name.items()})
-    _require_same("num_micro_batches", {name: p.asked or 0 for name, p in by_name.items()})
+    require_same_by_name("wanted outcome", {name: p.outcome for name, p in by_name.items()})
+    require_same_by_name("check_finite", {name: p.check_finite for name, p in by_name.items()})
+    require_same_by_name("num_micro_batches", {name: p.asked or 0 for name, p in by_name.items()})
     for name, p in by_name.items():
         if p.asked is not None and p.found is not None and p.ended and p.found < p.asked:
             raise AgreementError(
@@ -110,23 +107,6 @@ def _require_same_number(stages: Mapping[str, Proposal]) -> None:
                 f"number of micro-batches differs: {expected}{'' if all_there else ' or more'} on "
                 f"{first}, {found}{'' if ended else ' or more'} on {name}"
             )
-
-
-def require_same(what: str, values: Sequence[object]) -> None:
-    """Compare what the stages say of themselves, by stage id; `None` says nothing.
-
-    Raises:
-        AgreementError: two stages differ; the message names them.
-    """
-    _require_same(what, {f"stage {stage}": value for stage, value in enumerate(values)})
-
-
-def _require_same(what: str, values: Mapping[str, object]) -> None:
-    given = [(name, value) for name, value in values.items() if value is not None]
-    for name, value in given[1:]:
-        first, expected = given[0]
-        if value != expected:
-            raise AgreementError(f"{what} differs: {expected!r} on {first}, {value!r} on {name}")
 
 
 def _name(stage_id: int, replica: int, replicas: int) -> str:

@@ -4,11 +4,11 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 import schedcc
+from runtime.distributed.agreement import require_same
 from runtime.execution.buffers import BufferPool
 from runtime.execution.interpreter import Interpreter
 from runtime.modules.division import Division
-from runtime.planning.handshake import require_same
-from runtime.transport.protocol import Channel, Transport
+from runtime.transport.protocol import PeerChannel, Transport
 from schemas import Direction, MoveLogits, StagePlan, TransferInstruction
 
 PLANS = 16
@@ -23,7 +23,7 @@ class Build:
     division: Division
     micro_batches: int
     fingerprint: str
-    opens: frozenset[Channel] = frozenset()
+    opens: frozenset[PeerChannel] = frozenset()
     """What the stage has not used before; these may differ."""
 
 
@@ -45,7 +45,7 @@ class PlanCache:
         """
         self._transport, self._division, self._buffers = transport, division, buffers
         self._known: OrderedDict[tuple[int, schedcc.Outcome, bool], Interpreter] = OrderedDict()
-        self._connected: set[Channel] = set()
+        self._connected: set[PeerChannel] = set()
 
     def connect(self) -> None:
         """Make sure of the schedule's channels before anything else uses them.
@@ -105,7 +105,7 @@ class PlanCache:
         require_same("fingerprint of the plan", [build.fingerprint for build in builds])
         return any(build.opens for build in builds)
 
-    def _open(self, channels: frozenset[Channel]) -> None:
+    def _open(self, channels: frozenset[PeerChannel]) -> None:
         """Warm up the channels that no plan has used before."""
         self._transport.connect(
             receives_from=sorted(peer for way, peer in channels if way is Direction.RECV),
@@ -114,9 +114,9 @@ class PlanCache:
         self._connected |= channels
 
 
-def _channels(plan: StagePlan) -> frozenset[Channel]:
+def _channels(plan: StagePlan) -> frozenset[PeerChannel]:
     """The channels that a plan uses, in its epilogue as well."""
-    channels: set[Channel] = set()
+    channels: set[PeerChannel] = set()
     for placed in plan.program.placed():
         match placed.instruction:
             case TransferInstruction(direction=direction, peer=peer):

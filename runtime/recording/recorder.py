@@ -15,14 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-import torch.distributed as dist
 from pydantic import BaseModel
 
 import schedcc
 from runtime.failure.errors import RemoteError
 from runtime.recording.line_log import LineLog
 from runtime.tensors.activation import Signature
-from runtime.transport import InMemoryTransport, TorchTransport, Transport, TransportError
+from runtime.transport import Transport, TransportError
 from schemas import Direction, Phase, Placed, StagePlan, TransferInstruction
 from schemas.recording import (
     Closed,
@@ -41,7 +40,7 @@ class RecordingError(ValueError):
     """A recording was asked for where none can be made."""
 
 
-class Shapes(Protocol):
+class TransferSignatures(Protocol):
     """The signatures of a run's transfers."""
 
     def input(self, micro_batch: int) -> Signature:
@@ -66,7 +65,7 @@ class Recorder:
         if not isinstance(directory, (str, Path)) or not str(directory):
             raise RecordingError(f"record is {directory!r}, needed the path of a directory")
         directory = Path(directory)
-        rank = _rank(transport)
+        rank = transport.rank
         path = directory / rank_file(rank)
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -80,14 +79,14 @@ class Recorder:
         self._plans: set[str] = set()
         self._plan: StagePlan | None = None
         self._fingerprint = ""
-        self._shapes: Shapes | None = None
+        self._shapes: TransferSignatures | None = None
         self._noted: int | None = None
         self._micro_batches: int | None = None
         header = RecordingHeader(
             rank=rank,
             stage_id=transport.stage_id,
             replica=transport.replica,
-            pipeline=transport.name if isinstance(transport, TorchTransport) else None,
+            pipeline=transport.name,
             stages=transport.stages,
             version=schedcc.__version__,
             host=platform.node(),
@@ -111,7 +110,7 @@ class Recorder:
             raise
 
     @contextmanager
-    def run(self, plan: StagePlan, shapes: Shapes) -> Iterator[None]:
+    def run(self, plan: StagePlan, shapes: TransferSignatures) -> Iterator[None]:
         """Record a run of the interpreter: its plan, its end, or its error.
 
         Args:
@@ -220,15 +219,6 @@ def _traceback(error: BaseException) -> str:
 def _close(log: LineLog, origin: int) -> None:
     log.write(Closed(at=time.monotonic_ns() - origin).model_dump_json())
     log.close()
-
-
-def _rank(transport: Transport) -> int:
-    """The rank among all processes (or threads) of the job, other replicas' included."""
-    if isinstance(transport, InMemoryTransport):
-        return transport.rank
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank()
-    return transport.stage_id
 
 
 def _clock() -> str:

@@ -1,1 +1,6 @@
-"""For tests: stages as threads of one process, stricter than any real transport."""
+"""Stages as threads of one process, for tests and studies; nothing that ships imports this."""
+
+from runtime.testing.in_memory import InMemoryNetwork, InMemoryTransport, run_stages
+from runtime.testing.network import DeadlockError, Link
+
+__all__ = ["DeadlockError", "InMemoryNetwork", "InMemoryTransport", "Link", "run_stages"]

@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from runtime.failure.store import MeetingPlace
 from runtime.testing.network import Link, Network, Operation, Queues
 from runtime.transport.protocol import Pending, TransportError, as_bytes
+from runtime.transport.rendezvous import RendezvousStore
 
 Result = TypeVar("Result")
 _GARBAGE = 0xFF  # all bits set: NaN in every floating-point format, -1 in every signed integer
@@ -39,7 +39,7 @@ class InMemoryTransport:
         """Take the end of `stage_id` in `replica`."""
         self._network, self._stage_id, self._replica = network, stage_id, replica
         self._rank = replica * network.stages + stage_id
-        self._epoch, self._usable = 0, True
+        self._generation, self._usable = 0, True
         self._group: list[Operation] | None = None
 
     @property
@@ -71,6 +71,11 @@ class InMemoryTransport:
     def rank(self) -> int:
         """Position among all threads of the network."""
         return self._rank
+
+    @property
+    def name(self) -> str | None:
+        """None: a network holds one pipeline."""
+        return None
 
     def post_send(self, payload: Sequence[torch.Tensor], peer: int) -> Pending:
         """Begin to send; see `Transport`."""
@@ -144,7 +149,7 @@ class InMemoryTransport:
                 )
 
     @property
-    def meeting_place(self) -> MeetingPlace | None:
+    def rendezvous(self) -> RendezvousStore | None:
         """The network's store."""
         stages, replicas = self.stages, self._network.replicas
         if stages * replicas == 1:
@@ -154,16 +159,16 @@ class InMemoryTransport:
             for replica in range(replicas)
             for stage in range(stages)
         ]
-        return MeetingPlace(self._network.store, self._rank, tuple(names))
+        return RendezvousStore(self._network.store, self._rank, tuple(names))
 
     @property
-    def epoch(self) -> int:
+    def generation(self) -> int:
         """How often this rank has abandoned its channels."""
-        return self._epoch
+        return self._generation
 
     @property
     def usable(self) -> bool:
-        """Whether the channels of this epoch are open."""
+        """Whether the channels of this generation are open."""
         return self._usable
 
     def open(self, timeout: float) -> None:  # noqa: ARG002 - a deadlock is seen at once
@@ -174,7 +179,7 @@ class InMemoryTransport:
         """Give the network up."""
         if self._usable:
             self._network.give_up(self._rank)
-        self._epoch, self._usable = self._epoch + 1, False
+        self._generation, self._usable = self._generation + 1, False
 
     def close(self) -> None:
         """Nothing was given."""

@@ -122,7 +122,7 @@ class Network:
         """Where the threads tell each other of failures."""
         self._changed = threading.Condition()
         self._successor: Network | None = None
-        self._given_up: set[int] = set()
+        self._aborted: set[int] = set()
         self._queues: defaultdict[Hashable, _Queue] = defaultdict(_Queue)
         self._waiting: dict[int, Operation] = {}
         self._finished: set[int] = set()
@@ -140,7 +140,7 @@ class Network:
     def give_up(self, rank: int) -> None:
         """End whatever a rank waits for, or will."""
         with self._changed:
-            self._given_up.add(rank)
+            self._aborted.add(rank)
             self._changed.notify_all()
 
     def post(self, owner: int, group: list[Operation]) -> None:
@@ -167,7 +167,7 @@ class Network:
             self._waiting[operation.owner] = operation
             self._detect_deadlock()
             rank = operation.owner
-            while operation.ends is None and not (self._failure or rank in self._given_up):
+            while operation.ends is None and not (self._failure or rank in self._aborted):
                 self._changed.wait()
             del self._waiting[operation.owner]
             if operation.ends is None:
@@ -187,8 +187,8 @@ class Network:
             self._changed.notify_all()
 
     def _raise_failure(self, rank: int) -> None:
-        if rank in self._given_up:
-            raise ConnectionLostError("given up")
+        if rank in self._aborted:
+            raise ConnectionLostError("aborted")
         if isinstance(self._failure, DeadlockError):
             raise self._failure
         if self._failure is not None:
@@ -264,8 +264,8 @@ class Network:
 
     def _detect_deadlock(self) -> None:
         stuck = {rank: op for rank, op in self._waiting.items() if op.ends is None}
-        everyone = len(stuck) + len(self._finished) == self.stages * self.replicas
-        if everyone and stuck and self._failure is None:
+        all_ranks = len(stuck) + len(self._finished) == self.stages * self.replicas
+        if all_ranks and stuck and self._failure is None:
             lines = [
                 f"  rank {r} waits in {op}, behind {self._ahead(op)}" for r, op in stuck.items()
             ]

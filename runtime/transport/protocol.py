@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import torch
 
-from runtime.failure.store import MeetingPlace
+from runtime.transport.rendezvous import RendezvousStore
 from schemas import Direction
 
-Channel = tuple[Direction, int]
+PeerChannel = tuple[Direction, int]
 """A channel as one of its stages sees it: whether it sends or receives there, and the peer."""
 
 
@@ -29,7 +29,7 @@ class ConnectionLostError(TransportError):
 
         Args:
             message: Names the channel and what the backend said.
-            peer: The rank at the other end, at the transport's meeting place, if there is one.
+            peer: The rank at the other end, by its number in the rendezvous, if there is one.
         """
         super().__init__(message)
         self.peer = peer
@@ -57,6 +57,14 @@ class Transport(Protocol):
     @property
     def replicas(self) -> int:
         """The number of data-parallel replicas."""
+
+    @property
+    def rank(self) -> int:
+        """The number of this end among all of the job, other pipelines' included."""
+
+    @property
+    def name(self) -> str | None:
+        """Of this pipeline, among several that make up one replica; for recordings."""
 
     @property
     def device(self) -> torch.device:
@@ -96,19 +104,19 @@ class Transport(Protocol):
         """Warm up the channels to and from peers, once; all stages take part at the same time."""
 
     @property
-    def meeting_place(self) -> MeetingPlace | None:
-        """Where the ranks tell each other of failures; `None`: nobody has to be told."""
+    def rendezvous(self) -> RendezvousStore | None:
+        """Where the ranks tell each other of failures; `None`: there is only one."""
 
     @property
-    def epoch(self) -> int:
-        """Which channels these are, or would be if they were open; failures separate epochs."""
+    def generation(self) -> int:
+        """Which channels these are, or would be if they were open; grows with each failure."""
 
     @property
     def usable(self) -> bool:
-        """Whether the channels of this epoch are open."""
+        """Whether the channels of this generation are open."""
 
     def open(self, timeout: float) -> None:
-        """Open the channels of this epoch; all ranks at the same time.
+        """Open the channels of this generation; all ranks at the same time.
 
         Args:
             timeout: Seconds that a wait may take in any case, a second line of defence behind the
@@ -116,7 +124,7 @@ class Transport(Protocol):
         """
 
     def abandon(self) -> None:
-        """End every wait of this rank, from another thread, and with it the epoch."""
+        """End every wait of this rank, from another thread, and with it the generation."""
 
     def close(self) -> None:
         """Give back what the system gave for it: connections, descriptors and threads."""

@@ -1,69 +1,82 @@
-"""Where the ranks of a transport over `torch.distributed` meet while their transfers hang."""
+"""The rendezvous of a transport's ranks: a store that all reach, while their transfers may hang."""
 
-import json
-from collections.abc import Sequence
-from hashlib import sha256
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
 
-import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore
-
-from runtime.failure.store import Job, MeetingPlace
-from runtime.transport.protocol import TransportError
-from runtime.transport.shared_memory.peer_process import lifeline
-
-Grid = list[list[int]]
-"""Ranks among all processes, by replica and stage."""
+from torch._C._distributed_c10d import PrefixStore, Store
 
 
-def own_place(ranks: Sequence[int]) -> Job:
-    """A place that these ranks share, on a connection of its own to the default store.
+@dataclass(frozen=True)
+class JobStore:
+    """The store of all processes that started together, and the part that some of them use."""
 
-    A rank's n-th transport over the same ranks belongs to the n-th of the others.
-    """
-    shared = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
-    over = sha256(repr(list(ranks)).encode()).hexdigest()[:16]
-    number = shared.add(f"schedcc/{over}/transports/{dist.get_rank()}", 1)
-    return Job(PrefixStore("schedcc", shared), tuple(ranks), f"{over}/{number}")
+    store: Store
+    ranks: tuple[int, ...]
+    """Those that meet, by their number among all processes."""
+    prefix: str
+    """Of the keys of these ranks, on the store."""
 
+    @property
+    def own(self) -> Store:
+        """The part of these ranks."""
+        return self.part(self.prefix)
 
-def grid_of(group: dist.ProcessGroup, replicas: dist.ProcessGroup | None) -> Grid:
-    """The ranks of every replica's pipeline, of which each process knows only its own.
-
-    Args:
-        group: The ranks of this pipeline.
-        replicas: The ranks of this stage in all replicas, which have to ask at the same time.
-
-    Raises:
-        TransportError: a replica did not ask.
-    """
-    pipeline = dist.get_process_group_ranks(group)
-    if replicas is None:
-        return [pipeline]
-    ranks = dist.get_process_group_ranks(replicas)
-    store = own_place(ranks).place_store
-    store.set(f"pipeline/{dist.get_rank()}", json.dumps(pipeline))
-    try:
-        return [json.loads(store.get(f"pipeline/{rank}")) for rank in ranks]
-    except dist.DistError as error:
-        raise TransportError(
-            f"not all replicas of this stage (ranks {ranks}) made a transport: {error}"
-        ) from error
+    def part(self, prefix: str) -> Store:
+        """The part of any ranks."""
+        return PrefixStore(prefix, self.store)
 
 
-def meeting_place(grid: Grid, job: Job) -> MeetingPlace | None:
-    """Where the ranks of all replicas meet; `None` if there is only one.
+@dataclass(frozen=True)
+class RendezvousStore:
+    """Ranks that have to learn of each other's failures, and a store that all of them reach."""
 
-    Args:
-        grid: All of them.
-        job: Their place, which they share with nobody else.
-    """
-    if len(job.ranks) == 1:
-        return None
-    names = tuple(
-        f"stage {stage}" + (f" of replica {replica}" if len(grid) > 1 else "")
-        for replica, pipeline in enumerate(grid)
-        for stage in range(len(pipeline))
-    )
-    place = MeetingPlace(job.place_store, job.ranks.index(dist.get_rank()), names, job)
-    place.settle_in(lifeline())
-    return place
+    store: Store
+    rank: int
+    names: tuple[str, ...]
+    """What each rank is called, as `"stage 1"`."""
+    job: JobStore | None = None
+    """Where it is found out that these ranks wait for each other in different evaluators."""
+
+    @property
+    def size(self) -> int:
+        """The number of ranks."""
+        return len(self.names)
+
+    def register(self, liveness: str) -> None:
+        """Say which thread of which process this rank is: the one that calls this.
+
+        Args:
+            liveness: Where the process can be probed, see
+                `runtime.transport.shared_memory.peer_process`.
+        """
+        self.store.set(f"process/{self.rank}", f"{threading.get_ident()} {liveness}")
+
+    def registered(self, rank: int) -> tuple[int | None, str]:
+        """The thread of a rank, and where its process can be probed, if known."""
+        key = f"process/{rank}"
+        if not self.store.check([key]):
+            return None, ""
+        thread, _, liveness = self.store.get(key).decode().partition(" ")
+        return int(thread), liveness
+
+    def next_evaluator(self) -> str:
+        """A name for this rank's next evaluator over these ranks, the same on all of them."""
+        store, over = self.store, ""
+        if self.job is not None:
+            store, over = self.job.store, "-".join(map(str, self.job.ranks))
+        return f"evaluator {store.add(f'evaluators/{over}/{self.rank}', 1)}"
+
+    def leave(self, name: str, how: str) -> None:
+        """Say that this rank will not use the evaluator of that name again.
+
+        Nothing but one message: the store may be gone by now, and torch prints a warning about
+        everything that it cannot send.
+        """
+        with suppress(RuntimeError):
+            self.store.set(f"left/{name}/{self.rank}", how)
+
+    def left(self, name: str, rank: int) -> str:
+        """How it came that a rank will not use the evaluator of that name again; empty: it may."""
+        key = f"left/{name}/{rank}"
+        return self.store.get(key).decode() if self.store.check([key]) else ""

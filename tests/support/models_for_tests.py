@@ -10,7 +10,7 @@ from torch import nn
 from runtime import Evaluator
 from runtime.data.micro_batches import Prefetcher, Reading
 from runtime.data.stream import Stream, window_of
-from runtime.transport import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_stages
 
 Data = list[tuple[torch.Tensor, torch.Tensor]]
 

@@ -17,7 +17,7 @@ from runtime.outputs.options import EvalOptions
 from runtime.outputs.results import Results
 from runtime.recording.recorder import Recorder
 from runtime.tensors.ownership import Owner
-from runtime.transport import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_stages
 from schedcc.analysis.simulate import simulate
 from schemas import Costs, PipelinePlan
 from schemas.recording import rank_file

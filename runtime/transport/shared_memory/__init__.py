@@ -6,6 +6,6 @@
     copies the payload there
                           -- filled ----------->  its wait is over
 
-So a message is copied once, and a send ends only after its receive has been posted. Word goes over
-a socket, which also ends with the process at its other end, and so interrupts whoever waits.
+So a message is copied once, and a send ends only after its receive has been posted. Both go over a
+socket, which also ends with the process at its other end, and so interrupts whoever waits.
 """

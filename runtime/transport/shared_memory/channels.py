@@ -5,19 +5,19 @@ from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
-from runtime.transport.protocol import Channel
-from runtime.transport.shared_memory.coordinator import Star
-from runtime.transport.shared_memory.endpoint import End, Progress
+from runtime.transport.protocol import PeerChannel
+from runtime.transport.shared_memory.coordinator import LocalCollectives
+from runtime.transport.shared_memory.endpoint import ChannelEnd, UnfinishedSends
 from runtime.transport.shared_memory.receiver import ReceivingEnd
 from runtime.transport.shared_memory.segments import SharedMemory
 from runtime.transport.shared_memory.sender import SendingEnd
-from runtime.transport.shared_memory.sockets import Offer, dial, host_key
+from runtime.transport.shared_memory.sockets import Listener, connect, host_key
 from schemas import Direction
 
 Exchange = Callable[[bytes], bytes]
 """Gives the process at the other end some bytes, and takes as many from it."""
 
-AnyEnd = TypeVar("AnyEnd", bound=End)
+AnyEnd = TypeVar("AnyEnd", bound=ChannelEnd)
 
 _YES, _NO = b"yes", b"no"
 
@@ -28,12 +28,12 @@ class LocalChannels:
     def __init__(self, *, active: bool) -> None:
         """Begin without any; unless `active`, there will be none."""
         self.memory = SharedMemory()
-        self.progress = Progress()
-        self.ends: dict[Channel, ReceivingEnd | SendingEnd] = {}
+        self.progress = UnfinishedSends()
+        self.ends: dict[PeerChannel, ReceivingEnd | SendingEnd] = {}
         """For activations."""
-        self.star: Star | None = None
+        self.collectives: LocalCollectives | None = None
         """For what all stages agree on, if all of them are on this host."""
-        self._all: list[End] = []
+        self._all: list[ChannelEnd] = []
         self._key = host_key() if active else ""  # the other end is told so
         self._shut = False
 
@@ -51,10 +51,10 @@ class LocalChannels:
         if end is not None:
             self.ends[direction, peer] = end
 
-    def open_star(
+    def open_collectives(
         self, rank: int, size: int, timeout: timedelta, exchange: Callable[[int, bytes], bytes]
     ) -> None:
-        """Make the ends for agreements; all stages have to, at the same time.
+        """Make the ends for collective operations; all stages have to, at the same time.
 
         Args:
             rank: This stage.
@@ -62,12 +62,13 @@ class LocalChannels:
             timeout: How long a wait may take.
             exchange: With the stage that is named.
         """
-        hub = size - 1
-        peers = range(hub) if rank == hub else range(hub, size)
+        coordinator = size - 1
+        peers = range(coordinator) if rank == coordinator else range(coordinator, size)
         receiving: dict[int, ReceivingEnd] = {}
         sending: dict[int, SendingEnd] = {}
         for peer in peers:
-            for sends in (rank != hub, rank == hub):  # first the channel to the hub
+            # First the channel to the coordinator.
+            for sends in (rank != coordinator, rank == coordinator):
                 with_peer = partial(exchange, peer)
                 if sends and (out := self._sending_end(timeout, with_peer)) is not None:
                     sending[peer] = out
@@ -75,14 +76,14 @@ class LocalChannels:
                     receiving[peer] = into
         complete = len(sending) == len(receiving) == len(peers)
         for peer in peers:
-            heard = exchange(peer, _YES if complete else _NO)
-            complete = complete and (rank == hub or heard == _YES)
+            answer = exchange(peer, _YES if complete else _NO)
+            complete = complete and (rank == coordinator or answer == _YES)
         if complete:
-            self.star = Star(rank, size, receiving, sending)
+            self.collectives = LocalCollectives(rank, size, receiving, sending)
 
     def leave(self) -> None:
         """Before a wait elsewhere, in which this thread does not look after small sends."""
-        self.progress.hand_over()
+        self.progress.delegate()
 
     def abandon(self) -> None:
         """End every wait, from any thread."""
@@ -97,12 +98,12 @@ class LocalChannels:
         self.memory.close()
 
     def clear(self) -> None:
-        """Forget the channels of an epoch that is over."""
+        """Forget the channels of a generation that is over."""
         for end in self._all:
             end.close()
         self._all.clear()
         self.ends.clear()
-        self.star = None
+        self.collectives = None
         self.progress.unfinished.clear()
         self._shut = False
 
@@ -110,7 +111,7 @@ class LocalChannels:
         key, _, name = exchange(self._key.encode()).decode().partition("/")
         if not self._key or key != self._key:
             return None
-        connection = dial(name)
+        connection = connect(name)
         exchange(_NO if connection is None else _YES)
         if connection is None:
             return None
@@ -120,10 +121,10 @@ class LocalChannels:
         if not self._key:
             exchange(b"")
             return None
-        with Offer() as offer:
-            if exchange(f"{self._key}/{offer.name}".encode()).decode() != self._key:
+        with Listener() as listener:
+            if exchange(f"{self._key}/{listener.name}".encode()).decode() != self._key:
                 return None
-            connection = offer.accept() if exchange(b"") == _YES else None
+            connection = listener.accept() if exchange(b"") == _YES else None
         if connection is None:
             return None
         return self._kept(ReceivingEnd(connection, timeout, self.progress, self.memory))

@@ -1,4 +1,4 @@
-"""A star of local channels: all stages of a host agree through one of them.
+"""Collective operations over local channels: all stages of a host agree through one of them.
 
 Collective operations of gloo go through queues and threads of its own, which on a machine with few
 processors wait for each other; what stages agree on is small, and each round holds all of them up.
@@ -12,8 +12,8 @@ from runtime.transport.shared_memory.receiver import ReceivingEnd
 from runtime.transport.shared_memory.sender import SendingEnd
 
 
-class Star:
-    """The ends between one stage and the hub, the last stage; or between the hub and all others."""
+class LocalCollectives:
+    """The ends between a stage and the coordinator, the last stage; on that one, to all others."""
 
     def __init__(
         self,
@@ -23,36 +23,36 @@ class Star:
         sending: Mapping[int, SendingEnd],
     ) -> None:
         """Take the ends of `rank`, by peer."""
-        self.hub = size - 1
+        self.coordinator = size - 1
         self._rank, self._size = rank, size
         self._receiving, self._sending = receiving, sending
 
-    def all_gather(self, mine: torch.Tensor) -> list[torch.Tensor]:
+    def all_gather(self, own: torch.Tensor) -> list[torch.Tensor]:
         """Every rank's tensor, uint8 in one dimension and all of one size, by rank.
 
         Raises:
             LocalChannelError: a stage is gone.
         """
-        everyone = torch.empty((self._size, mine.numel()), dtype=torch.uint8)
-        if self._rank == self.hub:
-            everyone[self.hub] = mine
-            arriving = [end.begin([everyone[peer]]) for peer, end in self._receiving.items()]
+        gathered = torch.empty((self._size, own.numel()), dtype=torch.uint8)
+        if self._rank == self.coordinator:
+            gathered[self.coordinator] = own
+            arriving = [end.begin([gathered[peer]]) for peer, end in self._receiving.items()]
             for receiving in arriving:
                 receiving.wait()
         else:
-            self._sending[self.hub].begin([mine]).wait()
-        self.broadcast(everyone.view(-1))
-        return list(everyone.unbind())
+            self._sending[self.coordinator].begin([own]).wait()
+        self.broadcast(gathered.view(-1))
+        return list(gathered.unbind())
 
     def broadcast(self, tensor: torch.Tensor) -> None:
-        """Hand the hub's tensor, uint8 in one dimension, to all ranks.
+        """Hand the coordinator's tensor, uint8 in one dimension, to all ranks.
 
         Raises:
             LocalChannelError: a stage is gone.
         """
-        if self._rank == self.hub:
+        if self._rank == self.coordinator:
             leaving = [end.begin([tensor]) for end in self._sending.values()]
             for sending in leaving:
                 sending.wait()
         else:
-            self._receiving[self.hub].begin([tensor]).wait()
+            self._receiving[self.coordinator].begin([tensor]).wait()

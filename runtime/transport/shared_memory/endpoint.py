@@ -46,11 +46,11 @@ class Unfinished(Protocol):
     def advance(self) -> None:
         """Copy what can be copied by now; errors are kept for the wait."""
 
-    def hand_over(self) -> None:
+    def delegate(self) -> None:
         """Let a thread do it from here on."""
 
 
-class Progress:
+class UnfinishedSends:
     """The unfinished sends of one stage, for whose receives nobody else waits."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Progress:
         self.unfinished: set[Unfinished] = set()
 
     def until_readable(self, connection: socket.socket, timeout: timedelta) -> None:
-        """Wait for word over `connection`, while other sends get on; may return too early.
+        """Wait for a message over `connection`, while other sends get on; may return too early.
 
         Raises:
             BlockingIOError: none came for `timeout`.
@@ -79,16 +79,18 @@ class Progress:
             if connection.fileno() in ready:
                 return
 
-    def hand_over(self) -> None:
-        """Nobody will look after the sends for a while: threads have to."""
+    def delegate(self) -> None:
+        """No wait will look after the sends for a while: threads have to."""
         for end in list(self.unfinished):
-            end.hand_over()
+            end.delegate()
 
 
-class End:
+class ChannelEnd:
     """One end of a channel: a connection that any thread may shut."""
 
-    def __init__(self, connection: socket.socket, timeout: timedelta, progress: Progress) -> None:
+    def __init__(
+        self, connection: socket.socket, timeout: timedelta, progress: UnfinishedSends
+    ) -> None:
         """Take `connection`, on which nothing may take longer than `timeout`."""
         connection.setblocking(True)
         seconds = _TIME.pack(int(timeout.total_seconds()), timeout.microseconds)

@@ -1,4 +1,4 @@
-"""Lifelines: whether a process of this host has ended, found out without its help.
+"""Liveness: whether a process of this host has ended, found out without its help.
 
 A process listens on a socket as long as it lives, and never answers. Whoever knows the name can try
 to connect: the system refuses that once the process has ended, however it did.
@@ -16,14 +16,14 @@ _BACKLOG = 1
 """Nobody is ever accepted; a queue that is full is a sign of life, too."""
 
 
-def lifeline() -> str:
-    """The name of this process's lifeline; empty where there is none."""
-    return _lifeline(os.getpid())[0]
+def liveness_address() -> str:
+    """Where this process can be probed; empty where there is none."""
+    return _listening(os.getpid())[0]
 
 
-def has_ended(line: str) -> bool:
-    """Whether the process of that lifeline has certainly ended; never, if it is on another host."""
-    key, _, name = line.rpartition("/")
+def has_ended(address: str) -> bool:
+    """Whether the process with that address has certainly ended; never on another host."""
+    key, _, name = address.rpartition("/")
     if not key or key != _key():
         return False
     with new_socket() as probe:
@@ -43,12 +43,12 @@ def _key() -> str:
 
 
 @lru_cache(maxsize=1)
-def _lifeline(_process: int) -> tuple[str, socket.socket | None]:
+def _listening(_process: int) -> tuple[str, socket.socket | None]:
     """Of the process of that number: one that was forked off needs a new one."""
     if not (key := _key()):
         return "", None
-    name, line = f"schedcc-lives-{token_hex(16)}", new_socket()
-    line.bind(f"\0{name}")
-    line.listen(_BACKLOG)
-    closed_in_children(line)
-    return f"{key}/{name}", line
+    name, listening = f"schedcc-lives-{token_hex(16)}", new_socket()
+    listening.bind(f"\0{name}")
+    listening.listen(_BACKLOG)
+    closed_in_children(listening)
+    return f"{key}/{name}", listening

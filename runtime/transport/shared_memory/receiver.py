@@ -8,15 +8,15 @@ from itertools import accumulate
 
 import torch
 
-from runtime.transport.shared_memory.endpoint import End, LocalChannelError, Progress
+from runtime.transport.shared_memory.endpoint import ChannelEnd, LocalChannelError, UnfinishedSends
 from runtime.transport.shared_memory.segments import Extent, SharedMemory
-from runtime.transport.shared_memory.wire_format import FILLED, LONGEST, Posting
+from runtime.transport.shared_memory.wire_format import FILLED, LONGEST, ReceiveDescriptor
 
-DETOUR_BYTES = 64 * 1024
-"""The least memory for a detour: small messages of many sizes can share it."""
+BOUNCE_BYTES = 64 * 1024
+"""The least memory for a bounce buffer: small messages of many sizes can share it."""
 
 MOST_SPARE_BYTES = 4 * 2**20
-"""The most memory that is kept from one detour to the next."""
+"""The most memory that is kept from one bounce buffer to the next."""
 
 
 @dataclass(slots=True)
@@ -26,7 +26,7 @@ class Receiving:
     end: "ReceivingEnd"
     number: int
     views: Sequence[torch.Tensor]
-    detour: torch.Tensor | None
+    bounce_buffer: torch.Tensor | None
     """Where the message comes first, if `views` are not in shared memory."""
 
     def wait(self) -> None:
@@ -38,14 +38,14 @@ class Receiving:
         self.end.finish(self)
 
 
-class ReceivingEnd(End):
+class ReceivingEnd(ChannelEnd):
     """The end of a channel that messages come out of."""
 
     def __init__(
         self,
         connection: socket.socket,
         timeout: timedelta,
-        progress: Progress,
+        progress: UnfinishedSends,
         memory: SharedMemory,
     ) -> None:
         """Receive over `connection`, best into what `memory` has allocated."""
@@ -62,16 +62,16 @@ class ReceivingEnd(End):
         Raises:
             LocalChannelError: the other end is gone.
         """
-        detour, sizes = None, [view.numel() for view in views]
+        buffer, sizes = None, [view.numel() for view in views]
         extent = self._memory.extent(views)
         if extent is None and views:
-            detour, extent = self._detour(sizes)
+            buffer, extent = self._bounce_buffer(sizes)
         try:
             self._post(extent, sizes)
         except OSError as error:
             raise self.failed(error) from error
         self._posted += 1
-        return Receiving(self, self._posted, views, detour)
+        return Receiving(self, self._posted, views, buffer)
 
     def finish(self, receiving: Receiving) -> None:
         """Wait for a message that was posted before; see `Receiving.wait`."""
@@ -84,36 +84,38 @@ class ReceivingEnd(End):
                 self._filled += 1
         except OSError as error:
             raise self.failed(error) from error
-        if (detour := receiving.detour) is not None:
+        if (buffer := receiving.bounce_buffer) is not None:
             offset = 0
             for view in receiving.views:
-                view.copy_(detour[offset : offset + view.numel()])
+                view.copy_(buffer[offset : offset + view.numel()])
                 offset += view.numel()
-            self._spare = detour if detour.numel() <= MOST_SPARE_BYTES else None
+            self._spare = buffer if buffer.numel() <= MOST_SPARE_BYTES else None
 
-    def _detour(self, sizes: Sequence[int]) -> tuple[torch.Tensor, Extent]:
-        """Shared memory with room for tensors of `sizes` bytes, kept for the next detour."""
+    def _bounce_buffer(self, sizes: Sequence[int]) -> tuple[torch.Tensor, Extent]:
+        """Shared memory with room for tensors of `sizes` bytes, kept for the next message."""
         *offsets, nbytes = accumulate(sizes, initial=0)
-        detour, self._spare = self._spare, None
-        if detour is None or detour.numel() < nbytes:
-            detour = self._memory.allocate(max(nbytes, DETOUR_BYTES))
-        whole = self._memory.extent([detour])
+        buffer, self._spare = self._spare, None
+        if buffer is None or buffer.numel() < nbytes:
+            buffer = self._memory.allocate(max(nbytes, BOUNCE_BYTES))
+        whole = self._memory.extent([buffer])
         assert whole is not None
-        return detour, Extent(whole.segment, tuple(offsets))
+        return buffer, Extent(whole.segment, tuple(offsets))
 
     def _post(self, extent: Extent | None, sizes: Sequence[int]) -> None:
-        """Say where the next message is to come, and which segments have gone since the last."""
+        """Tell where the next message is to come, and which segments have gone since the last."""
         gone: set[int] = set()
         if self._memory.released != self._released:
             self._released = self._memory.released
             gone = self._told - self._memory.numbers()
             self._told -= gone
         number, offsets = (0, ()) if extent is None else (extent.segment.number, extent.offsets)
-        word = Posting(number, list(zip(offsets, sizes, strict=True)), list(gone)).packed()
-        if len(word) > LONGEST:
+        data = ReceiveDescriptor(
+            number, list(zip(offsets, sizes, strict=True)), list(gone)
+        ).packed()
+        if len(data) > LONGEST:
             raise LocalChannelError(f"a message of {len(sizes)} tensors is too long for a channel")
         if extent is None or number in self._told:
-            self.connection.send(word)
+            self.connection.send(data)
         else:
-            socket.send_fds(self.connection, [word], [extent.segment.descriptor])
+            socket.send_fds(self.connection, [data], [extent.segment.descriptor])
             self._told.add(number)

@@ -17,9 +17,9 @@ from queue import SimpleQueue
 
 import torch
 
-from runtime.transport.shared_memory.endpoint import End, LocalChannelError, Progress
+from runtime.transport.shared_memory.endpoint import ChannelEnd, LocalChannelError, UnfinishedSends
 from runtime.transport.shared_memory.segments import write
-from runtime.transport.shared_memory.wire_format import FILLED, LONGEST, Posting
+from runtime.transport.shared_memory.wire_format import FILLED, LONGEST, ReceiveDescriptor
 
 LARGE = 256 * 1024
 """Bytes of a message that take longer to copy than to hand over to another thread."""
@@ -50,17 +50,19 @@ class Sending:
             self.end.finish(self)
 
 
-class SendingEnd(End):
+class SendingEnd(ChannelEnd):
     """The end of a channel that messages go into."""
 
-    def __init__(self, connection: socket.socket, timeout: timedelta, progress: Progress) -> None:
+    def __init__(
+        self, connection: socket.socket, timeout: timedelta, progress: UnfinishedSends
+    ) -> None:
         """Send over `connection`."""
         super().__init__(connection, timeout, progress)
         self._queue: deque[Sending] = deque()
         self._segments: dict[int, int] = {}
         """Descriptors, by number; they are closed with this end."""
         self._forget_segments = weakref.finalize(self, _close_all, self._segments)
-        self._word = bytearray(LONGEST)
+        self._received = bytearray(LONGEST)
         self._changed = threading.Condition()
         self._by_thread = False
         self._thread: threading.Thread | None = None
@@ -76,7 +78,7 @@ class SendingEnd(End):
         with self._changed:
             self._queue.append(sending)
         if self._by_thread or sum(view.numel() for view in views) >= LARGE:
-            self.hand_over()
+            self.delegate()
         else:
             self.advance()
         return sending
@@ -95,7 +97,7 @@ class SendingEnd(End):
         if self._error is None:
             self._attempt(wait=False)
 
-    def hand_over(self) -> None:
+    def delegate(self) -> None:
         """Let another thread copy, from here on."""
         self.progress.unfinished.discard(self)
         with self._changed:
@@ -135,7 +137,7 @@ class SendingEnd(End):
             if wait and self.progress.unfinished - {self} and not self._by_thread:
                 self.progress.until_readable(self.connection, self.timeout)
             self._copy_posted(wait=wait)
-        except Exception as error:  # perhaps on the thread, where nobody else would hear of it
+        except Exception as error:  # perhaps on the thread, where no other would raise it
             self._error = LocalChannelError(str(self.failed(error)))  # holds no frame, nor this end
         if not self._by_thread:
             if self._queue and self._error is None:
@@ -158,12 +160,12 @@ class SendingEnd(End):
             sending.done = True
             wait = False
 
-    def _next_posted(self, *, wait: bool) -> Posting | None:
+    def _next_posted(self, *, wait: bool) -> ReceiveDescriptor | None:
         """Where the next receive is to be filled; `None` if none is posted, unless to `wait`."""
         flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
         try:
             length, attached, _, _ = self.connection.recvmsg_into(
-                [self._word], socket.CMSG_LEN(_DESCRIPTOR.size), flags
+                [self._received], socket.CMSG_LEN(_DESCRIPTOR.size), flags
             )
         except BlockingIOError:
             if wait:
@@ -171,7 +173,7 @@ class SendingEnd(End):
             return None
         if not length:
             raise self.failed()
-        posted = Posting.unpacked(memoryview(self._word)[:length])
+        posted = ReceiveDescriptor.unpacked(memoryview(self._received)[:length])
         for number in posted.gone:
             os.close(self._segments.pop(number))
         for _, _, data in attached:

@@ -24,13 +24,13 @@ def host_key() -> str:
     """The same for processes that can connect to each other here; empty: none can."""
     if not supported():
         return ""
-    with suppress(OSError), Offer():
+    with suppress(OSError), Listener():
         running = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{running} {Path('/proc/self/ns/net').stat().st_ino} {os.getuid()}"
     return ""
 
 
-class Offer:
+class Listener:
     """The receiving end, waiting for one connection."""
 
     def __init__(self) -> None:
@@ -56,15 +56,15 @@ class Offer:
             raise LocalChannelError("the other end is not that of the same user")
         return connection
 
-    def __enter__(self) -> "Offer":
+    def __enter__(self) -> "Listener":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
 
-def dial(name: str) -> socket.socket | None:
-    """Connect to the offer of that name; `None` if that does not work."""
+def connect(name: str) -> socket.socket | None:
+    """Connect to the listener of that name; `None` if that does not work."""
     connection = new_socket()
     with suppress(OSError):
         connection.connect(f"\0{name}")

@@ -1,4 +1,4 @@
-"""What the two ends of a local channel say to each other, as bytes."""
+"""The wire format of local channels: what their two ends send each other over the socket."""
 
 import struct
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ FILLED = b"filled"
 """From the sending end: the next message is there."""
 
 LONGEST = 64 * 1024
-"""Bytes that a word may have."""
+"""Bytes that a receive descriptor may have."""
 
 _HEAD = struct.Struct("<HHQ")  # tensors, segments that are gone, segment of the tensors
 _PLACE = struct.Struct("<QQ")  # offset, size
@@ -16,7 +16,7 @@ _GONE = struct.Struct("<Q")
 
 
 @dataclass(frozen=True)
-class Posting:
+class ReceiveDescriptor:
     """From the receiving end: where the next message is to come."""
 
     segment: int
@@ -27,18 +27,18 @@ class Posting:
     """Segments that will not be named any more."""
 
     def packed(self) -> bytes:
-        """The bytes that say so."""
+        """As bytes."""
         head = _HEAD.pack(len(self.places), len(self.gone), self.segment)
         places = (_PLACE.pack(offset, size) for offset, size in self.places)
         return b"".join((head, *places, *map(_GONE.pack, self.gone)))
 
     @staticmethod
-    def unpacked(word: memoryview) -> "Posting":
-        """What the bytes say."""
-        count, _, segment = _HEAD.unpack_from(word)
+    def unpacked(data: memoryview) -> "ReceiveDescriptor":
+        """From bytes."""
+        count, _, segment = _HEAD.unpack_from(data)
         end = _HEAD.size + count * _PLACE.size
-        places = list(_PLACE.iter_unpack(word[_HEAD.size : end]))
-        return Posting(segment, places, _first(_GONE.iter_unpack(word[end:])))
+        places = list(_PLACE.iter_unpack(data[_HEAD.size : end]))
+        return ReceiveDescriptor(segment, places, _first(_GONE.iter_unpack(data[end:])))
 
 
 def _first(rows: Iterable[tuple[int, ...]]) -> list[int]:

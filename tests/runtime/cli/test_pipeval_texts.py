@@ -17,7 +17,7 @@ from runtime.language.models import split_causal_lm
 from runtime.language.perplexity.job import count_tokens, next_token_loss
 from runtime.language.perplexity.reference import reference
 from runtime.language.text import IGNORED, Text, Windows, tokenize_documents
-from runtime.testing.in_memory import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_stages
 from schemas import LanguageModelEvaluation
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from runtime import Evaluator, ShardSampler
-from runtime.transport import run_stages
+from runtime.testing import run_stages
 from tests.support.models_for_tests import batches, mlp, one_process
 
 

@@ -67,7 +67,7 @@ def test_stages_that_want_different_outcomes_are_told():
 
 
 def test_stages_that_divide_the_layers_differently_are_told():
-    from runtime.transport import run_stages
+    from runtime.testing import run_stages
 
     def stage(end: Any) -> str:
         boundaries = [0, 2, 6] if end.stage_id == 0 else [0, 3, 6]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from runtime.distributed.processes import launch
-from runtime.transport import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_stages
 from tests.support.exact_cases import CASES, ExactCase, Found, drawn, one_process, over_stages
 from tests.support.workers import evaluate_exact_cases
 

@@ -7,7 +7,7 @@ import pytest
 
 from runtime import AgreementError, DataError, EvalResult, Evaluator, RemoteError
 from runtime.evaluation.runner import CHUNK
-from runtime.transport import InMemoryNetwork
+from runtime.testing import InMemoryNetwork
 from tests.support.models_for_tests import Data, batches, mlp, one_process, over_stages
 
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from runtime import Evaluator
-from runtime.transport import run_stages
+from runtime.testing import run_stages
 from tests.support.models_for_tests import batches, mlp, one_process
 from tests.support.ranks import Said, attempt, run_ranks
 

@@ -20,7 +20,7 @@ from runtime.outputs.options import EvalOptions
 from runtime.outputs.results import EvalResult, Results, eval_result
 from runtime.outputs.values import Measure
 from runtime.tensors.ownership import Owner
-from runtime.transport import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_stages
 from schemas import (
     PipelinePlan,
     ReduceLoss,

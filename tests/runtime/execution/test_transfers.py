@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from runtime.execution import transfers
-from runtime.testing.in_memory import InMemoryTransport
+from runtime.testing import InMemoryTransport
 from tests.support.models_for_tests import batches, mlp, one_process, over_stages
 
 

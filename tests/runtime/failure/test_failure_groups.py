@@ -1,4 +1,4 @@
-"""Groups that are given up and made anew, and what is done on NCCL, with fakes in its place."""
+"""Groups that are aborted and made anew, and what is done on NCCL, with fakes in its place."""
 
 import threading
 from datetime import timedelta
@@ -10,19 +10,21 @@ import torch
 import torch.distributed as dist
 
 from runtime.device import Clock
-from runtime.failure.forced_exit import LastResort
-from runtime.failure.heartbeat import Courier
-from runtime.failure.periodic import Patrol
-from runtime.failure.position import Pointer
+from runtime.failure.forced_exit import ForcedExit
+from runtime.failure.heartbeat import HeartbeatTask
+from runtime.failure.instruction_pointer import InstructionPointer
+from runtime.failure.periodic import PeriodicThread
 from runtime.failure.report import Failure
-from runtime.failure.state import Incident
-from runtime.failure.store import Board, MeetingPlace
+from runtime.failure.state import FailureState
+from runtime.failure.store import FailureStore
 from runtime.failure.watchdog import Watchdog
-from runtime.transport import InMemoryNetwork, TransportError
-from runtime.transport import process_groups as groups_module
-from runtime.transport.channel_groups import ChannelGroups
-from runtime.transport.point_to_point import Call, begin_together
-from runtime.transport.process_groups import RenewableGroup
+from runtime.testing import InMemoryNetwork
+from runtime.transport import TransportError
+from runtime.transport.rendezvous import RendezvousStore
+from runtime.transport.torch_distributed import process_groups as groups_module
+from runtime.transport.torch_distributed.channel_groups import ChannelGroups
+from runtime.transport.torch_distributed.point_to_point import Call, begin_together
+from runtime.transport.torch_distributed.process_groups import RenewableGroup
 from schemas import Direction
 
 CPU = torch.device("cpu")
@@ -61,7 +63,7 @@ def made(monkeypatch):
     groups: list[FakeGroup] = []
 
     def new(self: RenewableGroup, name: str, rank: int, size: int) -> FakeGroup:
-        groups.append(FakeGroup(f"epoch {self._epoch}: {name}, rank {rank} of {size}"))
+        groups.append(FakeGroup(f"generation {self._generation}: {name}, rank {rank} of {size}"))
         return groups[-1]
 
     monkeypatch.setattr(RenewableGroup, "_new", new)
@@ -82,15 +84,15 @@ def test_all_communicators_are_aborted_together_and_made_anew_together(made):
     wanted = [(Direction.SEND, 2), (Direction.RECV, 0)]
     channels.open(wanted)
     assert [group.name for group in made] == [
-        "epoch 0: all, rank 1 of 3",
-        "epoch 0: 0 to 1, rank 1 of 2",
-        "epoch 0: 1 to 2, rank 0 of 2",
+        "generation 0: all, rank 1 of 3",
+        "generation 0: 0 to 1, rank 1 of 2",
+        "generation 0: 1 to 2, rank 0 of 2",
     ]
     assert channels.route(Direction.SEND, 2) == (made[2], 1)
     pipeline.abandon()
     assert [group.done for group in made] == [["abort"]] * 3
     assert not pipeline.is_open
-    with pytest.raises(TransportError, match="given up after a failure"):
+    with pytest.raises(TransportError, match="aborted after a failure"):
         _ = pipeline.group
     channels.clear()
     pipeline.open(1, MINUTE)
@@ -102,7 +104,7 @@ def test_all_communicators_are_aborted_together_and_made_anew_together(made):
     assert [group.done for group in made] == [["abort"]] * 6
 
 
-def test_a_group_that_is_given_up_while_it_is_made_is_of_no_use(made, monkeypatch):
+def test_a_group_that_is_aborted_while_it_is_made_is_of_no_use(made, monkeypatch):
     pipeline = renewable()
     new = RenewableGroup._new
 
@@ -115,7 +117,7 @@ def test_a_group_that_is_given_up_while_it_is_made_is_of_no_use(made, monkeypatc
     pipeline.open(0, MINUTE)
     assert not pipeline.is_open
     assert len(made) == 1
-    with pytest.raises(TransportError, match="given up"):
+    with pytest.raises(TransportError, match="aborted"):
         _ = pipeline.group
 
 
@@ -141,21 +143,23 @@ def test_several_transfers_are_one_operation_where_they_have_to_be():
     assert begin_together(gloo, calls, None) == ["work 1", "work 2"]
 
 
-def test_the_watchdog_calls_the_last_resort_when_nobody_raises():
-    place = MeetingPlace(InMemoryNetwork(2).store, 0, ("stage 0", "stage 1"))
-    given_up, ended = threading.Event(), threading.Event()
-    said: list[str] = []
-    incident = Incident(given_up.set)
-    pointer = Pointer(incident.check, Clock(CPU))
-    courier = Courier(Board(place, 0), place, pointer, incident, Patrol("nobody"))
-    last = LastResort(grace=0.1, exit=lambda _: ended.set(), write=said.append)
-    watchdog = Watchdog(60.0, place, pointer, courier, incident, Patrol("watch"), last)
+def test_the_watchdog_forces_the_exit_when_the_main_thread_does_not_raise():
+    place = RendezvousStore(InMemoryNetwork(2).store, 0, ("stage 0", "stage 1"))
+    aborted, ended = threading.Event(), threading.Event()
+    written: list[str] = []
+    state = FailureState(aborted.set)
+    pointer = InstructionPointer(state.check, Clock(CPU))
+    heartbeats = HeartbeatTask(
+        FailureStore(place, 0), place, pointer, state, PeriodicThread("nobody")
+    )
+    last = ForcedExit(grace=0.1, exit=lambda _: ended.set(), write=written.append)
+    watchdog = Watchdog(60.0, place, pointer, heartbeats, state, PeriodicThread("watch"), last)
     watchdog.start()
     try:
         assert not ended.wait(0.5)
-        incident.settle(Failure.of(KeyError("x"), reporter=1, stage="stage 1", at="step 2"))
+        state.set(Failure.of(KeyError("x"), reporter=1, stage="stage 1", at="step 2"))
         assert ended.wait(30)
-        assert "stage 1 failed at step 2: KeyError: 'x'" in said[0]
-        assert given_up.wait(30), "a courier that does not answer is not waited for"
+        assert "stage 1 failed at step 2: KeyError: 'x'" in written[0]
+        assert aborted.wait(30), "a heartbeats that does not answer is not waited for"
     finally:
         watchdog.stop()

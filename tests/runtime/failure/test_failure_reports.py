@@ -21,22 +21,23 @@ from runtime.cli.exits import exit_for
 from runtime.data.fingerprint import fingerprint, require_same_data
 from runtime.device import Clock
 from runtime.distributed.processes import Terminated, WorkerError
-from runtime.failure.forced_exit import LastResort
+from runtime.failure.errors import error_of
+from runtime.failure.forced_exit import ForcedExit
 from runtime.failure.guard import Guard
-from runtime.failure.position import Pointer, Position
+from runtime.failure.instruction_pointer import InstructionPointer, StageStatus
 from runtime.failure.report import Failure
-from runtime.failure.store import Beat
+from runtime.failure.store import Heartbeat
 from runtime.failure.watchdog import describe
-from runtime.transport import run_stages
+from runtime.testing import run_stages
 from schedcc import compile_stage
 from tests.support.models_for_tests import batches, mlp, one_process, over_stages
 
 DATA = batches([2, 3, 1, 2])
 
 
-def beat(at: str, seconds: float, waits_for: str = "", *, evaluating: bool = True) -> Beat:
-    position = Position(at=at, waits_for=waits_for, seconds=seconds, progress=1)
-    return Beat(number=1, evaluating=evaluating, position=position)
+def beat(at: str, seconds: float, waits_for: str = "", *, evaluating: bool = True) -> Heartbeat:
+    position = StageStatus(at=at, waits_for=waits_for, seconds=seconds, progress=1)
+    return Heartbeat(number=1, evaluating=evaluating, status=position)
 
 
 def test_a_stall_is_told_as_who_waits_for_whom():
@@ -72,7 +73,7 @@ def test_errors_travel_with_what_they_tell():
         ("stalled", StalledError),
     ):
         failure = Failure(kind=kind, reporter=1, stage="stage 1", at="step 2", reason="why")
-        error = pickle.loads(pickle.dumps(failure.exception()))
+        error = pickle.loads(pickle.dumps(error_of(failure)))
         assert type(error) is expected
         assert error.failure == failure
 
@@ -85,16 +86,16 @@ def test_a_long_traceback_keeps_its_end():
 
 def test_a_process_stuck_in_its_device_is_ended_after_a_grace_period_and_says_why():
     ended: list[int] = []
-    said: list[str] = []
-    last_resort = LastResort(grace=10.0, exit=ended.append, write=said.append)
+    written: list[str] = []
+    forced_exit = ForcedExit(grace=10.0, exit=ended.append, write=written.append)
     failure = Failure.of(ArithmeticError("no"), reporter=2, stage="stage 2", at="step 7")
-    last_resort.consider(failure, now=100.0)
-    last_resort.consider(failure, now=109.9)
-    assert (ended, said) == ([], [])
-    last_resort.consider(failure, now=110.0)
+    forced_exit.consider(failure, now=100.0)
+    forced_exit.consider(failure, now=109.9)
+    assert (ended, written) == ([], [])
+    forced_exit.consider(failure, now=110.0)
     assert ended == [1]
-    assert "stage 2 failed at step 7: ArithmeticError: no\nTraceback of stage 2:" in said[0]
-    assert "does not come back from its device 10 s after this failure" in said[0]
+    assert "stage 2 failed at step 7: ArithmeticError: no\nTraceback of stage 2:" in written[0]
+    assert "does not come back from its device 10 s after this failure" in written[0]
 
 
 class FakeDevice(Clock):
@@ -119,14 +120,14 @@ def test_on_a_device_the_pointer_waits_watchfully_before_the_epilogue():
         if failed.is_set():
             raise InterruptedError
 
-    pointer = Pointer(check, device)
+    pointer = InstructionPointer(check, device)
     placed = list(compile_stage(2, 2, 0).program.placed())
     steps = [p for p in placed if p.step is not None]
     (epilogue, *_) = [p for p in placed if p.step is None]
     for instruction in steps:
         pointer.started(instruction)
         pointer.finished(instruction)
-    enqueued = pointer.position().progress
+    enqueued = pointer.status().progress
     device.done = 2
     caught: list[BaseException] = []
 
@@ -139,9 +140,9 @@ def test_on_a_device_the_pointer_waits_watchfully_before_the_epilogue():
     thread = threading.Thread(target=main)
     thread.start()
     deadline = time.monotonic() + 10
-    while pointer.position().progress < enqueued + 2 and time.monotonic() < deadline:
+    while pointer.status().progress < enqueued + 2 and time.monotonic() < deadline:
         time.sleep(0.001)
-    stuck_at = pointer.position().at
+    stuck_at = pointer.status().at
     failed.set()
     thread.join(10)
     assert caught, "a host that waits for its device hears of failures"
@@ -355,10 +356,10 @@ def test_one_rank_prints_an_error_and_the_others_leave_it_to_it(monkeypatch):
     for name, value in {"RANK": "1", "WORLD_SIZE": "3", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     lost = Failure(kind="lost", reporter=1, stage="stage 1", at="x", reason="stage 2 is gone")
-    assert exit_for(lost.exception(), running=True) == (1, "stage 2 is gone", "")
+    assert exit_for(error_of(lost), running=True) == (1, "stage 2 is gone", "")
     monkeypatch.setenv("RANK", "0")
-    assert exit_for(lost.exception(), running=True) == (1, "", "")
-    told = Failure.of(KeyError("k"), reporter=2, stage="stage 2", at="x").exception()
+    assert exit_for(error_of(lost), running=True) == (1, "", "")
+    told = error_of(Failure.of(KeyError("k"), reporter=2, stage="stage 2", at="x"))
     assert exit_for(told, running=True) == (1, "", "")
     assert exit_for(ValueError("bad"), running=False) == (2, "", "")
     monkeypatch.setenv("LOCAL_RANK", "0")

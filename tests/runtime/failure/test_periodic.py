@@ -1,29 +1,29 @@
-"""A patrol visits its duty from a thread that outlives it."""
+"""A periodic thread runs a task, and outlives it."""
 
 import threading
 import time
 
 import pytest
 
-from runtime.failure import periodic as patrol_module
-from runtime.failure.periodic import Patrol
+from runtime.failure import periodic as periodic_module
+from runtime.failure.periodic import PeriodicThread
 
 SOON = 30.0
 
 
 class Watched:
-    """A duty that counts visits, and can hold one up."""
+    """A task that counts its ticks, and can hold one up."""
 
     def __init__(self, pause: float = 0.01) -> None:
         self.pause = pause
-        self.visits: list[bool] = []
-        self.visited = threading.Event()
+        self.ticks: list[bool] = []
+        self.ticked = threading.Event()
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
-    def visit(self, *, asked: bool) -> None:
-        self.visits.append(asked)
-        self.visited.set()
+    def tick(self, *, requested: bool) -> None:
+        self.ticks.append(requested)
+        self.ticked.set()
         assert self.may_go_on.wait(SOON)
 
 
@@ -31,69 +31,69 @@ def threads(name: str) -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == name]
 
 
-def test_a_duty_is_visited_again_and_again_until_it_ends():
-    patrol, duty = Patrol("again"), Watched()
-    patrol.begin(duty)
-    while len(duty.visits) < 3:
-        assert duty.visited.wait(SOON)
-        duty.visited.clear()
-    assert patrol.end(duty)
-    seen = len(duty.visits)
+def test_a_task_is_run_again_and_again_until_it_is_stopped():
+    thread, task = PeriodicThread("again"), Watched()
+    thread.start(task)
+    while len(task.ticks) < 3:
+        assert task.ticked.wait(SOON)
+        task.ticked.clear()
+    assert thread.stop(task)
+    seen = len(task.ticks)
     time.sleep(0.1)
-    assert len(duty.visits) == seen
-    assert not any(duty.visits)
+    assert len(task.ticks) == seen
+    assert not any(task.ticks)
 
 
-def test_a_duty_that_is_over_before_its_pause_is_never_visited():
-    patrol, duty = Patrol("short"), Watched(pause=60.0)
-    patrol.begin(duty)
-    assert patrol.end(duty)
-    assert not duty.visits
+def test_a_task_that_is_stopped_before_its_pause_is_never_run():
+    thread, task = PeriodicThread("short"), Watched(pause=60.0)
+    thread.start(task)
+    assert thread.stop(task)
+    assert not task.ticks
 
 
-def test_a_visit_can_be_asked_for():
-    patrol, duty = Patrol("asked"), Watched(pause=60.0)
-    patrol.begin(duty)
-    assert patrol.call(SOON)
-    assert duty.visits == [True]
-    patrol.end(duty)
+def test_a_tick_can_be_requested():
+    thread, task = PeriodicThread("requested"), Watched(pause=60.0)
+    thread.start(task)
+    assert thread.run_now(SOON)
+    assert task.ticks == [True]
+    thread.stop(task)
 
 
-def test_nobody_comes_where_there_is_no_duty_or_the_visit_hangs():
-    patrol, duty = Patrol("hangs"), Watched()
-    assert not patrol.call(0.05)
-    duty.may_go_on.clear()
-    patrol.begin(duty)
-    assert duty.visited.wait(SOON)
-    assert not patrol.call(0.05)
-    assert not patrol.end(duty, 0.05), "the visit is still under way"
-    duty.may_go_on.set()
-    assert patrol.end(duty, SOON)
+def test_a_request_is_not_answered_without_a_task_or_while_a_tick_hangs():
+    thread, task = PeriodicThread("hangs"), Watched()
+    assert not thread.run_now(0.05)
+    task.may_go_on.clear()
+    thread.start(task)
+    assert task.ticked.wait(SOON)
+    assert not thread.run_now(0.05)
+    assert not thread.stop(task, 0.05), "the tick is still under way"
+    task.may_go_on.set()
+    assert thread.stop(task, SOON)
 
 
-def test_one_thread_serves_all_duties_and_ends_when_there_are_none_for_long(monkeypatch):
-    monkeypatch.setattr(patrol_module, "IDLE_SECONDS", 0.2)
-    patrol = Patrol("idle")
+def test_one_thread_serves_all_tasks_and_ends_when_there_are_none_for_long(monkeypatch):
+    monkeypatch.setattr(periodic_module, "IDLE_SECONDS", 0.2)
+    periodic = PeriodicThread("idle")
     for _ in range(3):
-        duty = Watched()
-        patrol.begin(duty)
-        assert duty.visited.wait(SOON)
-        patrol.end(duty)
+        task = Watched()
+        periodic.start(task)
+        assert task.ticked.wait(SOON)
+        periodic.stop(task)
         assert len(threads("idle")) == 1
     (thread,) = threads("idle")
     thread.join(SOON)
     assert not thread.is_alive()
     again = Watched()
-    patrol.begin(again)
-    assert again.visited.wait(SOON)
-    patrol.end(again)
+    periodic.start(again)
+    assert again.ticked.wait(SOON)
+    periodic.stop(again)
 
 
 @pytest.mark.parametrize("late", [0.0, 0.1])
-def test_a_duty_that_takes_over_from_another_is_visited(late):
-    patrol, first, second = Patrol("over"), Watched(), Watched()
-    patrol.begin(first)
+def test_a_task_that_takes_over_from_another_is_run(late):
+    thread, first, second = PeriodicThread("over"), Watched(), Watched()
+    thread.start(first)
     time.sleep(late)
-    patrol.begin(second)
-    assert second.visited.wait(SOON)
-    patrol.end(second)
+    thread.start(second)
+    assert second.ticked.wait(SOON)
+    thread.stop(second)

@@ -9,7 +9,7 @@ from torch import nn
 from runtime import Evaluator, LayerSpec, RemoteError, TiedLayerSpec
 from runtime.distributed.processes import launch
 from runtime.modules.layers import LayersError
-from runtime.transport import run_stages
+from runtime.testing import run_stages
 from tests.support.models_for_tests import mlp, over_stages
 from tests.support.workers import build_alike
 

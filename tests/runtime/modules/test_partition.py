@@ -10,7 +10,7 @@ from torch import nn
 
 from runtime import Evaluator, LayerSpec, PartitionError, RemoteError, TiedLayerSpec
 from runtime.modules.partition import balanced, divide, explicit, parameter_counts, uniform
-from runtime.transport import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_stages
 
 
 def dearest(costs: list[float], boundaries: tuple[int, ...]) -> float:

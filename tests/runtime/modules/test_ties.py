@@ -126,7 +126,7 @@ def test_tied_layers_of_different_shapes_are_refused_on_every_stage():
 
 
 def test_a_tied_layer_that_cannot_be_built_is_an_error_on_every_stage():
-    from runtime.transport import run_stages
+    from runtime.testing import run_stages
 
     def fails() -> nn.Module:
         raise ArithmeticError("no weights today")

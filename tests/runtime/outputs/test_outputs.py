@@ -185,7 +185,7 @@ def test_states_of_replicas_are_merged():
     metrics = {(s, r): {"seen": Merging()} for s in range(2) for r in range(2)}
     built = {key: mlp() for key in metrics}
 
-    from runtime.transport import run_stages
+    from runtime.testing import run_stages
 
     def stage(end: Any) -> Any:
         key = end.stage_id, end.replica

@@ -8,7 +8,7 @@ from torch import nn
 
 from runtime import Evaluator
 from runtime.distributed.processes import launch
-from runtime.transport import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_stages
 from tests.support.models_for_tests import mlp
 from tests.support.workers import evaluate_metrics
 

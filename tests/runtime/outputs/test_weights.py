@@ -10,7 +10,7 @@ from torch import nn
 from runtime import Evaluator
 from runtime.modules.digests import complete
 from runtime.modules.weight_agreement import DifferentWeightsError
-from runtime.transport import run_stages
+from runtime.testing import run_stages
 from tests.support.models_for_tests import batches, mlp, over_stages
 
 DATA = batches([2, 3])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from runtime.planning.autotuning import RUNS, Autotuner
-from runtime.transport import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_stages
 from schemas import PostRecvActivation, PostSendActivation, RecvActivation, SendActivation
 from tests.runtime.evaluation.test_evaluator import eval_batch
 from tests.support.models_for_tests import batches, over_stages

@@ -12,7 +12,7 @@ from torch import nn
 from runtime import Evaluator
 from runtime.recording.line_log import LineLog
 from runtime.recording.recorder import Recorder, RecordingError, require_new
-from runtime.transport import InMemoryNetwork
+from runtime.testing import InMemoryNetwork
 from schedcc import compile_pipeline
 from schedcc.recordings.files import read_recording
 from schedcc.recordings.recording import Recording

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from runtime import Evaluator
-from runtime.transport import InMemoryNetwork, TransportError
-from runtime.transport.channel_groups import ChannelGroups
-from runtime.transport.nccl import LAUNCH_ORDER, require_eager
+from runtime.testing import InMemoryNetwork
+from runtime.transport import TransportError
+from runtime.transport.torch_distributed.channel_groups import ChannelGroups
+from runtime.transport.torch_distributed.nccl import LAUNCH_ORDER, require_eager
 from schemas import Direction
 
 GROUP: Any = SimpleNamespace()

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from runtime.transport import DeadlockError, InMemoryTransport, TransportError, run_stages
+from runtime.testing import DeadlockError, InMemoryTransport, run_stages
+from runtime.transport import TransportError
 
 
 def send(end: InMemoryTransport, peer: int, *values: float) -> None:

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.testing import DeadlockError, InMemoryTransport, Link, run_stages
 from runtime.testing.network import Operation
-from runtime.transport import DeadlockError, InMemoryTransport, Link, run_stages
 from tests.runtime.evaluation.test_evaluator import eval_batch
 from tests.support.models_for_tests import batches, mlp, one_process, over_stages
 

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from runtime.transport.shared_memory import channels as channels_module
 from runtime.transport.shared_memory import sender as sending_module
 from runtime.transport.shared_memory.channels import LocalChannels
-from runtime.transport.shared_memory.endpoint import LocalChannelError, Progress
+from runtime.transport.shared_memory.endpoint import LocalChannelError, UnfinishedSends
 from runtime.transport.shared_memory.receiver import ReceivingEnd
 from runtime.transport.shared_memory.segments import SharedMemory, supported
 from runtime.transport.shared_memory.sender import LARGE, SendingEnd
-from runtime.transport.shared_memory.wire_format import Posting
+from runtime.transport.shared_memory.wire_format import ReceiveDescriptor
 from schemas import Direction
 
 pytestmark = pytest.mark.skipif(not supported(), reason="needs memfd_create(2)")
@@ -33,11 +33,11 @@ SOON = timedelta(seconds=30)
 class Pair:
     """Both ends of a channel, in one process."""
 
-    def __init__(self, timeout: timedelta = SOON, progress: Progress | None = None) -> None:
+    def __init__(self, timeout: timedelta = SOON, progress: UnfinishedSends | None = None) -> None:
         one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.memory = SharedMemory()
-        self.sending = SendingEnd(one, timeout, progress or Progress())
-        self.receiving = ReceivingEnd(other, timeout, Progress(), self.memory)
+        self.sending = SendingEnd(one, timeout, progress or UnfinishedSends())
+        self.receiving = ReceivingEnd(other, timeout, UnfinishedSends(), self.memory)
 
     def place(self, nbytes: int) -> torch.Tensor:
         """Shared memory to receive into."""
@@ -262,7 +262,7 @@ def test_a_stage_that_waits_looks_after_its_other_sends():
         sent.wait()
         return place
 
-    one, other = Progress(), Progress()
+    one, other = UnfinishedSends(), UnfinishedSends()
     there, back = Pair(progress=one), Pair(progress=other)
     there.receiving.progress, back.receiving.progress = other, one
     barrier = threading.Barrier(2)
@@ -278,19 +278,19 @@ def test_a_stage_that_waits_looks_after_its_other_sends():
 
 
 def test_sends_go_on_while_a_stage_waits_elsewhere():
-    progress = Progress()
+    progress = UnfinishedSends()
     pair = Pair(progress=progress)
     payload = message(8)
     pair.sending.begin(payload)
-    progress.hand_over()
+    progress.delegate()
     place = pair.place(8)
     pair.receiving.begin([place]).wait()
     assert torch.equal(place, payload[0])
 
 
-def test_words_are_what_they_were():
-    posted = Posting(7, [(0, 5), (64, 2**33)], [1, 2])
-    assert Posting.unpacked(memoryview(posted.packed())) == posted
+def test_receive_descriptors_are_what_they_were():
+    posted = ReceiveDescriptor(7, [(0, 5), (64, 2**33)], [1, 2])
+    assert ReceiveDescriptor.unpacked(memoryview(posted.packed())) == posted
 
 
 class Wire:
@@ -301,8 +301,8 @@ class Wire:
             (a, b): SimpleQueue() for a in range(4) for b in range(4)
         }
 
-    def exchange(self, here: int, peer: int, said: bytes) -> bytes:
-        self._queues[here, peer].put(said)
+    def exchange(self, here: int, peer: int, data: bytes) -> bytes:
+        self._queues[here, peer].put(data)
         return self._queues[peer, here].get(timeout=SOON.total_seconds())
 
 
@@ -317,7 +317,7 @@ def opened(size: int, keys: list[str]) -> list[LocalChannels]:
         wanted += [(Direction.SEND, here + 1)] * (here < size - 1)
         for direction, peer in wanted:
             local.open(direction, peer, SOON, lambda s, peer=peer: wire.exchange(here, peer, s))
-        local.open_star(here, size, SOON, lambda peer, said: wire.exchange(here, peer, said))
+        local.open_collectives(here, size, SOON, lambda peer, data: wire.exchange(here, peer, data))
         return local
 
     with ThreadPoolExecutor(size) as pool:
@@ -326,18 +326,18 @@ def opened(size: int, keys: list[str]) -> list[LocalChannels]:
         ]
 
 
-def test_stages_of_one_host_agree_through_a_star():
+def test_stages_of_one_host_agree_through_a_coordinator():
     stages = opened(3, ["here"] * 3)
-    mine = [torch.full((5,), n, dtype=torch.uint8) for n in range(3)]
+    own = [torch.full((5,), n, dtype=torch.uint8) for n in range(3)]
 
     def gather(here: int) -> list[torch.Tensor]:
-        star = stages[here].star
-        assert star is not None
-        return star.all_gather(mine[here])
+        collectives = stages[here].collectives
+        assert collectives is not None
+        return collectives.all_gather(own[here])
 
     with ThreadPoolExecutor(3) as pool:
         for found in pool.map(gather, range(3)):
-            assert all(map(torch.equal, found, mine))
+            assert all(map(torch.equal, found, own))
 
 
 def test_stages_of_other_hosts_have_no_channel_through_memory():
@@ -347,13 +347,13 @@ def test_stages_of_other_hosts_have_no_channel_through_memory():
         [(Direction.RECV, 0)],
         [],
     ]
-    assert all(stage.star is None for stage in stages)
+    assert all(stage.collectives is None for stage in stages)
 
 
 def test_a_stage_that_cannot_connect_has_no_channel_and_says_so(monkeypatch):
-    monkeypatch.setattr(channels_module, "dial", lambda _: None)
+    monkeypatch.setattr(channels_module, "connect", lambda _: None)
     stages = opened(2, ["here"] * 2)
-    assert all(not stage.ends and stage.star is None for stage in stages)
+    assert all(not stage.ends and stage.collectives is None for stage in stages)
 
 
 def test_abandoned_channels_end_waits_and_new_ones_begin_afresh():
@@ -366,4 +366,4 @@ def test_abandoned_channels_end_waits_and_new_ones_begin_afresh():
     for local in (first, second):
         local.clear()
         assert not local.ends
-        assert local.star is None
+        assert local.collectives is None

@@ -9,7 +9,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from runtime import Evaluator
 from runtime.language.models import ModelError, lazy_encoder
-from runtime.transport import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_stages
 
 SENTENCES = [
     [

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from runtime import Evaluator
 from runtime.checkpoint import StoredTensor
 from runtime.language.models import LazyModel, ModelError, lazy_causal_lm, locate_model
-from runtime.transport import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_stages
 from tests.support.tiny_models import CONFIGS, VOCABULARY, tiny_model, write_gguf
 
 FAMILIES = sorted(CONFIGS)

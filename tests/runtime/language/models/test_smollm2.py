@@ -17,7 +17,7 @@ from runtime.language.perplexity.job import count_tokens, next_token_loss
 from runtime.language.perplexity.reference import LogitsDigests, Reference, reference
 from runtime.language.text import Documents, Windows, default_text, tokenize
 from runtime.modules.partition import balanced
-from runtime.transport import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_stages
 
 LENGTH = 192
 

@@ -25,7 +25,7 @@ from runtime.language.text import (
     tokenize,
     tokenize_documents,
 )
-from runtime.testing.in_memory import run_stages
+from runtime.testing import run_stages
 from tests.support.tiny_models import tiny_tokenizer
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 FIRST_ROUND = 4096
-"""Bytes that everybody hands around first: a size, and as much of the object as there is room."""
+"""Bytes that all members exchange first: a size, and as much of the object as there is room."""
 
 Round = Callable[[torch.Tensor], list[torch.Tensor]]
-"""Hands a tensor around, of one size on all members, and gives everybody's, by rank, on the CPU."""
+"""Gathers a tensor, of one size on all members, from all of them: by rank, on the CPU."""
 
 _SIZE = struct.Struct("<q")
 _ROOM = FIRST_ROUND - _SIZE.size
@@ -24,9 +24,9 @@ _ROOM = FIRST_ROUND - _SIZE.size
 def gather_objects(value: Any, all_gather: Round) -> list[Any]:
     """The `value` of every member, which are processes of one run, by rank."""
     data = pickle.dumps(value)
-    everyone = _gather(_SIZE.pack(len(data)) + data[:_ROOM], FIRST_ROUND, all_gather)
-    sizes = [_SIZE.unpack_from(message)[0] for message in everyone]
-    contents = [message[_SIZE.size :] for message in everyone]
+    gathered = _gather(_SIZE.pack(len(data)) + data[:_ROOM], FIRST_ROUND, all_gather)
+    sizes = [_SIZE.unpack_from(message)[0] for message in gathered]
+    contents = [message[_SIZE.size :] for message in gathered]
     if (longest := max(sizes)) > _ROOM:
         rest = _gather(data[_ROOM:], longest - _ROOM, all_gather)
         contents = [start + end for start, end in zip(contents, rest, strict=True)]
@@ -34,6 +34,6 @@ def gather_objects(value: Any, all_gather: Round) -> list[Any]:
 
 
 def _gather(data: bytes, size: int, all_gather: Round) -> list[bytes]:
-    """Everybody's `data`, each filled up to `size` bytes."""
-    mine = torch.frombuffer(bytearray(data.ljust(size, b"\0")), dtype=torch.uint8)
-    return [message.numpy().tobytes() for message in all_gather(mine)]
+    """The `data` of all, each filled up to `size` bytes."""
+    own = torch.frombuffer(bytearray(data.ljust(size, b"\0")), dtype=torch.uint8)
+    return [message.numpy().tobytes() for message in all_gather(own)]

@@ -18,21 +18,21 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from runtime.failure.store import MeetingPlace
-from runtime.transport.channel_groups import ChannelGroups, Channels, Route
-from runtime.transport.nccl import require_eager
-from runtime.transport.objects import Round, gather_objects
-from runtime.transport.posted import Posted, begin_posted, together
-from runtime.transport.process_groups import (
+from runtime.transport.protocol import ConnectionLostError, Pending, TransportError, as_bytes
+from runtime.transport.rendezvous import RendezvousStore
+from runtime.transport.shared_memory.channels import LocalChannels
+from runtime.transport.torch_distributed.channel_groups import ChannelGroups, Channels, Route
+from runtime.transport.torch_distributed.nccl import require_eager
+from runtime.transport.torch_distributed.object_gather import Round, gather_objects
+from runtime.transport.torch_distributed.posted import Posted, begin_posted, together
+from runtime.transport.torch_distributed.process_groups import (
     UNGUARDED_TIMEOUT,
     RenewableGroup,
     backend_of,
     bounded,
     default_device,
 )
-from runtime.transport.protocol import ConnectionLostError, Pending, TransportError, as_bytes
-from runtime.transport.rendezvous import Grid, grid_of, meeting_place, own_place
-from runtime.transport.shared_memory.channels import LocalChannels
+from runtime.transport.torch_distributed.rendezvous import Grid, grid_of, job_store, rendezvous
 from schemas import Direction
 
 
@@ -85,8 +85,8 @@ class TorchTransport:
         self._replica = next(number for number, ranks in enumerate(grid) if here in ranks)
         pipeline, self._replicas = grid[self._replica], len(grid)
         self._stage_id, self._stages = pipeline.index(here), len(pipeline)
-        job = own_place([rank for ranks in grid for rank in ranks])
-        store = job.place_store
+        job = job_store([rank for ranks in grid for rank in ranks])
+        store = job.own
         self._pipeline = RenewableGroup(group, store, self._device, pipeline)
         self._peers = None
         if replicas is not None:
@@ -96,9 +96,9 @@ class TorchTransport:
         self._channels = ChannelGroups(self._pipeline, self._device, channels)
         self._local = LocalChannels(active=channels == "memory")
         self._timeout = UNGUARDED_TIMEOUT
-        self._meeting_place = meeting_place(grid, job)
+        self._rendezvous = rendezvous(grid, job)
         self._closed = False
-        self._epoch = 0
+        self._generation = 0
         self._held: list[Posted] | None = None
 
     @property
@@ -120,6 +120,11 @@ class TorchTransport:
     def replicas(self) -> int:
         """The number of replicas."""
         return self._replicas
+
+    @property
+    def rank(self) -> int:
+        """The number of this process among all."""
+        return dist.get_rank()
 
     @property
     def device(self) -> torch.device:
@@ -171,10 +176,10 @@ class TorchTransport:
         """Hand `tensor` of stage `source` to all stages."""
         if self.stages == 1:
             return
-        star = self._local.star
+        collectives = self._local.collectives
         try:
-            if star is not None and source == star.hub:
-                star.broadcast(as_bytes(tensor))
+            if collectives is not None and source == collectives.coordinator:
+                collectives.broadcast(as_bytes(tensor))
             else:
                 self._local.leave()
                 self._pipeline.group.broadcast(tensor, source).wait()
@@ -183,9 +188,9 @@ class TorchTransport:
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Every stage's `value`."""
-        star, what = self._local.star, "agreement of all stages"
-        if star is not None:
-            return self._gather(value, star.all_gather, self._stages, what)
+        collectives, what = self._local.collectives, "agreement of all stages"
+        if collectives is not None:
+            return self._gather(value, collectives.all_gather, self._stages, what)
         self._local.leave()
         return self._gather(value, self._pipeline.all_gather, self._stages, what)
 
@@ -211,12 +216,12 @@ class TorchTransport:
             for direction, peer in self._channels.open(wanted):
                 with_peer = partial(exchange, self._channels.route(direction, peer))
                 self._local.open(direction, peer, self._timeout, with_peer)
-            if self._device.type == "cpu" and self._local.star is None:
-                self._local.open_star(
+            if self._device.type == "cpu" and self._local.collectives is None:
+                self._local.open_collectives(
                     self._stage_id,
                     self._stages,
                     self._timeout,
-                    lambda peer, said: exchange(Route(self._pipeline.group, peer), said),
+                    lambda peer, data: exchange(Route(self._pipeline.group, peer), data),
                 )
         except RuntimeError as error:
             raise self._failed("connection of neighbours", error) from error
@@ -224,16 +229,16 @@ class TorchTransport:
             torch.cuda.synchronize(self._device)
 
     @property
-    def meeting_place(self) -> MeetingPlace | None:
-        """On the store through which the processes found each other."""
+    def rendezvous(self) -> RendezvousStore | None:
+        """Over the store through which the processes found each other."""
         if self._closed:
             raise TransportError("the transport was closed")
-        return self._meeting_place
+        return self._rendezvous
 
     @property
-    def epoch(self) -> int:
+    def generation(self) -> int:
         """How often this rank has abandoned its groups."""
-        return self._epoch
+        return self._generation
 
     @property
     def usable(self) -> bool:
@@ -247,11 +252,11 @@ class TorchTransport:
         self._local.clear()
         for group in (self._pipeline, self._peers):
             if group is not None:
-                group.open(self._epoch, self._timeout)
+                group.open(self._generation, self._timeout)
 
     def abandon(self) -> None:
         """End the groups and local channels, and every wait in them."""
-        self._epoch += 1
+        self._generation += 1
         self._local.abandon()
         for group in (self._pipeline, self._peers):
             if group is not None:
@@ -264,7 +269,7 @@ class TorchTransport:
         for group in (self._pipeline, self._peers):
             if group is not None:
                 group.close()
-        self._meeting_place, self._closed = None, True
+        self._rendezvous, self._closed = None, True
 
     def _post(self, direction: Direction, tensors: Sequence[torch.Tensor], peer: int) -> Posted:
         views = [as_bytes(tensor) for tensor in tensors if tensor.numel()]
@@ -296,7 +301,7 @@ class TorchTransport:
     ) -> ConnectionLostError:
         """What the backend raised, as an error that names what was being done."""
         # Without the line of its source, and its advice.
-        said = str(error).partition(" This is typically caused by")[0]
-        reason = re.sub(r"^\[\S+:\d+\] ", "", said).rstrip(".")
-        at = None if peer is None else self._replica * self._stages + peer  # at the meeting place
+        text = str(error).partition(" This is typically caused by")[0]
+        reason = re.sub(r"^\[\S+:\d+\] ", "", text).rstrip(".")
+        at = None if peer is None else self._replica * self._stages + peer  # of the rendezvous
         return ConnectionLostError(f"{what} failed: {reason}", at)

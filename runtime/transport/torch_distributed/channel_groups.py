@@ -12,10 +12,10 @@ from typing import Literal, NamedTuple, get_args
 import torch
 import torch.distributed as dist
 
-from runtime.transport.nccl import require_launch_order
-from runtime.transport.point_to_point import Call, begin_together
-from runtime.transport.process_groups import RenewableGroup
-from runtime.transport.protocol import Channel, TransportError
+from runtime.transport.protocol import PeerChannel, TransportError
+from runtime.transport.torch_distributed.nccl import require_launch_order
+from runtime.transport.torch_distributed.point_to_point import Call, begin_together
+from runtime.transport.torch_distributed.process_groups import RenewableGroup
 from schemas import Direction
 
 Channels = Literal["memory", "shared", "per-edge"]
@@ -51,7 +51,7 @@ class ChannelGroups:
             require_launch_order()
         self._device = device
         self._pipeline, self._shared = pipeline, channels != "per-edge"
-        self._routes: dict[Channel, Route] = {}
+        self._routes: dict[PeerChannel, Route] = {}
 
     def route(self, direction: Direction, peer: int) -> Route:
         """The route of the channel to or from stage `peer`.
@@ -67,7 +67,7 @@ class ChannelGroups:
             way = "to" if direction is Direction.SEND else "from"
             raise TransportError(f"the channel {way} stage {peer} was not connected") from None
 
-    def open(self, wanted: Iterable[Channel]) -> list[Channel]:
+    def open(self, wanted: Iterable[PeerChannel]) -> list[PeerChannel]:
         """Make the groups of new channels; both ends of each have to take part.
 
         Args:
@@ -83,25 +83,25 @@ class ChannelGroups:
                 self._routes[direction, peer] = Route(group, direction is Direction.SEND)
         return in_turn
 
-    def exchange(self, route: Route, said: bytes) -> bytes:
+    def exchange(self, route: Route, message: bytes) -> bytes:
         """Tell the other end of a channel something, and hear what it says, as one group.
 
         Args:
             route: Of the channel.
-            said: Up to `EXCHANGED_BYTES`; zeros at the end are lost.
+            message: Up to `EXCHANGED_BYTES`; zeros at the end are lost.
         """
-        mine = torch.frombuffer(bytearray(said.ljust(EXCHANGED_BYTES, b"\0")), dtype=torch.uint8)
-        heard = torch.empty(EXCHANGED_BYTES, dtype=torch.uint8, device=self._device)
+        own = torch.frombuffer(bytearray(message.ljust(EXCHANGED_BYTES, b"\0")), dtype=torch.uint8)
+        other = torch.empty(EXCHANGED_BYTES, dtype=torch.uint8, device=self._device)
         both = [
-            Call(Direction.SEND, mine.to(self._device), route.peer),
-            Call(Direction.RECV, heard, route.peer),
+            Call(Direction.SEND, own.to(self._device), route.peer),
+            Call(Direction.RECV, other, route.peer),
         ]
         for work in begin_together(route.group, both, self._pipeline.batches_on):
             work.wait()
-        return heard.cpu().numpy().tobytes().rstrip(b"\0")
+        return other.cpu().numpy().tobytes().rstrip(b"\0")
 
     def clear(self) -> None:
-        """Forget the groups of an epoch that is over."""
+        """Forget the groups of a generation that is over."""
         self._routes.clear()
 
     def _ends(self, direction: Direction, peer: int) -> tuple[int, int]:

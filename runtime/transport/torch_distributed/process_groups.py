@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 
-from runtime.distributed.torch_version import require_torch
 from runtime.transport.protocol import TransportError
+from runtime.transport.torch_distributed.torch_version import require_torch
 
 require_torch()
 
@@ -102,7 +102,7 @@ class RenewableGroup:
         """The device of a group in which several transfers have to be one operation."""
         members = "-".join(map(str, ranks))
         self._store: Store | None = PrefixStore(f"group {members}", store)
-        self._epoch = 0
+        self._generation = 0
         self._timeout = self._connect = UNGUARDED_TIMEOUT
         self._group: dist.ProcessGroup | None = None
         self._edges: list[dist.ProcessGroup] = []
@@ -123,16 +123,16 @@ class RenewableGroup:
         if self._store is None:
             raise TransportError("the process group was closed")
         if self._abandoned:
-            raise TransportError("the process group was given up after a failure")
+            raise TransportError("the process group was aborted after a failure")
         if self._group is None:
             self._group = self._new("all", self.rank, self.size)
         return self._group
 
-    def open(self, epoch: int, timeout: timedelta) -> None:
-        """Make the group of `epoch`, unless there is one; all ranks have to.
+    def open(self, generation: int, timeout: timedelta) -> None:
+        """Make the group of `generation`, unless there is one; all ranks have to.
 
         Args:
-            epoch: How often the group has been abandoned.
+            generation: How often the group has been abandoned.
             timeout: How long a wait in it may take.
 
         Raises:
@@ -144,7 +144,7 @@ class RenewableGroup:
             raise TransportError(
                 f"a group of backend {self._kind} failed, needed one of {KINDS} to begin again"
             )
-        self._epoch, self._timeout, self._connect = epoch, timeout, CONNECT_TIMEOUT
+        self._generation, self._timeout, self._connect = generation, timeout, CONNECT_TIMEOUT
         self._group, self._abandoned = None, False  # it may be abandoned in the making
         self._edges.clear()
         self._group = self._new("all", self.rank, self.size)
@@ -164,9 +164,9 @@ class RenewableGroup:
 
     def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """Every rank's tensor on the CPU, all of one size, by rank."""
-        mine = tensor.to(self._device)
-        gathered = [torch.empty_like(mine) for _ in range(self.size)]
-        self.group.allgather([gathered], [mine]).wait()
+        own = tensor.to(self._device)
+        gathered = [torch.empty_like(own) for _ in range(self.size)]
+        self.group.allgather([gathered], [own]).wait()
         return [tensor.cpu() for tensor in gathered]
 
     def abandon(self) -> None:
@@ -195,7 +195,7 @@ class RenewableGroup:
             return self._parent
         if self._store is None:
             raise TransportError("the process group was closed")
-        store = PrefixStore(f"epoch {self._epoch}, {name}", self._store)
+        store = PrefixStore(f"generation {self._generation}, {name}", self._store)
         group = dist.ProcessGroup(store, rank, size)
         if self._kind == "gloo":
             gloo = dist.ProcessGroupGloo(store, rank, size, self._connect)

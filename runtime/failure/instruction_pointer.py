@@ -16,13 +16,13 @@ from schemas import (
 )
 from schemas.base import Frozen
 
-EVERYONE = "all stages"
+ALL_STAGES = "all stages"
 START = "the start of the evaluation"
 POLL_SECONDS = 0.0005
 """Between two looks at a device that has not got there yet."""
 
 
-class Position(Frozen):
+class StageStatus(Frozen):
     """Where a stage is, and since when."""
 
     at: str
@@ -34,7 +34,7 @@ class Position(Frozen):
     """Grows whenever the stage has got on."""
 
 
-class Pointer:
+class InstructionPointer:
     """Follows a stage through a run; read by the threads that watch it.
 
     On a GPU the host runs ahead of the device, so there the pointer also knows which instructions
@@ -44,7 +44,7 @@ class Pointer:
     def __init__(self, check: Callable[[], None], clock: Clock) -> None:
         """Call `check` before each instruction; it raises if the run has failed elsewhere."""
         self._check, self._clock = check, clock
-        self._place: tuple[str | Placed, str, float] = (START, EVERYONE, time.monotonic())
+        self._place: tuple[str | Placed, str, float] = (START, ALL_STAGES, time.monotonic())
         self._progress = 0
         self._patient = False
         self.before = 0
@@ -97,7 +97,7 @@ class Pointer:
         """The process lives; counts as progress where nothing else is asked for."""
         self._progress += self._patient
 
-    def position(self) -> Position:
+    def status(self) -> StageStatus:
         """Where the stage is now."""
         where, waits_for, since = self._place
         if isinstance(where, Placed):
@@ -105,7 +105,7 @@ class Pointer:
             where = f"{where.where}: {where.instruction!r}"
             if self.before:
                 where += f" (counted from micro-batch {self.before})"
-        return Position(
+        return StageStatus(
             at=where,
             waits_for=waits_for,
             seconds=time.monotonic() - since,
@@ -120,7 +120,7 @@ def _waits_for(instruction: Instruction) -> str:
         case MoveLogits():
             return f"stages {instruction.source} and {instruction.destination}"
         case HandOver():
-            return EVERYONE
+            return ALL_STAGES
         case ResultInstruction() if instruction.over_replicas:
             return "all replicas"
         case _:
