@@ -26,14 +26,20 @@ from runtime.modules.profile import agreed_profile
 from runtime.modules.ties import Ties
 from runtime.modules.weight_agreement import RankWeights, digests_of
 from runtime.outputs.metrics import Metric, StatefulMetrics, split_metrics
-from runtime.outputs.options import EvalKeywords, EvalOptions, LogitsCallback, LogitsFunction
+from runtime.outputs.options import (
+    EvalKeywords,
+    EvalOptions,
+    LogitsCallback,
+    LogitsFunction,
+    LogitsTo,
+    ReduceOutput,
+)
 from runtime.outputs.results import EvalResult
 from runtime.outputs.values import LossFunction
 from runtime.planning.autotuning import Overlap
 from runtime.recording.recorder import Recorder
 from runtime.transport import Channels, Transport
 from schedcc.errors import require_count
-from schedcc.schedules.epilogue import LogitsTo, ReduceOutput
 from schemas import CheckpointManifest
 
 

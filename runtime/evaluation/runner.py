@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from runtime.data.micro_batches import DataError, EmptyDataError, Prefetcher, Re
 from runtime.data.samples import SampleWeights, require_weight
 from runtime.data.stream import FETCHING, Stream, Window, window_of
 from runtime.device import OwnRandomState
+from runtime.evaluation.outcome import outcome_of, part_of
 from runtime.evaluation.setup import Setup
 from runtime.execution.buffers import BufferPool
 from runtime.execution.forward import LastStageForward, StageForward
@@ -79,8 +80,8 @@ class Runner:
             DataError, AgreementError, RemoteError, ValueError: as of `Evaluator.eval_batch`.
         """
         setup = self._setup
-        outcome = options.outcome(
-            replicas=self._transport.replicas, compute_metrics=bool(setup.metrics)
+        outcome = outcome_of(
+            options, replicas=self._transport.replicas, compute_metrics=bool(setup.metrics)
         )
         recorded = setup.recorder.evaluation() if setup.recorder else nullcontext()
         with ExitStack() as entered:
@@ -226,7 +227,7 @@ class Runner:
         if not final and window.ended and not window.notes:
             return False  # other replicas have more data, and meet this one in the last run
         planned = len(window.notes) if window.ended else evaluation.asked or CHUNK
-        outcome = evaluation.outcome if final else _part_of(evaluation.outcome)
+        outcome = evaluation.outcome if final else part_of(evaluation.outcome)
         kind = window.notes[0].kind if window.notes else ""
         overlap = self._tuner.overlap(kind)
         run.phase("the comparison of plans")
@@ -312,8 +313,3 @@ class Runner:
             return weight
 
         return weigh
-
-
-def _part_of(outcome: schedcc.Outcome) -> schedcc.Outcome:
-    """What a run delivers that others follow: no more than the logits so far."""
-    return replace(outcome, compute_loss=False, compute_metrics=False)

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 
-from schedcc import Outcome
-from schedcc.errors import ScheduleError
-from schedcc.schedules.epilogue import LogitsTo, ReduceOutput
+ReduceOutput = Literal["avg", "sum", "mean_of_means"]
+LogitsTo = Literal["last", "first", "all"]
 
 LogitsCallback = Callable[[int, Any], None]
 """`(micro_batch, logits)`."""
@@ -43,25 +42,6 @@ class EvalOptions:
     on_logits: LogitsCallback | None = None
     logits_fn: LogitsFunction | None = None
 
-    def __post_init__(self) -> None:
-        """Refuse options of logits that nobody is to get.
-
-        Raises:
-            ScheduleError: naming the first of them.
-        """
-        if self.return_logits or self.on_logits is not None:
-            return
-        asked = {
-            "logits_to": None if self.logits_to == "last" else self.logits_to,
-            "logits_device": self.logits_device,
-        }
-        for name, value in asked.items():
-            if value is not None:
-                raise ScheduleError(
-                    f"{name} is {value!r}, but nobody gets logits: needed return_logits=True or "
-                    "an on_logits"
-                )
-
     @property
     def needs_labels(self) -> bool:
         """Whether anything is computed from labels."""
@@ -74,15 +54,3 @@ class EvalOptions:
         A callback on the last stage gets them as they come, and needs none.
         """
         return self.return_logits or (self.on_logits is not None and self.logits_to != "last")
-
-    def outcome(self, *, replicas: int, compute_metrics: bool) -> Outcome:
-        """What the last run of the evaluation delivers."""
-        return Outcome(
-            compute_loss=self.compute_loss,
-            reduce_output=self.reduce_output,
-            bcast_loss=self.bcast_loss,
-            return_logits=self.logits_in_epilogue,
-            logits_to=self.logits_to,
-            compute_metrics=self.compute_loss and compute_metrics,
-            replicas=replicas,
-        )

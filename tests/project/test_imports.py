@@ -6,9 +6,28 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).parents[2]
+ROOMS = {
+    "runtime": (
+        ("device", "tensors"),
+        ("transport",),
+        ("failure",),
+        ("testing",),
+        ("distributed", "data"),
+        ("outputs", "modules", "checkpoint", "recording"),
+        ("execution",),
+        ("planning",),
+        ("evaluation",),
+        ("evaluator",),
+        ("language",),
+        ("cli",),
+    ),
+}
+"""Folders and files of a package: each imports only from lines above its own."""
+
 FORBIDDEN = {
     "schemas": {"schedcc", "runtime", "tests", "examples", "benchmarks"},
     "schedcc": {"runtime", "tests", "examples", "benchmarks"},
@@ -43,6 +62,50 @@ def test_no_package_imports_one_that_stands_on_it(package):
     assert files
     found = {str(file.relative_to(ROOT)): outside(file, FORBIDDEN[package]) for file in files}
     assert {file: names for file, names in found.items() if names} == {}
+
+
+def room(file: Path) -> str:
+    """The folder of a file, or the file itself, under its package."""
+    return file.relative_to(ROOT).with_suffix("").parts[1]
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_import_only_from_rooms_below(package):
+    level = {name: number for number, line in enumerate(ROOMS[package]) for name in line}
+    found = set()
+    for file in files_of(package):
+        here = room(file)
+        if here.startswith("__"):  # offers the public names
+            continue
+        assert here in level, f"{file} is in no line of the table"
+        for name in imported(file):
+            parts = name.split(".")
+            above = len(parts) > 1 and parts[0] == package and parts[1] in level
+            if above and parts[1] != here and level[parts[1]] >= level[here]:
+                found.add(f"{here} imports {parts[1]}: {file.relative_to(ROOT)}")
+    assert found == set()
+
+
+def test_nothing_that_ships_imports_what_is_for_tests():
+    for package in FORBIDDEN:
+        for file in files_of(package):
+            if room(file) != "testing":
+                assert not [n for n in imported(file) if n.split(".")[1:2] == ["testing"]], file
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_no_files_import_each_other_in_a_circle(package):
+    graph = nx.DiGraph()
+    for file in files_of(package):
+        if len(file.relative_to(ROOT).parts) == 2 and file.name == "__init__.py":
+            continue
+        for name in set(imported(file)):
+            parts = name.split(".")
+            target = ROOT.joinpath(*parts)
+            for candidate in (target.with_suffix(".py"), target / "__init__.py"):
+                if parts[0] == package and candidate.exists() and candidate != file:
+                    graph.add_edge(str(file.relative_to(ROOT)), str(candidate.relative_to(ROOT)))
+    assert [sorted(c) for c in nx.strongly_connected_components(graph) if len(c) > 1] == []
 
 
 def modules_under(start: Path) -> set[Path]:
