@@ -25,6 +25,7 @@ from schemas import (
     CollectLogits,
     ComputeMetrics,
     Direction,
+    CopyActivation,
     ForwardPass,
     GroupEnd,
     GroupStart,
@@ -141,6 +142,8 @@ class Interpreter:
                 return self._load(instruction)
             case ForwardPass():
                 return self._forward(instruction, last_read)
+            case CopyActivation():
+                raise ValueError(f"{instruction!r}: a rank with several stages cannot be executed")
             case RecvActivation():
                 return _both(self._post_receive(instruction), self._wait(instruction, last_read))
             case SendActivation():
