@@ -18,6 +18,7 @@ from schedcc.compiler import (
     require_sound,
 )
 from schedcc.errors import PlanFileError, ScheduleError, UnsoundPlanError
+from schedcc.schedules import SCHEDULES, Period, Schedule
 from schedcc.schedules.epilogue import Outcome
 from schedcc.verify import check
 from schemas import Costs, Finding, PipelinePlan, Report, StagePlan, Timeline, TransportModel
@@ -27,10 +28,13 @@ __version__ = "0.1.0"
 __all__ = [
     "Costs",
     "Finding",
+    "SCHEDULES",
     "Outcome",
+    "Period",
     "PipelinePlan",
     "PlanFileError",
     "Report",
+    "Schedule",
     "ScheduleError",
     "StagePlan",
     "Timeline",

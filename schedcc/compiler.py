@@ -1,16 +1,19 @@
-"""The compiler: M, S and the wanted outcome in, a checked plan out."""
+"""The compiler: M, S, a schedule and the wanted outcome in, a checked plan out."""
 
 from collections.abc import Iterator
-from itertools import chain
 from typing import TypeVar
 
-from schedcc.errors import UnsoundPlanError, require_count, require_stage
-from schedcc.schedules.epilogue import Outcome, epilogue
-from schedcc.schedules.inference import NUM_BUFFERS
-from schedcc.schedules.pattern import Pattern, stage_pattern
-from schedcc.table.materialise import Materialiser, collection_paused
+from schedcc.proof import proven
+from schedcc.derive.forwards import placement_of
+from schedcc.derive.programs import Programs
+from schedcc.derive.repetition import Repetition, derived, repetition
+from schedcc.errors import ScheduleError, UnsoundPlanError, require_count, require_stage
+from schedcc.schedules import Schedule, find_schedule
+from schedcc.schedules.epilogue import Outcome, epilogue, epilogues
+from schedcc.table.materialise import collection_paused, steps_of
+from schedcc.table.table import Rows
 from schedcc.verify import check
-from schemas import PipelinePlan, StagePlan, StageProgram, Step, TransportModel
+from schemas import PipelinePlan, RankProgram, StagePlan, Step, TransportModel
 
 Plan = TypeVar("Plan", StagePlan, PipelinePlan)
 
@@ -20,15 +23,17 @@ def compile_stage(
     stages: int,
     stage_id: int,
     *,
+    schedule: str | Schedule = "inference",
     overlap: bool = False,
     outcome: Outcome | None = None,
 ) -> StagePlan:
-    """Compile the plan of one stage, in time and memory proportional to M + S.
+    """Compile the plan of one stage, where every rank has one, in time proportional to M + S.
 
     Args:
         micro_batches: M, the number of micro-batches.
         stages: S, the number of stages.
         stage_id: The stage, from 0 to S - 1.
+        schedule: The name of a schedule, or a value of one's own.
         overlap: Whether transfers are split and cross the forwards, see `schedcc.passes`.
         outcome: What the epilogue delivers; by default the average loss, on every stage.
 
@@ -36,95 +41,123 @@ def compile_stage(
         A plan that has passed the checks which one stage alone can answer.
 
     Raises:
-        ScheduleError: an argument is out of range.
+        ScheduleError: an argument is out of range, or the schedule makes no sense.
     """
-    require_count("micro_batches", micro_batches)
-    require_count("stages", stages)
-    require_stage(stage_id, stages)
+    rank, programs = _one_stage(micro_batches, stages, stage_id, schedule, overlap)
     with collection_paused():
-        pattern = stage_pattern(micro_batches, stages, stage_id, overlap=overlap)
+        whole = programs.programs if isinstance(programs, Repetition) else programs
         plan = StagePlan.model_construct(
+            schedule=whole.schedule,
             micro_batches=micro_batches,
             stages=stages,
-            num_buffers=NUM_BUFFERS,
-            stage_id=stage_id,
-            steps=_steps(pattern, Materialiser()),
-            epilogue=epilogue(stages, stage_id, outcome or Outcome()),
+            ranks=stages,
+            placement=whole.placement,
+            num_buffers=whole.num_buffers,
+            rank=rank,
+            steps=_steps(programs, rank),
+            epilogue=epilogue(whole.placement, rank, outcome or Outcome()),
         )
         return require_sound(plan)
 
 
 def iter_steps(
-    micro_batches: int, stages: int, stage_id: int, *, overlap: bool = False
+    micro_batches: int,
+    stages: int,
+    stage_id: int,
+    *,
+    schedule: str | Schedule = "inference",
+    overlap: bool = False,
 ) -> Iterator[Step]:
-    """Yield the steps of `compile_stage` one by one, in constant memory and without checks.
+    """Yield the steps of `compile_stage` one by one, without checks.
 
-    `check_schedule` tells about all stages of a pipeline, of any size, whether they are sound.
+    In constant memory, if the schedule repeats (see `Schedule`). `check_schedule` tells about all
+    stages of a pipeline, of any size, whether they are sound.
 
     Raises:
-        ScheduleError: an argument is out of range.
+        ScheduleError: an argument is out of range, or the schedule makes no sense.
     """
-    require_count("micro_batches", micro_batches)
-    require_count("stages", stages)
-    require_stage(stage_id, stages)
-    pattern = stage_pattern(micro_batches, stages, stage_id, overlap=overlap)
-    return _iter_steps(pattern)
+    rank, programs = _one_stage(micro_batches, stages, stage_id, schedule, overlap)
+    return _iter_steps(programs, rank)
 
 
 def compile_pipeline(
-    micro_batches: int, stages: int, *, overlap: bool = False, outcome: Outcome | None = None
+    micro_batches: int,
+    stages: int,
+    *,
+    schedule: str | Schedule = "inference",
+    ranks: int | None = None,
+    overlap: bool = False,
+    outcome: Outcome | None = None,
 ) -> PipelinePlan:
-    """Compile the plans of all stages; the arguments are those of `compile_stage`.
+    """Compile the plans of all ranks.
+
+    Args:
+        micro_batches: M, the number of micro-batches.
+        stages: S, the number of stages.
+        schedule: The name of a schedule, or a value of one's own (`schedcc.Schedule`).
+        ranks: R, the number of ranks, which may hold several stages; default: one for each stage.
+        overlap: Whether transfers are split and cross the forwards, see `schedcc.passes`.
+        outcome: What the epilogue delivers; by default the average loss, on every rank.
 
     Returns:
-        A plan that has passed all checks, freedom from deadlock included; in the blocking form,
+        A plan that has passed all checks, freedom from deadlock included; in the blocking variant,
         whose steps are atomic, also with a barrier after each step.
 
     Raises:
-        ScheduleError: an argument is out of range.
+        ScheduleError: an argument is out of range, or the schedule makes no sense.
     """
-    require_count("micro_batches", micro_batches)
-    require_count("stages", stages)
-    outcome, materialiser = outcome or Outcome(), Materialiser()
+    value, ranks = required(micro_batches, stages, schedule, ranks)
+    outcome, transport = outcome or Outcome(), TransportModel(step_barrier=not overlap)
     with collection_paused():
-        programs = tuple(
-            StageProgram.model_construct(
-                stage_id=stage_id,
-                steps=_steps(
-                    stage_pattern(micro_batches, stages, stage_id, overlap=overlap), materialiser
-                ),
-                epilogue=epilogue(stages, stage_id, outcome),
-            )
-            for stage_id in range(stages)
-        )
-        plan = PipelinePlan.model_construct(
-            micro_batches=micro_batches,
-            stages=stages,
-            num_buffers=NUM_BUFFERS,
-            programs=programs,
-        )
-        return require_sound(plan, TransportModel(step_barrier=not overlap))
+        found = repetition(value, micro_batches, stages, ranks, overlap=overlap)
+        if found is not None and proven(found.programs, outcome, transport):
+            return _plan(found, outcome)
+        programs = derived(value, micro_batches, stages, ranks, overlap=overlap)
+        return require_sound(_plan(programs, outcome), transport)
 
 
-def compile_epilogue(stages: int, *, outcome: Outcome | None = None) -> PipelinePlan:
+def compile_epilogue(
+    stages: int,
+    *,
+    schedule: str | Schedule = "inference",
+    ranks: int | None = None,
+    outcome: Outcome | None = None,
+) -> PipelinePlan:
     """Compile the plans of a pipeline that has no micro-batch: M = 0, and only the epilogue.
 
     A replica whose data has ended before that of the others runs it, to take part in what is
     reduced over all of them.
 
     Raises:
-        ScheduleError: `stages` is no integer of at least 1.
+        ScheduleError: an argument is out of range, or the schedule makes no sense.
     """
+    value, ranks = required(1, stages, schedule, ranks)
+    placement = placement_of(value, stages, ranks)
+    programs = Programs(
+        schedule=value.name,
+        placement=placement,
+        micro_batches=0,
+        steps=0,
+        num_buffers=1,
+        rows=[Rows.of(())] * ranks,
+    )
+    return require_sound(_plan(programs, outcome or Outcome()))
+
+
+def required(
+    micro_batches: int, stages: int, schedule: str | Schedule, ranks: int | None
+) -> tuple[Schedule, int]:
+    """The schedule as a value and R, if the arguments are in range.
+
+    Raises:
+        ScheduleError: they are not.
+    """
+    require_count("micro_batches", micro_batches)
     require_count("stages", stages)
-    outcome = outcome or Outcome()
-    programs = (
-        StageProgram(stage_id=stage_id, steps=(), epilogue=epilogue(stages, stage_id, outcome))
-        for stage_id in range(stages)
-    )
-    plan = PipelinePlan(
-        micro_batches=0, stages=stages, num_buffers=NUM_BUFFERS, programs=tuple(programs)
-    )
-    return require_sound(plan)
+    ranks = stages if ranks is None else require_count("ranks", ranks)
+    if ranks > stages:
+        raise ScheduleError(f"ranks is {ranks}, needed at most one for each of {stages} stages")
+    return find_schedule(schedule), ranks
 
 
 def require_sound(plan: Plan, transport: TransportModel | None = None) -> Plan:
@@ -139,11 +172,42 @@ def require_sound(plan: Plan, transport: TransportModel | None = None) -> Plan:
     return plan
 
 
-def _steps(pattern: Pattern, materialiser: Materialiser) -> tuple[Step, ...]:
-    blocks = pattern.blocks()
-    return tuple(chain.from_iterable(materialiser.steps(b.rows, b.first, b.stop) for b in blocks))
+def _one_stage(
+    micro_batches: int, stages: int, stage_id: int, schedule: str | Schedule, overlap: bool
+) -> tuple[int, Programs | Repetition]:
+    """The rank of a stage, and the programs of all ranks, of which each has one stage."""
+    value, ranks = required(micro_batches, stages, schedule, None)
+    require_stage(stage_id, stages)
+    sizes = (micro_batches, stages, ranks)
+    found = repetition(value, *sizes, overlap=overlap)
+    rank = placement_of(value, stages, ranks)[stage_id]
+    return rank, found or derived(value, *sizes, overlap=overlap)
 
 
-def _iter_steps(pattern: Pattern) -> Iterator[Step]:
-    for block in pattern.blocks():
-        yield from Materialiser().steps(block.rows, block.first, block.stop)
+def _plan(programs: Programs | Repetition, outcome: Outcome) -> PipelinePlan:
+    whole = programs.programs if isinstance(programs, Repetition) else programs
+    return PipelinePlan.model_construct(
+        schedule=whole.schedule,
+        micro_batches=programs.micro_batches,
+        stages=len(whole.placement),
+        ranks=whole.ranks,
+        placement=whole.placement,
+        num_buffers=whole.num_buffers,
+        programs=tuple(
+            RankProgram.model_construct(rank=rank, steps=_steps(programs, rank), epilogue=after)
+            for rank, after in enumerate(epilogues(whole.placement, outcome))
+        ),
+    )
+
+
+def _steps(programs: Programs | Repetition, rank: int) -> tuple[Step, ...]:
+    rows = programs.rows(rank) if isinstance(programs, Repetition) else programs.rows[rank]
+    return steps_of(rows, 0, programs.steps)
+
+
+def _iter_steps(programs: Programs | Repetition, rank: int) -> Iterator[Step]:
+    if isinstance(programs, Programs):
+        yield from _steps(programs, rank)
+        return
+    for block in programs.blocks(rank):
+        yield from steps_of(*block)

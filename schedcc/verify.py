@@ -10,18 +10,23 @@ Both give the same verdict on everything; a test holds them to it.
 from itertools import chain
 
 from schedcc import checks
-from schedcc.analysis.graph import one_program_a_stage
+from schedcc.analysis.graph import one_program_a_rank
 from schedcc.analysis.order import Order
 from schedcc.analysis.times import Backend, backend_for
 from schedcc.checks.limit import limited
-from schedcc.checks.question import OrderQuestion, PipelineQuestion, ProgramQuestion
+from schedcc.checks.question import (
+    HeaderQuestion,
+    OrderQuestion,
+    PipelineQuestion,
+    ProgramQuestion,
+)
 from schedcc.table.table import PlanTable
 from schemas import (
     Finding,
     PipelinePlan,
+    RankProgram,
     Report,
     StagePlan,
-    StageProgram,
     TransportModel,
 )
 
@@ -29,7 +34,7 @@ from schemas import (
 def check(plan: PipelinePlan | StagePlan, transport: TransportModel | None = None) -> Report:
     """Verify a plan.
 
-    A `PipelinePlan` is asked everything. A `StagePlan` is asked what one stage alone can answer;
+    A `PipelinePlan` is asked everything. A `StagePlan` is asked what one rank alone can answer;
     whether its transfers meet their counterparts is not among it, as `Report.checks` shows.
 
     Args:
@@ -55,7 +60,7 @@ def verdict(
         table = None
     findings = _walked(plan) if table is None else []
     if isinstance(plan, PipelinePlan):
-        order = Order(one_program_a_stage(plan) if table is None else table, transport)
+        order = Order(one_program_a_rank(plan) if table is None else table, transport)
         if table is None or not order_sound(order):
             findings += _misordered(plan, order, backend)
     return Report(
@@ -66,11 +71,11 @@ def verdict(
 
 
 def questions(*, alone: bool) -> tuple[str, ...]:
-    """The names of all questions, or of those that one stage can answer alone."""
+    """The names of all questions, or of those that one rank can answer alone."""
     return tuple(
         question.name
         for question in checks.QUESTIONS
-        if not alone or isinstance(question, ProgramQuestion)
+        if not alone or isinstance(question, HeaderQuestion | ProgramQuestion)
     )
 
 
@@ -84,7 +89,7 @@ def locally_sound(table: PlanTable, *, alone: bool) -> bool:
     return all(
         question.holds(table)
         for question in checks.QUESTIONS
-        if isinstance(question, ProgramQuestion)
+        if isinstance(question, HeaderQuestion | ProgramQuestion)
         or (isinstance(question, PipelineQuestion) and not alone)
     )
 
@@ -98,7 +103,9 @@ def _walked(plan: PipelinePlan | StagePlan) -> list[Finding]:
     """All findings but for the order of waits."""
     found: list[Finding] = []
     for question in checks.QUESTIONS:
-        if isinstance(question, ProgramQuestion):
+        if isinstance(question, HeaderQuestion):
+            found += limited(question.explain(plan))
+        elif isinstance(question, ProgramQuestion):
             explained = (question.explain(plan, program) for program in _programs(plan))
             found += limited(chain.from_iterable(explained))
         elif isinstance(question, PipelineQuestion) and isinstance(plan, PipelinePlan):
@@ -115,5 +122,5 @@ def _misordered(plan: PipelinePlan, order: Order, backend: Backend) -> list[Find
     return found
 
 
-def _programs(plan: PipelinePlan | StagePlan) -> tuple[StageProgram, ...]:
+def _programs(plan: PipelinePlan | StagePlan) -> tuple[RankProgram, ...]:
     return (plan.program,) if isinstance(plan, StagePlan) else plan.programs

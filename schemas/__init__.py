@@ -12,7 +12,7 @@ from schemas.checkpoints import (
     TensorEntry,
     TensorSummary,
 )
-from schemas.effects import Access, Direction, Effects, Phase, Place, Position, places
+from schemas.effects import Access, BufferPlace, Direction, Effects, Phase, Place, Position, places
 from schemas.instructions import (
     AllReduceLoss,
     AllReduceMetrics,
@@ -21,6 +21,7 @@ from schemas.instructions import (
     BufferInstruction,
     CollectLogits,
     ComputeMetrics,
+    CopyActivation,
     EpilogueInstruction,
     ForwardPass,
     GroupEnd,
@@ -43,7 +44,7 @@ from schemas.instructions import (
     WaitRecvActivation,
     WaitSendActivation,
 )
-from schemas.plans import PipelinePlan, Placed, PlanHeader, StagePlan, StageProgram, Step
+from schemas.plans import PipelinePlan, Placed, PlanHeader, RankProgram, StagePlan, Step
 from schemas.reports import Finding, FindingCode, Report
 from schemas.results import LanguageModelEvaluation, StageSummary, Verification
 from schemas.timeline import Costs, Span, StageTimeline, Timeline
@@ -56,10 +57,12 @@ __all__ = [
     "BroadcastLogits",
     "BroadcastLoss",
     "BufferInstruction",
+    "BufferPlace",
     "CheckpointInspection",
     "CheckpointManifest",
     "CollectLogits",
     "ComputeMetrics",
+    "CopyActivation",
     "Costs",
     "Direction",
     "Effects",
@@ -87,6 +90,7 @@ __all__ = [
     "PostSendActivation",
     "ProposedStage",
     "RecvActivation",
+    "RankProgram",
     "ReduceLoss",
     "Reduction",
     "Report",
@@ -94,7 +98,6 @@ __all__ = [
     "SendActivation",
     "Span",
     "StagePlan",
-    "StageProgram",
     "StageSummary",
     "StageTimeline",
     "Step",

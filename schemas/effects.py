@@ -6,13 +6,16 @@ A buffer has three places. A value lives in its place from its write to its last
     other stages     RecvActivation ─┴─> input ──> ForwardPass ──> output
     last stage       LoadMicroBatch ───> label ──────┘   └─ losses, logits (results, no place)
 
+Places belong to a stage: a rank that holds several has the buffers of each. Between neighbouring
+stages of one rank, `CopyActivation` takes the place of `SendActivation` and `RecvActivation`.
+
 A transfer that is split is in flight from its post to its wait; in between nobody may touch the
 place. The checks read nothing but this, and so need not know which instruction they look at.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 
 class Place(StrEnum):
@@ -21,6 +24,14 @@ class Place(StrEnum):
     INPUT = "input"
     LABEL = "label"
     OUTPUT = "output"
+
+
+class BufferPlace(NamedTuple):
+    """A place of one stage's buffer."""
+
+    stage: int
+    buffer: int
+    place: Place
 
 
 class Position(StrEnum):
@@ -59,6 +70,8 @@ class Access:
 
     place: Place
     on: Position = Position.ANY
+    of_peer: bool = False
+    """Whether the place is the peer's, in the buffer `peer_buffer`, rather than the own stage's."""
 
 
 INPUT = Access(Place.INPUT)
@@ -66,6 +79,7 @@ INPUT_ON_FIRST = Access(Place.INPUT, Position.FIRST)
 LABEL_ON_LAST = Access(Place.LABEL, Position.LAST)
 OUTPUT = Access(Place.OUTPUT)
 OUTPUT_ON_LAST = Access(Place.OUTPUT, Position.LAST)
+OUTPUT_OF_PEER = Access(Place.OUTPUT, of_peer=True)
 
 
 class Phase(StrEnum):
@@ -95,5 +109,9 @@ class Effects:
 
 
 def places(accesses: tuple[Access, ...], stage_id: int, stages: int) -> tuple[Place, ...]:
-    """The places that `accesses` touch when stage `stage_id` of `stages` makes them."""
-    return tuple(access.place for access in accesses if access.on.includes(stage_id, stages))
+    """The places of its own that stage `stage_id` of `stages` touches by `accesses`."""
+    return tuple(
+        access.place
+        for access in accesses
+        if not access.of_peer and access.on.includes(stage_id, stages)
+    )

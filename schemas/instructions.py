@@ -1,12 +1,14 @@
-"""The instruction set: what a stage can be told to do.
+"""The instruction set: what a rank can be told to do.
 
 One small frozen class per instruction, joined in one union that JSON tells apart by `op`. An
-instruction names its micro-batch as well as its buffer, so that a plan can be read and verified
-alone; a transfer names its peer, so that nothing has to assume who the neighbours are.
+instruction names its stage (a rank may hold several) and its micro-batch as well as its buffer, so
+that a plan can be read and verified alone; a transfer names its peer, which is a stage, so that
+nothing has to assume who the neighbours are. Where stages are, only the plan's placement says.
 
 The vocabulary is that of DeepSpeed's pipeline schedules (`deepspeed.runtime.pipe.schedule`).
 """
 
+from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -17,7 +19,10 @@ from schemas.effects import (
     INPUT_ON_FIRST,
     LABEL_ON_LAST,
     OUTPUT,
+    OUTPUT_OF_PEER,
     OUTPUT_ON_LAST,
+    Access,
+    BufferPlace,
     Direction,
     Effects,
     Phase,
@@ -35,19 +40,32 @@ class BaseInstruction(Frozen):
 
 
 class BufferInstruction(BaseInstruction):
-    """An instruction that works on one micro-batch in one buffer, as a part of a step."""
+    """An instruction that works on one micro-batch in a buffer of one stage, as a part of a step."""
 
+    stage: Id
     micro_batch: Id
     buffer: Id
 
     effects: ClassVar[Effects]
+
+    def touches(self, accesses: tuple[Access, ...], stages: int) -> tuple[BufferPlace, ...]:
+        """The places that `accesses`, of the instruction's effects, touch in a pipeline."""
+        return tuple(
+            self._touched(access) for access in accesses if access.on.includes(self.stage, stages)
+        )
+
+    def _touched(self, access: Access) -> BufferPlace:
+        return BufferPlace(self.stage, self.buffer, access.place)
 
     def __str__(self) -> str:
         return f"{self.op}(micro_batch={self.micro_batch})"
 
 
 class TransferInstruction(BufferInstruction):
-    """A buffer instruction that moves an activation from or to the stage `peer`."""
+    """A buffer instruction that moves an activation from or to the stage `peer`, on another rank.
+
+    The two ranks' transfers in one direction match by order, whichever of their stages they name.
+    """
 
     peer: Id
 
@@ -70,6 +88,25 @@ class ForwardPass(BufferInstruction):
 
     op: Literal["ForwardPass"] = Field(default="ForwardPass", repr=False)
     effects = Effects(reads=(INPUT, LABEL_ON_LAST), writes=(OUTPUT,), delivers=(OUTPUT_ON_LAST,))
+
+
+class CopyActivation(BufferInstruction):
+    """Hand the output of the stage `peer`, in its `peer_buffer`, to `stage` as the buffer's input.
+
+    Both stages are on the rank that executes it, one after the other along the pipeline: it stands
+    for a send and its receive, is complete when it returns, and needs no other rank.
+    """
+
+    op: Literal["CopyActivation"] = Field(default="CopyActivation", repr=False)
+    peer: Id
+    peer_buffer: Id
+    position = Position.NOT_FIRST
+    effects = Effects(reads=(OUTPUT_OF_PEER,), writes=(INPUT,))
+
+    def _touched(self, access: Access) -> BufferPlace:
+        if access.of_peer:
+            return BufferPlace(self.peer, self.peer_buffer, access.place)
+        return super()._touched(access)
 
 
 class RecvActivation(TransferInstruction):
@@ -127,7 +164,7 @@ class WaitSendActivation(TransferInstruction):
 
 
 class GroupInstruction(BaseInstruction):
-    """A bracket around posts that enter the stage's queue together, as one entry.
+    """A bracket around posts that enter the rank's queue together, as one entry.
 
     The members of a group progress independently of each other, whatever their order inside; the
     entry has ended when all of them have. It is what `ncclGroupStart` and `ncclGroupEnd` mean, and
@@ -156,30 +193,31 @@ class ResultInstruction(BaseInstruction):
     """An instruction of the epilogue: it runs once, on the results of all micro-batches."""
 
     needs: ClassVar[tuple["ResultInstruction", ...]] = ()
-    """Of these instructions, one must precede this one in the epilogue of the last stage."""
+    """Of these instructions, one must precede this one in the epilogue of the last stage's rank."""
     precedes: ClassVar[tuple[str, ...]] = ()
     """Instructions that hand out what this one changes, and so must not come before it."""
     gives: ClassVar[str | None] = None
     """What it hands out to the caller; an epilogue does so once, by whichever instruction."""
     over_replicas: ClassVar[bool] = False
-    """Whether a stage executes the instruction together with its likes in the other replicas."""
-
-    def members(self, stages: int) -> range:  # noqa: ARG002
-        """The stages that execute the instruction together; none if each does it for itself."""
-        return range(0)
+    """Whether a rank executes the instruction together with its likes in the other replicas."""
 
     def __str__(self) -> str:
         return repr(self)
 
 
 class HandOver(ResultInstruction):
-    """An instruction that hands results of the stage `source` to other stages."""
+    """An instruction that hands results of the stage `source` to other ranks."""
 
     source: Id
 
-    def members(self, stages: int) -> range:
-        """All stages of the pipeline."""
-        return range(stages)
+    def members(self, ranks: int, rank_of: Callable[[int], int]) -> range:  # noqa: ARG002
+        """The ranks that execute the instruction together: all of the pipeline.
+
+        Args:
+            ranks: The number of ranks.
+            rank_of: The rank of a stage.
+        """
+        return range(ranks)
 
 
 Reduction = Literal["avg", "sum", "mean_of_means", "none"]
@@ -230,14 +268,14 @@ class AllReduceMetrics(ResultInstruction):
 
 
 class BroadcastLoss(HandOver):
-    """Hand loss, losses and metrics of the stage `source` to every stage; all take part."""
+    """Hand loss, losses and metrics of the stage `source` to every rank; all take part."""
 
     op: Literal["BroadcastLoss"] = Field(default="BroadcastLoss", repr=False)
     needs = (*REDUCED, KEPT)
 
 
 class CollectLogits(ResultInstruction):
-    """Hand out the outputs of all micro-batches, in their order, on the stage that has them."""
+    """Hand out the outputs of all micro-batches, in their order, on the rank that has them."""
 
     op: Literal["CollectLogits"] = Field(default="CollectLogits", repr=False)
     position = Position.LAST
@@ -245,20 +283,20 @@ class CollectLogits(ResultInstruction):
 
 
 class MoveLogits(HandOver):
-    """Hand the outputs of all micro-batches, in their order, from stage `source` to another."""
+    """Hand the outputs of all micro-batches, in order, to the rank of the stage `destination`."""
 
     op: Literal["MoveLogits"] = Field(default="MoveLogits", repr=False)
     destination: Id
     gives = "logits"
 
-    def members(self, stages: int) -> range:  # noqa: ARG002
-        """Both ends."""
-        first, last = sorted((self.source, self.destination))
+    def members(self, ranks: int, rank_of: Callable[[int], int]) -> range:  # noqa: ARG002
+        """The ranks of both stages."""
+        first, last = sorted((rank_of(self.source), rank_of(self.destination)))
         return range(first, last + 1, max(1, last - first))
 
 
 class BroadcastLogits(HandOver):
-    """Hand the outputs of all micro-batches, in their order, from stage `source` to every stage."""
+    """Hand the outputs of all micro-batches, in their order, from stage `source` to every rank."""
 
     op: Literal["BroadcastLogits"] = Field(default="BroadcastLogits", repr=False)
     gives = "logits"
@@ -274,7 +312,7 @@ Transfer = (
 )
 Group = GroupStart | GroupEnd
 StepInstruction = Annotated[
-    LoadMicroBatch | ForwardPass | Transfer | Group, Field(discriminator="op")
+    LoadMicroBatch | ForwardPass | CopyActivation | Transfer | Group, Field(discriminator="op")
 ]
 Epilogue = (
     ReduceLoss
@@ -287,4 +325,4 @@ Epilogue = (
     | BroadcastLogits
 )
 EpilogueInstruction = Annotated[Epilogue, Field(discriminator="op")]
-Instruction = LoadMicroBatch | ForwardPass | Transfer | Group | Epilogue
+Instruction = LoadMicroBatch | ForwardPass | CopyActivation | Transfer | Group | Epilogue

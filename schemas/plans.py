@@ -1,15 +1,19 @@
-"""Plans: the instructions of one stage, or of all stages of a pipeline.
+"""Plans: the instructions of one rank, or of all ranks of a pipeline.
 
 A plan is a frozen value. Its JSON form is lossless. Plans and programs may carry extensions under
 keys that begin with `x-`, which are kept; any other unknown key is refused, since nobody could say
-what executing it means.
+what executing it means. Plans of the first format, which had one stage on each rank and did not
+name it, are upgraded as they are read.
 """
 
 from collections.abc import Iterator
 from hashlib import sha256
 from typing import ClassVar, Literal, NamedTuple
 
+from pydantic import model_validator
+
 from schemas.base import Count, Extensible, Id, Size
+from schemas.first_format import MOST_IMPLIED, upgraded_plan, upgraded_stage_plan
 from schemas.instructions import EpilogueInstruction, Instruction, StepInstruction
 
 Step = tuple[StepInstruction, ...]
@@ -30,12 +34,12 @@ class Placed(NamedTuple):
         return "epilogue" if self.step is None else f"step {self.step}"
 
 
-class StageProgram(Extensible):
-    """The instructions of one stage: its steps, then its epilogue."""
+class RankProgram(Extensible):
+    """The instructions of one rank: its steps, then its epilogue."""
 
     noun: ClassVar[str] = "a program"
 
-    stage_id: Id
+    rank: Id
     steps: tuple[Step, ...]
     epilogue: tuple[EpilogueInstruction, ...] = ()
 
@@ -62,48 +66,123 @@ class PlanHeader(Extensible):
     """M, the number of micro-batches; 0 where a replica only takes part in the epilogue."""
     stages: Count
     """S, the number of stages."""
+    ranks: Count
+    """R, the number of ranks of the pipeline; left out: one for each stage."""
+    placement: tuple[Id, ...]
+    """The rank of each stage; left out: stage `s` is on rank `s`. It stays empty where more than
+    `MOST_IMPLIED` stages leave it out, which no plan has programs for."""
     num_buffers: Count = 2
-    """Buffers on each stage."""
+    """Buffers of each stage."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _places_stages(cls, data: object) -> object:
+        """One stage on each rank, where nothing else is said."""
+        if not isinstance(data, dict) or "placement" in data or "ranks" in data:
+            return data
+        stages = data.get("stages")
+        if isinstance(stages, bool) or not isinstance(stages, int) or stages < 1:
+            return {**data, "ranks": 1, "placement": ()}  # what is wrong with `stages` is told
+        identity = tuple(range(stages)) if stages <= MOST_IMPLIED else ()
+        return {**data, "ranks": stages, "placement": identity}
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the plan's JSON form: two stages with the same fingerprint have one plan."""
+        """SHA-256 of the plan's JSON form: two ranks with the same fingerprint have one plan."""
         return sha256(self.model_dump_json().encode()).hexdigest()
+
+    @property
+    def is_one_to_one(self) -> bool:
+        """Whether stage `s` is on rank `s`, and nothing else there."""
+        return self.ranks == self.stages and self.placement == tuple(range(len(self.placement)))
+
+    @property
+    def unit(self) -> Literal["stage", "rank"]:
+        """What messages call who executes a program: the stage, where that says it all."""
+        return "stage" if self.is_one_to_one else "rank"
+
+    def rank_of(self, stage_id: int) -> int:
+        """The rank of a stage; of one that the placement does not know, a rank that there is not.
+
+        Where stages and ranks are the same, also these are.
+        """
+        placed = len(self.placement)
+        if 0 <= stage_id < placed:
+            return self.placement[stage_id]
+        return stage_id - placed + self.ranks if placed and stage_id >= placed else stage_id
+
+    def stages_of(self, rank: int) -> tuple[int, ...]:
+        """The stages that a rank holds, in their order."""
+        if not self.placement:
+            return (rank,)
+        return tuple(stage for stage, of in enumerate(self.placement) if of == rank)
 
 
 class StagePlan(PlanHeader):
-    """The plan of one stage, complete in itself: what an interpreter executes."""
+    """The plan of one rank, complete in itself: what an interpreter executes."""
 
-    format: Literal["schedcc.stage-plan/1"] = "schedcc.stage-plan/1"
-    stage_id: Id
+    format: Literal["schedcc.stage-plan/2"] = "schedcc.stage-plan/2"
+    rank: Id
     steps: tuple[Step, ...]
     epilogue: tuple[EpilogueInstruction, ...] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_first_format(cls, data: object) -> object:
+        return upgraded_stage_plan(data)
+
     @property
-    def program(self) -> StageProgram:
-        """The stage's instructions without the header."""
-        return StageProgram.model_construct(
-            stage_id=self.stage_id, steps=self.steps, epilogue=self.epilogue
+    def stage_ids(self) -> tuple[int, ...]:
+        """The stages that the rank holds, in their order."""
+        return self.stages_of(self.rank)
+
+    @property
+    def stage_id(self) -> int:
+        """The stage that the rank holds. Raises `ValueError` if it holds none or several."""
+        stages = self.stage_ids
+        if len(stages) != 1:
+            held = ", ".join(map(str, stages)) or "none"
+            raise ValueError(f"rank {self.rank} holds {len(stages)} stages ({held}), needed one")
+        return stages[0]
+
+    @property
+    def program(self) -> RankProgram:
+        """The rank's instructions without the header."""
+        return RankProgram.model_construct(
+            rank=self.rank, steps=self.steps, epilogue=self.epilogue
         )
 
 
 class PipelinePlan(PlanHeader):
-    """The plans of all stages of one pipeline."""
+    """The plans of all ranks of one pipeline."""
 
-    format: Literal["schedcc.plan/1"] = "schedcc.plan/1"
-    programs: tuple[StageProgram, ...]
+    format: Literal["schedcc.plan/2"] = "schedcc.plan/2"
+    programs: tuple[RankProgram, ...]
 
-    def stage(self, stage_id: int) -> StagePlan:
-        """The plan of stage `stage_id`. Raises `KeyError` if the plan has no such stage."""
+    @model_validator(mode="before")
+    @classmethod
+    def _from_first_format(cls, data: object) -> object:
+        return upgraded_plan(data)
+
+    def rank(self, rank: int) -> StagePlan:
+        """The plan of a rank. Raises `KeyError` if the plan has no such rank."""
         for program in self.programs:
-            if program.stage_id == stage_id:
+            if program.rank == rank:
                 return StagePlan.model_construct(
                     schedule=self.schedule,
                     micro_batches=self.micro_batches,
                     stages=self.stages,
+                    ranks=self.ranks,
+                    placement=self.placement,
                     num_buffers=self.num_buffers,
-                    stage_id=stage_id,
+                    rank=rank,
                     steps=program.steps,
                     epilogue=program.epilogue,
                 )
-        raise KeyError(stage_id)
+        raise KeyError(rank)
+
+    def stage(self, stage_id: int) -> StagePlan:
+        """The plan of the rank of a stage. Raises `KeyError` if the plan has no such stage."""
+        if self.placement and not 0 <= stage_id < len(self.placement):
+            raise KeyError(stage_id)
+        return self.rank(self.rank_of(stage_id))

@@ -29,13 +29,15 @@ class Finding(Frozen):
     severity: Literal["error", "warning"] = "error"
     stage_id: int | None = None
     """The stage of the culprit, if it is one stage's."""
+    rank: int | None = None
+    """The rank of the culprit, where ranks and stages are not the same."""
     step: int | None = None
     """The step of the culprit; `None` in the epilogue and where no single step is to blame."""
     count: Count = 1
     """Flaws that this stands for: beyond a number, those of one kind are counted, not listed."""
 
     def __str__(self) -> str:
-        numbers = (("stage", self.stage_id), ("step", self.step))
+        numbers = (("rank", self.rank), ("stage", self.stage_id), ("step", self.step))
         place = ", ".join(f"{name} {number}" for name, number in numbers if number is not None)
         return f"{self.code}: {place + ': ' if place else ''}{self.message}"
 

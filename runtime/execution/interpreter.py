@@ -24,6 +24,7 @@ from schemas import (
     ComputeMetrics,
     Direction,
     EpilogueInstruction,
+    CopyActivation,
     ForwardPass,
     GroupEnd,
     GroupStart,

@@ -5,13 +5,13 @@ and `schedcc.analysis.levels` sorts and times them as they are.
 
 Every row `r` of a table has two events, its start `2 r` and its end `2 r + 1`; barriers follow. By
 default the model of execution is the strictest that a transport may have: one in-order queue of
-transfers per stage, and rendezvous (a send ends only with its receive). Under it both ends of a
+transfers per rank, and rendezvous (a send ends only with its receive). Under it both ends of a
 transfer end together, after both have started and after all that is ahead of either in its queue::
 
-    stage 0    start(send) ──program──> end(send) ──program──> start of the next instruction
+    rank 0     start(send) ──program──> end(send) ──program──> start of the next instruction
                     └──────data───────┐  ^
                     ┌───rendezvous────│──┘
-    stage 1    start(recv) ──program──> end(recv) ──program──> start of the next instruction
+    rank 1     start(recv) ──program──> end(recv) ──program──> start of the next instruction
 
 A posted transfer lets its program go on from its start; its end is what the wait waits for. Posts
 in a group start where the group ends, and the group is one entry of the queue.
@@ -31,11 +31,10 @@ from schedcc.table.table import (
     IS_POST,
     IS_SEND,
     IS_TRANSFER,
-    IS_WAIT,
-    Bools,
     Ints,
     PlanTable,
     lookup,
+    same_as_before,
 )
 from schemas import HandOver, ResultInstruction, TransportModel
 
@@ -116,7 +115,7 @@ def _program_edges(table: PlanTable) -> Iterator[Edges]:
 
 @dataclass(frozen=True, eq=False)
 class _Queues:
-    """Where transfers stand in the queues of their stage."""
+    """Where transfers stand in the queues of their rank."""
 
     group: Ints
     """`[rows]`: the row that ends the group of a post; `NONE` outside of groups."""
@@ -136,12 +135,12 @@ class _Queues:
         issue = starts(entry)
         transfers = rows[IS_TRANSFER[op]]
         if transport.queue == "channel":
-            channel = (table.rows.peer, IS_SEND[op], table.program)
+            channel = (table.peer_rank, IS_SEND[op], table.program)
             order = transfers[np.lexsort([column[transfers] for column in channel])]
-            same = _same_as_before(order, *channel)
+            same = same_as_before(order, *channel)
         else:
             order = transfers
-            same = _same_as_before(order, table.program)
+            same = same_as_before(order, table.program)
         ahead = np.full(len(rows), -1)
         # The members of an entry share what is ahead of it: the entry before their first one.
         opens = np.ones(len(order), dtype=bool)
@@ -150,7 +149,7 @@ class _Queues:
         before = np.where(same[first], order[np.maximum(first - 1, 0)], -1)
         posted = (before >= 0) & IS_POST[op[before]]
         # A group that spreads over several queues is in each of them an entry of its members there,
-        # of which the last to be issued is the last to end: they go to and come from one stage.
+        # of which the last to be issued is the last to end: they go to and come from one rank.
         last = before[posted] if transport.queue == "channel" else entry[before[posted]]
         ahead[order[posted]] = ends(last)
         return cls(group, entry, issue, ahead)
@@ -182,17 +181,10 @@ def _groups(table: PlanTable) -> Ints:
 
 
 def _wait_edges(table: PlanTable, queues: _Queues) -> Iterator[Edges]:
-    """A wait ends after the latest post of its micro-batch, peer and direction, or its group."""
-    rows, op = np.arange(len(table.rows)), table.rows.op
-    splits = rows[IS_POST[op] | IS_WAIT[op]]
-    key = (table.rows.peer, table.rows.micro_batch, IS_SEND[op], table.program)
-    order = splits[np.lexsort([column[splits] for column in key])]
-    same = _same_as_before(order, *key)
-    same[1:] &= IS_WAIT[op[order[1:]]] & IS_POST[op[order[:-1]]]
-    position = np.flatnonzero(same)
-    wait, post = order[position], order[position - 1]
+    """A wait ends after the latest post of its stages, micro-batch, direction, or its group."""
+    post, wait = table.splits
     ended = ends(np.where(queues.group[post] >= 0, queues.group[post], post))
-    sends = IS_SEND[op[wait]]
+    sends = IS_SEND[table.rows.op[wait]]
     yield Edges(ended[sends], ends(wait[sends]), "rendezvous")
     yield Edges(ended[~sends], ends(wait[~sends]), "data")
 
@@ -223,16 +215,16 @@ def _ahead_of(other: Ints, waiter: Ints, queues: _Queues) -> Iterator[Edges]:
 
 
 def _collective_edges(table: PlanTable) -> Iterator[Edges]:
-    """All its stages enter a collective before anyone leaves it: all wait for its first member."""
+    """All its ranks enter a collective before anyone leaves it: all wait for its first member."""
     rows = np.flatnonzero(_IS_COLLECTIVE[table.rows.op]).tolist()
     entered = [(p, i) for p, e in enumerate(table.epilogues) for i in collectives(e)]
     groups: defaultdict[range, defaultdict[int, list[int]]]
     groups = defaultdict(lambda: defaultdict(list))
     for row, (program, instruction) in zip(rows, entered, strict=True):
-        groups[instruction.members(table.stages)][program].append(row)
-    stage_ids = table.stage_ids.tolist()
+        groups[instruction.members(table.ranks, table.rank_of_one)][program].append(row)
+    ranks = table.rank_ids.tolist()
     for members, by_program in groups.items():
-        present = [by_program[p] for p, stage_id in enumerate(stage_ids) if stage_id in members]
+        present = [by_program[p] for p, rank in enumerate(ranks) if rank in members]
         for first, *others in zip(*present, strict=False):
             others_ = np.array(others, dtype=np.int64)
             meeting = np.full(len(others_), ends(first))
@@ -251,12 +243,3 @@ def _barrier_edges(table: PlanTable, barriers: int) -> Iterator[Edges]:
     first, last = rows[is_first & (step > 0)], rows[is_last & (step < barriers)]
     yield Edges(barrier[step[first] - 1], starts(first), "barrier")
     yield Edges(goes_on(table)[last], barrier[step[last]], "barrier")
-
-
-def _same_as_before(order: Ints, *columns: Ints | Bools) -> Bools:
-    """Whether each row in `order` has the same values in the columns as the one before it."""
-    same = np.zeros(len(order), dtype=bool)
-    same[1:] = True
-    for column in columns:
-        same[1:] &= column[order[1:]] == column[order[:-1]]
-    return same

@@ -14,15 +14,15 @@ from schemas import PipelinePlan, TransportModel
 
 
 class Event(NamedTuple):
-    """A node: the start or the end of the instruction at position `offset` of a stage's program."""
+    """A node: the start or the end of the instruction at position `offset` of a rank's program."""
 
-    stage_id: int
+    rank: int
     offset: int
     moment: Literal["start", "end"]
 
 
 class Barrier(NamedTuple):
-    """A node: all stages have finished step `step`."""
+    """A node: all ranks have finished step `step`."""
 
     step: int
 
@@ -41,11 +41,11 @@ def dependency_graph(
     `Barrier`s, if the model has them. An edge from `a` to `b` means that `b` cannot happen before
     `a`; its attribute `why` is one of
 
-    - `program`: the stage executes its instructions in order;
-    - `data`: the message comes from the other stage;
-    - `rendezvous`: a send ends only when the other stage receives (with buffered sends: has made
+    - `program`: the rank executes its instructions in order;
+    - `data`: the message comes from the other rank;
+    - `rendezvous`: a send ends only when the other rank receives (with buffered sends: has made
       room by receiving an earlier message);
-    - `queue`: transfers end in the order in which they were issued, per stage or per channel;
+    - `queue`: transfers end in the order in which they were issued, per rank or per channel;
     - `collective`: all have to enter a collective before anyone leaves it;
     - `barrier`: nobody begins a step before everybody has finished the step before.
 
@@ -65,13 +65,13 @@ def dependency_graph(
 
 
 def plan_dependencies(plan: PipelinePlan, transport: TransportModel) -> Dependencies:
-    """The dependencies of a plan; of several programs for one stage, the last one counts."""
-    return dependencies(one_program_a_stage(plan), transport)
+    """The dependencies of a plan; of several programs for one rank, the last one counts."""
+    return dependencies(one_program_a_rank(plan), transport)
 
 
-def one_program_a_stage(plan: PipelinePlan) -> PlanTable:
-    """The table of a plan; of several programs for one stage, the last one counts."""
-    programs = {fitting(program.stage_id): program for program in plan.programs}
+def one_program_a_rank(plan: PipelinePlan) -> PlanTable:
+    """The table of a plan; of several programs for one rank, the last one counts."""
+    programs = {fitting(program.rank): program for program in plan.programs}
     return PlanTable.of(plan, programs.values())
 
 
@@ -93,7 +93,7 @@ def describe(graph: "nx.DiGraph[Node]", plan: PipelinePlan) -> None:
     for program in plan.programs:
         for placed in program.placed():
             for moment in _MOMENTS:
-                event = Event(fitting(program.stage_id), placed.offset, moment)
+                event = Event(fitting(program.rank), placed.offset, moment)
                 if event in graph:
                     graph.add_node(event, instruction=placed.instruction, step=placed.step)
 
@@ -101,6 +101,6 @@ def describe(graph: "nx.DiGraph[Node]", plan: PipelinePlan) -> None:
 def event_nodes(graph: Dependencies) -> list[Node]:
     """`[events]`: the node of each event."""
     table = graph.table
-    rows = zip(table.stage.tolist(), table.offset.tolist(), strict=True)
+    rows = zip(table.rank.tolist(), table.offset.tolist(), strict=True)
     nodes: list[Node] = [Event(*row, moment) for row in rows for moment in _MOMENTS]
     return nodes + [Barrier(step) for step in range(graph.barriers)]

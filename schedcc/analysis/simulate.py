@@ -26,7 +26,7 @@ from schemas import (
     PipelinePlan,
     Place,
     Span,
-    StageProgram,
+    RankProgram,
     StageTimeline,
     Timeline,
     TransferInstruction,
@@ -110,7 +110,7 @@ def _cost(graph: Dependencies, costs: Costs, forward: tuple[float, ...]) -> Seco
 
 def _stage_timeline(
     plan: PipelinePlan,
-    program: StageProgram,
+    program: RankProgram,
     times: list[list[float]],
     makespan: float,
     costs: Costs,
@@ -120,9 +120,9 @@ def _stage_timeline(
         for placed, (start, end) in zip(program.placed(), times, strict=True)
     )
     busy = sum(span.end - span.start for span in spans if is_forward(span.instruction))
-    held = _most_held(spans, program.stage_id, plan.stages)
+    held = _most_held(spans, program.rank, plan.stages)
     return StageTimeline(
-        stage_id=program.stage_id,
+        stage_id=program.rank,
         spans=spans,
         busy=busy,
         idle=makespan - busy,

@@ -14,7 +14,7 @@ from schedcc.analysis.dependencies import Dependencies
 from schedcc.analysis.graph import Node, event_nodes, networkx_graph
 from schedcc.analysis.levels import Seconds, levels
 from schedcc.table.table import Bools
-from schemas import StageProgram
+from schemas import RankProgram
 
 Backend = Literal["networkx", "arrays"]
 
@@ -22,7 +22,7 @@ GRAPH_LIMIT = 2_000
 """Instructions up to which networkx gives the verdict: about 0.1 s."""
 
 
-def backend_for(programs: Iterable[StageProgram]) -> Backend:
+def backend_for(programs: Iterable[RankProgram]) -> Backend:
     """The backend for programs of their size."""
     rows = sum(len(p.epilogue) + sum(map(len, p.steps)) for p in programs)
     return "networkx" if rows <= GRAPH_LIMIT else "arrays"

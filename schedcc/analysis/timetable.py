@@ -9,22 +9,25 @@ target, then
   stage, have an order of their own), and time does not increase around a circle;
 - the critical path under unit costs is no longer than the last time.
 
-The compiler's schedules have timetables in closed form. With `s` the stage and `m` the micro-batch:
+Two timetables are known. With `s` the stage, `m` the micro-batch, `t` the step, and `K` the slots
+of a step, of which a transfer takes one:
 
-==========  ==============================  ======================================
-form        forward of `m` on `s` begins    transfer of `m` from `s` ends
-==========  ==============================  ======================================
-blocking    `3 (s + m) + 2`                 `3 (s + m + 1) + 1`, on odd `s` + 2
-overlapped  `3 s + 2 m`                     `3 s + 2 m + 3`
-==========  ==============================  ======================================
+==================================  ===========================  =======================
+programs                            forward begins               transfer ends
+==================================  ===========================  =======================
+blocking, any placement             `(K + 1) t + K`              `(K + 1) t + slot + 1`
+overlapped in the blocking order    `(K + 1) t + K`              `(K + 1) t + slot + 1`
+overlapped, one stage on each rank  `3 s + 2 m`                  `3 s + 2 m + 3`
+==================================  ===========================  =======================
 
-In the blocking form step `t` takes from `3 t` to `3 (t + 1)`: two slots in which even and odd
-stages send in turn, then the forward. In the overlapped form a stage's queue is busy all the time:
-receive `m + 1`, send `m`, receive `m + 2`, ... end at intervals of 1.
+A blocking step takes its slots and then the forward; a transfer's slot is the first that is free on
+both of its ranks, in the order of their queues. A transfer that was posted is in the step in which
+its receive is waited for. Of the inference schedule's two slots, even
+stages send in the first and odd stages in the second. In the overlapped variant a stage's queue is
+busy all the time: receive `m + 1`, send `m`, receive `m + 2`, ... end at intervals of 1.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,32 +43,38 @@ from schedcc.table.table import (
 )
 
 UNITS_PER_STEP = 3
-"""What a step allows under unit costs: a send, a receive and a forward."""
+"""What a step allows where every rank has one stage: a send, a receive and a forward."""
+_UNITS_ON_RINGS = 4
+"""... where ranks have several: in a ring of an odd number of ranks, each has its send and its
+receive in two of three slots."""
+_ROUNDS = 16
+"""How often the slots of a step are worked out anew before they are given up."""
 
 
-@dataclass(frozen=True)
-class Form:
-    """A timetable in closed form, of what takes time; all else happens as soon as it can."""
+class Allowed(NamedTuple):
+    """What a plan may take under unit costs."""
 
-    split: bool
-    """Whether it is one of programs that post transfers."""
-    forward_begins: Callable[[Ints, Ints], Ints]
-    """`(stage, micro_batch) -> time`"""
-    transfer_ends: Callable[[Ints, Ints], Ints]
-    """`(source, micro_batch) -> time`"""
+    units: int
+    """Of a step."""
+    steps: int
+
+    @property
+    def total(self) -> int:
+        """For all of the plan."""
+        return self.units * self.steps
 
 
-BLOCKING = Form(
-    split=False,
-    forward_begins=lambda s, m: 3 * (s + m) + 2,
-    transfer_ends=lambda s, m: 3 * (s + m + 1) + 1 + s % 2,
-)
-OVERLAPPED = Form(
-    split=True,
-    forward_begins=lambda s, m: 3 * s + 2 * m,
-    transfer_ends=lambda s, m: 3 * s + 2 * m + 3,
-)
-FORMS = (BLOCKING, OVERLAPPED)
+def allowed(table: PlanTable) -> Allowed:
+    """What the steps of a plan allow: a forward each, and their transfers without detours.
+
+    A rank with one stage has M + S - 1 steps; with several, as many as its programs have.
+    """
+    if table.is_one_to_one:
+        return Allowed(UNITS_PER_STEP, table.micro_batches + table.stages - 1)
+    transfers, steps = table.transfers, int(table.rows.step.max(initial=-1)) + 1
+    in_step = table.program[transfers] * (steps + 1) + table.rows.step[transfers]
+    most = int(np.unique(in_step, return_counts=True)[1].max(initial=0))
+    return Allowed(max(_UNITS_ON_RINGS, most + 1), steps)
 
 
 def follows_a_timetable(graph: Dependencies) -> bool:
@@ -73,20 +82,76 @@ def follows_a_timetable(graph: Dependencies) -> bool:
 
     `False` proves nothing: the programs may be of another schedule.
     """
-    split = bool(IS_POST[graph.table.rows.op].any())
-    return any(_holds(graph, form) for form in FORMS if form.split == split)
-
-
-def _holds(graph: Dependencies, form: Form) -> bool:
-    table = graph.table
-    steps = table.micro_batches + table.stages - 1
-    last = UNITS_PER_STEP * steps
-    times = _times(graph, form, last)
+    timetable = _timetable(graph.table)
+    if timetable is None:
+        return False
+    most = allowed(graph.table).total
+    times = _times(graph, timetable, most)
     cost = unit_cost(graph)
     in_order = all(
         bool((times[e.target] >= times[e.source] + cost[e.target]).all()) for e in graph.edges
     )
-    return in_order and int(times.max(initial=0)) <= last
+    return in_order and int(times.max(initial=0)) <= most
+
+
+class _Timetable(NamedTuple):
+    """When the rows end that take time, `[rows]`, and how long a step is."""
+
+    own_end: Ints
+    units: int
+
+
+def _timetable(table: PlanTable) -> _Timetable | None:
+    if table.is_one_to_one and IS_POST[table.rows.op].any():
+        return _overlapped(table)
+    return _in_slots(table)
+
+
+def _overlapped(table: PlanTable) -> _Timetable:
+    op, micro_batch = table.rows.op, table.rows.micro_batch
+    source = np.where(IS_SEND[op], table.rows.stage, table.rows.peer)
+    begins = 3 * np.where(IS_PAIRED[op], source, table.rows.stage) + 2 * micro_batch
+    takes = np.where(IS_FORWARD[op], 1, np.where(IS_PAIRED[op], 3, 0))
+    return _Timetable(np.where(takes > 0, begins + takes, 0), UNITS_PER_STEP)
+
+
+def _in_slots(table: PlanTable) -> _Timetable | None:
+    """Steps of slots; `None` where the transfers of a step wait for each other for long."""
+    op, step = table.rows.op, table.rows.step.copy()
+    send, receive, _ = table.matched
+    post, wait = table.splits
+    step[post] = step[wait]
+    step[send] = step[receive]
+    slot = _slots(table, step)
+    if slot is None:
+        return None
+    units = int(slot.max(initial=0)) + 2
+    in_slot = units * step + slot + 1
+    in_slot[wait] = in_slot[post]
+    own_end = np.where(IS_FORWARD[op], units * (step + 1), np.where(IS_PAIRED[op], in_slot, 0))
+    return _Timetable(own_end, units)
+
+
+def _slots(table: PlanTable, steps: Ints) -> Ints | None:
+    """`[rows]`: the first slot of its step in which a transfer can be, on both of its ranks."""
+    send, receive, _ = table.matched
+    transfers = table.transfers
+    slot = np.zeros(len(table.rows), dtype=np.int64)
+    program, step = table.program[transfers], steps[transfers]
+    opens = np.ones(len(transfers), dtype=bool)
+    opens[1:] = (program[1:] != program[:-1]) | (step[1:] != step[:-1])
+    group, number = np.cumsum(opens), np.arange(len(transfers))
+    position = number - np.maximum.accumulate(np.where(opens, number, 0))
+    lift = len(transfers) * group  # the groups' running maxima do not meet
+    for _ in range(_ROUNDS):
+        ahead = np.maximum.accumulate(slot[transfers] - position + lift) - lift + position
+        changed = slot.copy()
+        changed[transfers] = ahead
+        changed[send] = changed[receive] = np.maximum(changed[send], changed[receive])
+        if np.array_equal(changed, slot):
+            return slot
+        slot = changed
+    return None
 
 
 def unit_cost(graph: Dependencies) -> Ints:
@@ -97,27 +162,22 @@ def unit_cost(graph: Dependencies) -> Ints:
     return cost
 
 
-def _times(graph: Dependencies, form: Form, last: int) -> Ints:
+def _times(graph: Dependencies, timetable: _Timetable, last: int) -> Ints:
+    """`[events]`: what takes time ends by the timetable, all else happens as soon as it can."""
     table = graph.table
-    rows, op = np.arange(len(table.rows)), table.rows.op
-    stage, micro_batch = table.stage, table.rows.micro_batch
-    forward, paired = IS_FORWARD[op], IS_PAIRED[op]
-    source = np.where(IS_SEND[op], stage, table.rows.peer)
-    own_end = np.zeros(len(rows), dtype=np.int64)
-    own_end[forward] = form.forward_begins(stage[forward], micro_batch[forward]) + 1
-    own_end[paired] = form.transfer_ends(source[paired], micro_batch[paired])
-    own_end[table.rows.step < 0] = last
+    rows, forward = np.arange(len(table.rows)), IS_FORWARD[table.rows.op]
+    own_end = np.where(table.rows.step < 0, last, timetable.own_end)
 
     # A program has come to the latest of its times so far; those of posts do not hold it up.
     holds_up = np.where(goes_on(table) == ends(rows), own_end, 0)
     came_to = _running_maximum(holds_up, table)
     before = np.where(table.follows, np.roll(came_to, 1), 0)
     if graph.barriers:
-        before = np.maximum(before, UNITS_PER_STEP * table.rows.step)
+        before = np.maximum(before, timetable.units * table.rows.step)
     times = np.empty(graph.events, dtype=np.int64)
     times[starts(rows)] = np.where(forward, np.maximum(before, own_end - 1), before)
     times[ends(rows)] = np.maximum(own_end, times[starts(rows)])
-    times[2 * len(rows) :] = UNITS_PER_STEP * np.arange(1, graph.barriers + 1)
+    times[2 * len(rows) :] = timetable.units * np.arange(1, graph.barriers + 1)
     return times
 
 

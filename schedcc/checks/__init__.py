@@ -1,6 +1,6 @@
 """All questions about a plan that may come from anywhere, in the order of their findings.
 
-Every question is told M and S by the plan's header, never infers them from the program that it
+Every question is told M, S and R by the plan's header, never infers them from the program that it
 doubts, and lists all its findings. `QUESTIONS` is the only list: `schedcc.check`, `check_schedule`
 and `Report.checks` go by it.
 """
@@ -11,17 +11,19 @@ from schedcc.checks.collectives import COLLECTIVES
 from schedcc.checks.coverage import COVERAGE
 from schedcc.checks.deadlock import DEADLOCK
 from schedcc.checks.latency import LATENCY
+from schedcc.checks.placement import PLACEMENT
 from schedcc.checks.question import Question
+from schedcc.checks.ranks import RANKS
 from schedcc.checks.splits import SPLITS
-from schedcc.checks.stages import STAGES
 from schedcc.checks.structure import STRUCTURE
 
 QUESTIONS: tuple[Question, ...] = (
+    PLACEMENT,
     STRUCTURE,
     COVERAGE,
     BUFFERS,
     SPLITS,
-    STAGES,
+    RANKS,
     CHANNELS,
     COLLECTIVES,
     DEADLOCK,

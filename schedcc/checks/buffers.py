@@ -4,23 +4,24 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum, auto
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from schedcc.checks.question import ProgramQuestion
+from schedcc.checks.question import ProgramQuestion, finding
 from schedcc.table.positions import by_position, positions
 from schedcc.table.table import Ints, PlanTable
 from schemas import (
+    Access,
     BufferInstruction,
+    BufferPlace,
     Finding,
     FindingCode,
     Phase,
     Place,
     Placed,
     PlanHeader,
-    StageProgram,
-    places,
+    RankProgram,
 )
 
 
@@ -58,20 +59,27 @@ _KEEPS_MICRO_BATCH = ~np.isin(list(_Kind), [_Kind.WRITE, _Kind.POST_WRITE, _Kind
 _IS_WAIT = np.isin(list(_Kind), [_Kind.WAIT_READ, _Kind.WAIT_WRITE])
 
 
-def _kind(op: Any, place: Place, stage_id: int, stages: int) -> _Kind:
+def _kind(op: Any, place: Place, stage_id: int, stages: int, *, of_peer: bool = False) -> _Kind:
+    """How an instruction touches a place, of its own stage or of its peer's."""
     effects = getattr(op, "effects", None)
     if effects is None:
         return _Kind.NOT
-    where = (stage_id, stages)
-    if place in places(effects.writes, *where):
-        if place in places(effects.delivers, *where):
+
+    def among(accesses: tuple[Access, ...]) -> bool:
+        return any(
+            a.place is place and a.of_peer is of_peer and a.on.includes(stage_id, stages)
+            for a in accesses
+        )
+
+    if among(effects.writes):
+        if among(effects.delivers):
             return _Kind.DELIVER
         return {
             Phase.WHOLE: _Kind.WRITE,
             Phase.POST: _Kind.POST_WRITE,
             Phase.WAIT: _Kind.WAIT_WRITE,
         }[effects.phase]
-    if place in places(effects.reads, *where):
+    if among(effects.reads):
         return {
             Phase.WHOLE: _Kind.READ,
             Phase.POST: _Kind.POST_READ,
@@ -83,6 +91,10 @@ def _kind(op: Any, place: Place, stage_id: int, stages: int) -> _Kind:
 _KINDS = {
     place: by_position(lambda op, *where, place=place: _kind(op, place, *where)) for place in Place
 }
+_KINDS_OF_PEER = {
+    place: by_position(lambda op, *where, place=place: _kind(op, place, *where, of_peer=True))
+    for place in Place
+}
 
 
 def buffers_hold(table: PlanTable) -> bool:
@@ -92,34 +104,64 @@ def buffers_hold(table: PlanTable) -> bool:
     two neighbours. This covers posts and their waits as well.
     """
     where = positions(table)
-    return all(_lives_hold(table, kinds[table.rows.op, where]) for kinds in _KINDS.values())
+    return all(
+        _lives_hold(
+            table,
+            _Touches.of(table, kinds[table.rows.op, where], _KINDS_OF_PEER[place][table.rows.op, where]),
+        )
+        for place, kinds in _KINDS.items()
+    )
 
 
-def _lives_hold(table: PlanTable, kind: Ints) -> bool:
-    """Whether the lives of one place in all buffers of all programs are good."""
-    touching = np.flatnonzero(kind)
-    if len(touching) == 0:
+class _Touches(NamedTuple):
+    """What touches one place of all buffers: in no order, but that of each program."""
+
+    row: Ints
+    kind: Ints
+    stage: Ints
+    buffer: Ints
+
+    @classmethod
+    def of(cls, table: PlanTable, own: Ints, of_peer: Ints) -> "_Touches":
+        """The touches of instructions in their own stage's buffers, and in their peer's."""
+        rows = table.rows
+        here, there = np.flatnonzero(own), np.flatnonzero(of_peer)
+        found = cls(here, own[here], rows.stage[here], rows.buffer[here])
+        if len(there) == 0:
+            return found
+        others = (there, of_peer[there], rows.peer[there], rows.peer_buffer[there])
+        row, *columns = (np.concatenate(pair) for pair in zip(found, others, strict=True))
+        order = np.argsort(row, kind="stable")
+        return cls(row[order], *(column[order] for column in columns))
+
+
+def _lives_hold(table: PlanTable, touches: _Touches) -> bool:
+    """Whether the lives of one place in all buffers of all stages are good.
+
+    A stage's buffers are touched by the programs of one rank only, which `structure` sees to.
+    """
+    if len(touches.row) == 0:
         return True
-    program, buffer = table.program[touching], table.rows.buffer[touching]
-    if int(buffer.max()) < 2**8 and len(table.stage_ids) < 2**8:
-        key = (program * 2**8 + buffer).astype(np.uint16)  # numpy sorts these by radix
-        order = touching[np.argsort(key, kind="stable")]
+    stage, buffer = touches.stage, touches.buffer
+    if 0 <= int(min(buffer.min(), stage.min())) and max(int(buffer.max()), int(stage.max())) < 2**8:
+        key = (stage * 2**8 + buffer).astype(np.uint16)  # numpy sorts these by radix
+        order = np.argsort(key, kind="stable")
     else:
-        order = touching[np.lexsort((buffer, program))]
-    before, after = order[:-1], order[1:]
-    same = table.program[before] == table.program[after]
-    same &= table.rows.buffer[before] == table.rows.buffer[after]
+        order = np.lexsort((buffer, stage))
+    row, kind, stage, buffer = (column[order] for column in touches)
+    before, after = row[:-1], row[1:]
+    same = (stage[:-1] == stage[1:]) & (buffer[:-1] == buffer[1:])
     same_value = table.rows.micro_batch[before] == table.rows.micro_batch[after]
     same_peer = table.rows.peer[before] == table.rows.peer[after]
-    good = _MAY_FOLLOW[kind[before], kind[after]]
-    good &= same_value | ~_KEEPS_MICRO_BATCH[kind[after]]
-    good &= same_peer | ~_IS_WAIT[kind[after]]
+    good = _MAY_FOLLOW[kind[:-1], kind[1:]]
+    good &= same_value | ~_KEEPS_MICRO_BATCH[kind[1:]]
+    good &= same_peer | ~_IS_WAIT[kind[1:]]
     begins = np.concatenate(([True], ~same))
     ends = np.concatenate((~same, [True]))
     return (
         bool((good | ~same).all())
-        and bool(_MAY_BEGIN[kind[order[begins]]].all())
-        and bool(_MAY_END[kind[order[ends]]].all())
+        and bool(_MAY_BEGIN[kind[begins]].all())
+        and bool(_MAY_END[kind[ends]].all())
     )
 
 
@@ -132,46 +174,54 @@ class _Content:
     in_flight: Placed | None = None
 
 
-def check_buffers(header: PlanHeader, program: StageProgram) -> Iterator[Finding]:
+def check_buffers(header: PlanHeader, program: RankProgram) -> Iterator[Finding]:
     """Is every value read where it was written, before it is overwritten, and never in flight?
 
     One walk along the program, following each place through the effects that the instructions
     declare. A value that is overwritten, or left at the end, before anything has read it is lost.
     """
-    contents: defaultdict[tuple[int, Place], _Content] = defaultdict(_Content)
+    contents: defaultdict[BufferPlace, _Content] = defaultdict(_Content)
     for placed in program.placed():
         instruction = placed.instruction
         if not isinstance(instruction, BufferInstruction):
             continue
-        for place, message in _walk(header, program.stage_id, contents, placed, instruction):
-            name = f"{place} of buffer {instruction.buffer}"
-            yield Finding(
-                code=FindingCode.BUFFER,
-                stage_id=program.stage_id,
+        for touched, message in _walk(header, contents, placed, instruction):
+            yield finding(
+                FindingCode.BUFFER,
+                header,
+                program.rank,
+                f"{instruction} {message.format(_name(header, program.rank, touched))}",
+                stage_id=instruction.stage,
                 step=placed.step,
-                message=f"{instruction} {message.format(name)}",
             )
-    for (buffer, place), content in contents.items():
+    for touched, content in contents.items():
         if content.unread:
-            yield Finding(
-                code=FindingCode.BUFFER,
-                stage_id=program.stage_id,
-                message=f"the {place} of buffer {buffer} still holds micro-batch "
+            yield finding(
+                FindingCode.BUFFER,
+                header,
+                program.rank,
+                f"the {_name(header, program.rank, touched)} still holds micro-batch "
                 f"{content.micro_batch} at the end, which nothing has read",
+                stage_id=touched.stage,
             )
+
+
+def _name(header: PlanHeader, rank: int, touched: BufferPlace) -> str:
+    own = header.is_one_to_one and touched.stage == rank
+    of_stage = "" if own else f" of stage {touched.stage}"
+    return f"{touched.place} of buffer {touched.buffer}{of_stage}"
 
 
 def _walk(
     header: PlanHeader,
-    stage_id: int,
-    contents: defaultdict[tuple[int, Place], _Content],
+    contents: defaultdict[BufferPlace, _Content],
     placed: Placed,
     instruction: BufferInstruction,
-) -> Iterator[tuple[Place, str]]:
+) -> Iterator[tuple[BufferPlace, str]]:
     effects, micro_batch = instruction.effects, instruction.micro_batch
     waits = effects.phase is Phase.WAIT
-    for place in places(effects.reads, stage_id, header.stages):
-        content = contents[instruction.buffer, place]
+    for place in instruction.touches(effects.reads, header.stages):
+        content = contents[place]
         if waits:
             content.in_flight = None
             continue
@@ -184,9 +234,9 @@ def _walk(
         if effects.phase is Phase.POST:
             content.in_flight = placed
 
-    delivered = places(effects.delivers, stage_id, header.stages)
-    for place in places(effects.writes, stage_id, header.stages):
-        content = contents[instruction.buffer, place]
+    delivered = instruction.touches(effects.delivers, header.stages)
+    for place in instruction.touches(effects.writes, header.stages):
+        content = contents[place]
         if waits:
             content.in_flight = None
             content.unread = True

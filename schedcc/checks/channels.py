@@ -2,91 +2,111 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import NamedTuple
 
-import numpy as np
-
-from schedcc.checks.question import PipelineQuestion
+from schedcc.checks.question import PipelineQuestion, finding
 from schedcc.table.channels import Channel, Traffic, channels
-from schedcc.table.table import Ints, PlanTable
-from schemas import BufferInstruction, Finding, FindingCode, PipelinePlan, Placed
+from schedcc.table.table import PlanTable
+from schemas import (
+    Direction,
+    Finding,
+    FindingCode,
+    PipelinePlan,
+    Placed,
+    TransferInstruction,
+)
 
 
 def channels_hold(table: PlanTable) -> bool:
-    """Do the k-th send and the k-th receive of every channel name the same micro-batch?
-
-    Of channels that lead to stages which the table is not to hold, only one end is here: they are
-    left out.
-    """
+    """Do the k-th send and receive of every channel name the same stages and micro-batch?"""
     send, receive, _ = table.matched
-    micro_batch = table.rows.micro_batch
+    rows = table.rows
     return (
-        2 * len(send) == len(table.inner_transfers)
-        and bool((micro_batch[send] == micro_batch[receive]).all())
-        and _elsewhere(table, table.rows.peer[table.outer_transfers])
+        2 * len(send) == len(table.transfers)
+        and bool((rows.micro_batch[send] == rows.micro_batch[receive]).all())
+        and bool((rows.stage[send] == rows.peer[receive]).all())
+        and bool((rows.peer[send] == rows.stage[receive]).all())
     )
 
 
-def _elsewhere(table: PlanTable, peers: Ints) -> bool:
-    """Whether these are stages of the pipeline, but none that the table is to hold."""
-    if len(peers) == 0 or len(table.needed) == table.stages:
-        return len(peers) == 0
-    in_pipeline = (peers >= 0) & (peers < table.stages)
-    return bool(in_pipeline.all()) and not np.isin(peers, list(table.needed)).any()
-
-
 def check_channels(plan: PipelinePlan) -> Iterator[Finding]:
-    """Does the k-th send of every channel name the same micro-batch as its k-th receive?"""
-    for channel, traffic in sorted(channels(plan.programs).items()):
+    """Does the k-th send of every channel name the same stages and micro-batch as its k-th receive?
+
+    A channel is an ordered pair of ranks, which may carry what several of their stages exchange.
+    """
+    for channel, traffic in sorted(channels(plan).items()):
         paired = len(traffic.sends) == len(traffic.receives)
-        yield from (_swapped if paired else _unmatched)(channel, traffic)
+        yield from (_swapped if paired else _unmatched)(plan, channel, traffic)
 
 
-def _unmatched(channel: Channel, traffic: Traffic) -> Iterator[Finding]:
-    sends, receives = _micro_batches(traffic.sends), _micro_batches(traffic.receives)
+class _Message(NamedTuple):
+    """What one end of a transfer says that it moves."""
+
+    source: int
+    destination: int
+    micro_batch: int
+
+    @classmethod
+    def of(cls, placed: Placed) -> "_Message":
+        transfer = placed.instruction
+        assert isinstance(transfer, TransferInstruction)
+        ends = (transfer.stage, transfer.peer)
+        source, destination = ends if transfer.direction is Direction.SEND else ends[::-1]
+        return cls(source, destination, transfer.micro_batch)
+
+    def words(self, plan: PipelinePlan) -> str:
+        """The micro-batch, and the stages where the ranks do not tell them."""
+        stages = "" if plan.is_one_to_one else f" from stage {self.source} to {self.destination}"
+        return f"micro-batch {self.micro_batch}{stages}"
+
+
+def _unmatched(plan: PipelinePlan, channel: Channel, traffic: Traffic) -> Iterator[Finding]:
+    sends, receives = ([*map(_Message.of, end)] for end in (traffic.sends, traffic.receives))
     last_send = dict(zip(sends, traffic.sends, strict=True))
     last_receive = dict(zip(receives, traffic.receives, strict=True))
-    for micro_batch, count in sorted((Counter(sends) - Counter(receives)).items()):
-        last = last_send[micro_batch]
+    for message, count in sorted((Counter(sends) - Counter(receives)).items()):
+        last = last_send[message]
         yield _finding(
+            plan,
             channel.source,
-            last.step,
-            f"channel {channel}: micro-batch {micro_batch} is sent {_more(count)} received: "
+            last,
+            f"channel {channel}: {message.words(plan)} is sent {_more(count)} received: "
             f"{last.instruction} waits for a receive that never comes",
         )
-    for micro_batch, count in sorted((Counter(receives) - Counter(sends)).items()):
-        last = last_receive[micro_batch]
+    for message, count in sorted((Counter(receives) - Counter(sends)).items()):
+        last = last_receive[message]
         yield _finding(
+            plan,
             channel.destination,
-            last.step,
-            f"channel {channel}: micro-batch {micro_batch} is received {_more(count)} sent: "
+            last,
+            f"channel {channel}: {message.words(plan)} is received {_more(count)} sent: "
             f"{last.instruction} waits for a send that never comes",
         )
 
 
-def _swapped(channel: Channel, traffic: Traffic) -> Iterator[Finding]:
+def _swapped(plan: PipelinePlan, channel: Channel, traffic: Traffic) -> Iterator[Finding]:
     pairs = zip(traffic.sends, traffic.receives, strict=True)
     for number, (send, receive) in enumerate(pairs, start=1):
-        sent, received = _micro_batches([send, receive])
+        sent, received = _Message.of(send), _Message.of(receive)
         if sent != received:
             yield _finding(
+                plan,
                 channel.destination,
-                receive.step,
-                f"channel {channel}: transfer {number} sends micro-batch {sent} "
-                f"(stage {channel.source}, {send.where}) and receives it as micro-batch {received}",
+                receive,
+                f"channel {channel}: transfer {number} sends {sent.words(plan)} "
+                f"({plan.unit} {channel.source}, {send.where}) and receives it as "
+                f"{received.words(plan)}",
             )
-
-
-def _micro_batches(transfers: list[Placed]) -> list[int]:
-    instructions = [placed.instruction for placed in transfers]
-    return [i.micro_batch for i in instructions if isinstance(i, BufferInstruction)]
 
 
 def _more(count: int) -> str:
     return "once more than" if count == 1 else f"{count} times more than"
 
 
-def _finding(stage_id: int, step: int | None, message: str) -> Finding:
-    return Finding(code=FindingCode.CHANNEL, stage_id=stage_id, step=step, message=message)
+def _finding(plan: PipelinePlan, rank: int, placed: Placed, message: str) -> Finding:
+    assert isinstance(placed.instruction, TransferInstruction)
+    stage_id = placed.instruction.stage
+    return finding(FindingCode.CHANNEL, plan, rank, message, stage_id=stage_id, step=placed.step)
 
 
 CHANNELS = PipelineQuestion("channels", holds=channels_hold, explain=check_channels)

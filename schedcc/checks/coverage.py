@@ -1,13 +1,13 @@
-"""`coverage`: is every micro-batch forwarded exactly once, in order, and its output sent on?"""
+"""`coverage`: is every micro-batch forwarded exactly once, in order, and its output handed on?"""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 import numpy as np
 
-from schedcc.checks.question import ProgramQuestion
+from schedcc.checks.question import ProgramQuestion, finding
 from schedcc.table.ranges import gaps, in_words
-from schedcc.table.table import IS_FORWARD, IS_SEND, IS_TRANSFER, Ints, PlanTable
+from schedcc.table.table import IS_COPY, IS_FORWARD, IS_SEND, IS_TRANSFER, Ints, PlanTable
 from schemas import (
     BufferInstruction,
     Finding,
@@ -17,74 +17,99 @@ from schemas import (
     Placed,
     PlanHeader,
     Position,
-    StageProgram,
-    places,
+    RankProgram,
 )
 
 
 def coverage_holds(table: PlanTable) -> bool:
-    """Is every micro-batch forwarded once, in order, and its output sent once?"""
+    """Is every micro-batch forwarded once by each stage, in order, and its output sent once?"""
     rows = table.rows
     forwards = IS_FORWARD[rows.op]
-    outputs = IS_TRANSFER[rows.op] & IS_SEND[rows.op]
-    order = np.lexsort((rows.micro_batch[outputs], table.program[outputs]))
-    every = np.arange(len(table.stage_ids))
+    handed_on = (IS_TRANSFER & IS_SEND)[rows.op] | IS_COPY[rows.op]
+    source = np.where(IS_COPY[rows.op], rows.peer, rows.stage)[handed_on]
+    micro_batch = rows.micro_batch[handed_on]
+    held = _stages_held(table)
+    in_order = np.argsort(rows.stage[forwards], kind="stable")
     return _each_once(
-        table, every, table.program[forwards], rows.micro_batch[forwards]
+        table, held, rows.stage[forwards][in_order], rows.micro_batch[forwards][in_order]
     ) and _each_once(
         table,
-        every[table.stage_ids != table.stages - 1],
-        table.program[outputs][order],
-        rows.micro_batch[outputs][order],
+        held[held != table.stages - 1],
+        *(column[np.lexsort((micro_batch, source))] for column in (source, micro_batch)),
     )
 
 
-def _each_once(table: PlanTable, programs: Ints, program: Ints, micro_batch: Ints) -> bool:
-    """Whether the given programs have all micro-batches in order, and no other program has any."""
-    if len(program) != len(programs) * table.micro_batches:
+def _stages_held(table: PlanTable) -> Ints:
+    """The stages of the table's ranks, in order."""
+    if len(table.placement) == 0:
+        return np.sort(table.rank_ids)
+    return np.flatnonzero(np.isin(table.placement, table.rank_ids))
+
+
+def _each_once(table: PlanTable, stages: Ints, stage: Ints, micro_batch: Ints) -> bool:
+    """Whether the given stages have all micro-batches in order, and no other stage has any."""
+    if len(stage) != len(stages) * table.micro_batches:
         return False  # before anything is made whose size the header alone says
-    expected = np.tile(np.arange(table.micro_batches), len(programs))
-    same_programs = program == np.repeat(programs, table.micro_batches)
-    return bool(same_programs.all()) and bool((micro_batch == expected).all())
+    expected = np.tile(np.arange(table.micro_batches), len(stages))
+    same_stages = stage == np.repeat(stages, table.micro_batches)
+    return bool(same_stages.all()) and bool((micro_batch == expected).all())
 
 
-def check_coverage(header: PlanHeader, program: StageProgram) -> Iterator[Finding]:
-    """Is each of the M micro-batches forwarded once, in order, and its output sent once?"""
-    forwards: list[tuple[int, Placed]] = []
-    sent: Counter[int] = Counter()
+def check_coverage(header: PlanHeader, program: RankProgram) -> Iterator[Finding]:
+    """Is each of the M micro-batches forwarded once by each stage, in order, and sent on once?"""
+    forwards: defaultdict[int, list[tuple[int, Placed]]] = defaultdict(list)
+    sent: Counter[tuple[int, int]] = Counter()
     for placed in program.placed():
         instruction = placed.instruction
-        if isinstance(instruction, BufferInstruction):
-            effects, where = instruction.effects, (program.stage_id, header.stages)
-            if Place.OUTPUT in places(effects.writes, *where):
-                forwards.append((instruction.micro_batch, placed))
-            if Place.OUTPUT in places(effects.reads, *where) and effects.phase is not Phase.WAIT:
-                sent[instruction.micro_batch] += 1
+        if not isinstance(instruction, BufferInstruction):
+            continue
+        effects, micro_batch = instruction.effects, instruction.micro_batch
+        for written in instruction.touches(effects.writes, header.stages):
+            if written.place is Place.OUTPUT:
+                forwards[written.stage].append((micro_batch, placed))
+        for read in instruction.touches(effects.reads, header.stages):
+            if read.place is Place.OUTPUT and effects.phase is not Phase.WAIT:
+                sent[read.stage, micro_batch] += 1
+    held = set(header.stages_of(program.rank))
+    for stage_id in sorted(held | forwards.keys()):
+        yield from _of_stage(header, program.rank, stage_id, forwards.get(stage_id, []), sent)
 
+
+def _of_stage(
+    header: PlanHeader,
+    rank: int,
+    stage_id: int,
+    forwards: list[tuple[int, Placed]],
+    sent: Counter[tuple[int, int]],
+) -> Iterator[Finding]:
     if missing := gaps((m for m, _ in forwards), header.micro_batches):
-        yield _finding(program, None, f"{in_words('micro-batch', missing)} never forwarded")
+        message = f"{in_words('micro-batch', missing)} never forwarded"
+        yield _finding(header, rank, stage_id, None, message)
     seen: set[int] = set()
     highest = -1
     for micro_batch, placed in forwards:
         if micro_batch in seen:
             message = f"micro-batch {micro_batch} forwarded again, needed once"
-            yield _finding(program, placed.step, message)
+            yield _finding(header, rank, stage_id, placed.step, message)
         elif micro_batch < highest:
             message = f"micro-batch {micro_batch} forwarded after micro-batch {highest}"
-            yield _finding(program, placed.step, message)
+            yield _finding(header, rank, stage_id, placed.step, message)
         seen.add(micro_batch)
         highest = max(highest, micro_batch)
 
-    if Position.NOT_LAST.includes(program.stage_id, header.stages):
+    if Position.NOT_LAST.includes(stage_id, header.stages):
         for micro_batch in sorted(seen):
-            if sent[micro_batch] != 1:
-                times = f"sent {sent[micro_batch]} times" if sent[micro_batch] else "never sent"
+            count = sent[stage_id, micro_batch]
+            if count != 1:
+                times = f"sent {count} times" if count else "never sent"
                 message = f"output of micro-batch {micro_batch} {times}, needed once"
-                yield _finding(program, None, message)
+                yield _finding(header, rank, stage_id, None, message)
 
 
-def _finding(program: StageProgram, step: int | None, message: str) -> Finding:
-    return Finding(code=FindingCode.COVERAGE, stage_id=program.stage_id, step=step, message=message)
+def _finding(
+    header: PlanHeader, rank: int, stage_id: int, step: int | None, message: str
+) -> Finding:
+    return finding(FindingCode.COVERAGE, header, rank, message, stage_id=stage_id, step=step)
 
 
 COVERAGE = ProgramQuestion("coverage", holds=coverage_holds, explain=check_coverage)

@@ -1,4 +1,4 @@
-"""`deadlock`: can the plan get stuck with stages waiting for each other in a circle?"""
+"""`deadlock`: can the plan get stuck with ranks waiting for each other in a circle?"""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -11,17 +11,22 @@ from schedcc.analysis.levels import levels
 from schedcc.analysis.order import Order
 from schedcc.analysis.times import Backend, knots
 from schedcc.analysis.timetable import unit_cost
-from schedcc.checks.question import OrderQuestion
+from schedcc.checks.question import OrderQuestion, in_full
 from schemas import Finding, FindingCode, PipelinePlan
 
 _TRIED = 64
 """Waits from which a short cycle is looked for; all of them would take quadratic time."""
 
 
-def check_deadlock(graph: "nx.DiGraph[Node]") -> Iterator[Finding]:
-    """Is the dependency graph free of cycles? One finding for each knot of waits that is not."""
+def check_deadlock(graph: "nx.DiGraph[Node]", unit: str = "stage") -> Iterator[Finding]:
+    """Is the dependency graph free of cycles? One finding for each knot of waits that is not.
+
+    Args:
+        graph: What waits for what, with its instructions.
+        unit: What to call who waits, see `PlanHeader.unit`.
+    """
     for knot in knots(graph):
-        yield _finding(graph, _short_cycle(graph.subgraph(knot)))
+        yield _finding(graph, _short_cycle(graph.subgraph(knot)), unit)
 
 
 def _short_cycle(knot: "nx.DiGraph[Node]") -> list[Node]:
@@ -31,10 +36,10 @@ def _short_cycle(knot: "nx.DiGraph[Node]") -> list[Node]:
     return min(paths, key=len)
 
 
-def _finding(graph: "nx.DiGraph[Node]", cycle: list[Node]) -> Finding:
+def _finding(graph: "nx.DiGraph[Node]", cycle: list[Node], unit: str) -> Finding:
     around = list(pairwise([*cycle, cycle[0]]))
     waits = [
-        (_describe(graph, after), _describe(graph, before), graph.edges[before, after]["why"])
+        (_describe(graph, after, unit), _describe(graph, before, unit), graph.edges[before, after]["why"])
         for before, after in reversed(around)
         if graph.edges[before, after]["why"] != "program"
     ]
@@ -43,26 +48,25 @@ def _finding(graph: "nx.DiGraph[Node]", cycle: list[Node]) -> Finding:
         f"  {waiter:{width[0]}}  waits for  {waited:{width[1]}}  ({why})"
         for waiter, waited, why in waits
     ]
-    message = "\n".join(
-        [_headline(sorted({node.stage_id for node in cycle if isinstance(node, Event)})), *lines]
-    )
+    ranks = sorted({node.rank for node in cycle if isinstance(node, Event)})
+    message = "\n".join([_headline(ranks, unit), *lines])
     return Finding(code=FindingCode.DEADLOCK, message=message)
 
 
-def _headline(stages: list[int]) -> str:
-    if len(stages) == 1:
-        return f"stage {stages[0]} waits for itself:"
-    *most, final = (str(stage) for stage in stages)
-    circle = "" if len(stages) == 2 else " in a circle"
-    return f"stages {', '.join(most)} and {final} wait for each other{circle}:"
+def _headline(ranks: list[int], unit: str) -> str:
+    if len(ranks) == 1:
+        return f"{unit} {ranks[0]} waits for itself:"
+    *most, final = (str(rank) for rank in ranks)
+    circle = "" if len(ranks) == 2 else " in a circle"
+    return f"{unit}s {', '.join(most)} and {final} wait for each other{circle}:"
 
 
-def _describe(graph: "nx.DiGraph[Node]", event: Node) -> str:
+def _describe(graph: "nx.DiGraph[Node]", event: Node, unit: str) -> str:
     if isinstance(event, Barrier):
         return f"the barrier after step {event.step}"
     node = graph.nodes[event]
     where = "epilogue" if node["step"] is None else f"step {node['step']}"
-    return f"stage {event.stage_id}, {where}: {node['instruction']}"
+    return f"{unit} {event.rank}, {where}: {in_full(node['instruction'], unit)}"
 
 
 def _explain(plan: PipelinePlan, order: Order, backend: Backend) -> Iterator[Finding]:
@@ -74,7 +78,7 @@ def _explain(plan: PipelinePlan, order: Order, backend: Backend) -> Iterator[Fin
             return
     waits = networkx_graph(order.graph, stuck)
     describe(waits, plan)
-    yield from check_deadlock(waits)
+    yield from check_deadlock(waits, plan.unit)
 
 
 DEADLOCK = OrderQuestion("deadlock", holds=lambda order: order.proven, explain=_explain)

@@ -3,12 +3,13 @@
 from collections import defaultdict
 from collections.abc import Iterator
 
-from schemas import Finding, FindingCode, PlanHeader, ResultInstruction, StageProgram
+from schedcc.checks.question import finding
+from schemas import Finding, FindingCode, PlanHeader, RankProgram, ResultInstruction
 
 
-def check_order_of_results(header: PlanHeader, program: StageProgram) -> Iterator[Finding]:
+def check_order_of_results(header: PlanHeader, program: RankProgram) -> Iterator[Finding]:
     """Does every instruction find the result that it works on, and is none handed out twice?"""
-    last = program.stage_id == header.stages - 1
+    last = program.rank == header.rank_of(header.stages - 1)
     seen: set[ResultInstruction] = set()
     ops: set[str] = set()
     handed_out: defaultdict[str, dict[str, ResultInstruction]] = defaultdict(dict)
@@ -33,10 +34,7 @@ def check_order_of_results(header: PlanHeader, program: StageProgram) -> Iterato
             if op in ops
         ]
         for complaint in complaints:
-            yield Finding(
-                code=FindingCode.STRUCTURE,
-                stage_id=program.stage_id,
-                message=f"epilogue: {instruction}: {complaint}",
-            )
+            message = f"epilogue: {instruction}: {complaint}"
+            yield finding(FindingCode.STRUCTURE, header, program.rank, message)
         seen.add(instruction)
         ops.add(instruction.op)

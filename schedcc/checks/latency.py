@@ -10,8 +10,8 @@ from schedcc.analysis.graph import Event, event_nodes
 from schedcc.analysis.levels import Seconds
 from schedcc.analysis.order import Order
 from schedcc.analysis.times import Backend, event_times
-from schedcc.analysis.timetable import UNITS_PER_STEP, unit_cost
-from schedcc.checks.question import OrderQuestion
+from schedcc.analysis.timetable import allowed, unit_cost
+from schedcc.checks.question import OrderQuestion, in_full
 from schedcc.table.table import IS_FORWARD, IS_POST, IS_TRANSFER, Ints, PlanTable, fitting
 from schemas import Finding, FindingCode, PipelinePlan, TransportModel
 
@@ -20,31 +20,32 @@ _SHOWN = 8
 
 
 def check_latency(plan: PipelinePlan, order: Order, backend: Backend) -> Iterator[Finding]:
-    """Is the critical path under unit costs no longer than M + S - 1 steps allow?
+    """Is the critical path under unit costs no longer than the steps allow?
 
-    A forward and a transfer cost 1; a step allows a send, a receive and a forward. Steps of a
+    A forward and a transfer cost 1; a step allows a send, a receive and a forward, and a plan has
+    M + S - 1 of them (see `allowed` for ranks with several stages). Steps of a
     blocking plan are atomic, so they are measured with a barrier after each, and so is any plan
     under a model with barriers. A plan that exceeds it may be free of deadlock and yet serialise:
-    if every stage sends before it receives, the transfers of one step wait for each other from the
+    if every rank sends before it receives, the transfers of one step wait for each other from the
     last stage to the first.
     """
     table = order.table
     timed = _timed(table, order.transport, backend)
     if timed is None:
         return  # a deadlock, which has a finding of its own
-    steps = table.micro_batches + table.stages - 1
-    allowed = UNITS_PER_STEP * steps
-    if timed.length <= allowed:
+    most = allowed(table)
+    if timed.length <= most.total:
         return
     rows = _longest_chain(timed.graph, _critical_path(timed.graph, timed.times))
     nodes = event_nodes(timed.graph)
-    programs = {fitting(program.stage_id): list(program.placed()) for program in plan.programs}
+    programs = {fitting(program.rank): list(program.placed()) for program in plan.programs}
     lines = []
     for row in rows[:_SHOWN]:
         event = nodes[2 * row]
         assert isinstance(event, Event)
-        placed = programs[event.stage_id][event.offset]
-        lines.append(f"  stage {event.stage_id}, {placed.where}: {placed.instruction}")
+        placed = programs[event.rank][event.offset]
+        name = in_full(placed.instruction, plan.unit)
+        lines.append(f"  {plan.unit} {event.rank}, {placed.where}: {name}")
     if len(rows) > _SHOWN:
         lines.append(f"  ... and {len(rows) - _SHOWN} more")
     step = int(table.rows.step[rows[0]]) if len(rows) else -1
@@ -55,7 +56,7 @@ def check_latency(plan: PipelinePlan, order: Order, backend: Backend) -> Iterato
         measured = f" with a barrier after each step{without}"
     message = (
         f"the critical path is {timed.length} long{measured}, a forward or a transfer 1 each; "
-        f"needed at most {allowed} = 3 x {steps} steps; the longest chain in it of transfers that "
+        f"needed at most {most.total} = {most.units} x {most.steps} steps; the longest chain in it of transfers that "
         f"wait for one another:"
     )
     yield Finding(

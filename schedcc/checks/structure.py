@@ -5,10 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from schedcc.checks.epilogues import check_order_of_results
-from schedcc.checks.question import ProgramQuestion
+from schedcc.checks.question import ProgramQuestion, finding
 from schedcc.table.positions import by_position, positions
+from schedcc.table.ranges import in_words, needed, runs
 from schedcc.table.table import (
     IS_BUFFER,
+    IS_COPY,
     IS_GROUP_END,
     IS_GROUP_START,
     IS_PAIRED,
@@ -19,17 +21,19 @@ from schedcc.table.table import (
 )
 from schemas import (
     BufferInstruction,
+    CopyActivation,
     Direction,
     Finding,
     FindingCode,
     GroupEnd,
     GroupStart,
     HandOver,
+    Instruction,
     MoveLogits,
     Phase,
     Placed,
     PlanHeader,
-    StageProgram,
+    RankProgram,
     TransferInstruction,
 )
 
@@ -39,19 +43,24 @@ _BELONGS = by_position(lambda op, stage_id, stages: op.position.includes(stage_i
 def structure_holds(table: PlanTable) -> bool:
     """Are ids in range, peers neighbours, instructions where they belong, epilogues in order?"""
     rows, stages = table.rows, table.stages
-    op, buffer_rows, paired = rows.op, IS_BUFFER[rows.op], IS_PAIRED[rows.op]
-    neighbour = table.stage + np.where(IS_SEND[op], 1, -1)
+    op, paired, copies = rows.op, IS_PAIRED[rows.op], IS_COPY[rows.op]
+    buffer_rows = IS_BUFFER[op]
+    neighbour = rows.stage + np.where(IS_SEND[op], 1, -1)
     bracket = IS_GROUP_START[op].astype(np.int64) - IS_GROUP_END[op]
     depth = np.cumsum(bracket)
     inside = depth - bracket > 0
     new_step = ~(table.follows & (rows.step == np.roll(rows.step, 1)))
     return (
-        bool(((table.stage_ids >= 0) & (table.stage_ids < stages)).all())
-        and bool(_BELONGS[op, positions(table)].all())
+        _in_range(table.rank_ids, table.ranks)
+        and _in_range(rows.stage[buffer_rows], stages)
+        and bool((table.rank_of(rows.stage[buffer_rows]) == table.rank[buffer_rows]).all())
+        and bool(_BELONGS[op, positions(table)][buffer_rows].all())
         and _in_range(rows.micro_batch[buffer_rows], table.micro_batches)
         and _in_range(rows.buffer[buffer_rows], table.num_buffers)
-        and _in_range(rows.peer[paired], stages)
-        and bool((rows.peer[paired] == neighbour[paired]).all())
+        and _in_range(rows.peer_buffer[copies], table.num_buffers)
+        and _in_range(rows.peer[paired | copies], stages)
+        and bool((rows.peer == neighbour)[paired | copies].all())
+        and bool(((table.peer_rank == table.rank) == copies)[paired | copies].all())
         and _in_range(depth, 2)
         and not inside[new_step].any()
         and bool((~inside | IS_POST[op] | IS_GROUP_END[op]).all())
@@ -62,86 +71,131 @@ def structure_holds(table: PlanTable) -> bool:
 
 def _epilogues_hold(table: PlanTable) -> bool:
     """Is nothing wrong with the epilogues? Most of them are alike: a few are walked."""
+    ends = {table.rank_of_one(0), table.rank_of_one(table.stages - 1)}
     alike = {
-        (stage_id == 0, stage_id == table.stages - 1, epilogue): stage_id
-        for stage_id, epilogue in zip(table.stage_ids.tolist(), table.epilogues, strict=True)
+        (rank if rank in ends else -1, epilogue): rank
+        for rank, epilogue in zip(table.rank_ids.tolist(), table.epilogues, strict=True)
     }
-    header = PlanHeader(format="", micro_batches=table.micro_batches, stages=table.stages)
+    header = table.header
     programs = (
-        StageProgram(stage_id=stage_id, steps=(), epilogue=epilogue)
-        for (_, _, epilogue), stage_id in alike.items()
+        RankProgram.model_construct(rank=rank, steps=(), epilogue=epilogue)
+        for (_, epilogue), rank in alike.items()
     )
-    return not any(finding for program in programs for finding in check_structure(header, program))
+    return not any(found for program in programs for found in check_structure(header, program))
 
 
 def _in_range(values: Ints, count: int) -> bool:
     return bool(((values >= 0) & (values < count)).all())
 
 
-def check_structure(header: PlanHeader, program: StageProgram) -> Iterator[Finding]:
-    """Are all ids in range, all instructions on stages where they belong, the epilogue in order?"""
-    if not 0 <= program.stage_id < header.stages:
-        yield Finding(
-            code=FindingCode.STRUCTURE,
-            stage_id=program.stage_id,
-            message=f"stage_id is {program.stage_id}, {_needed(header.stages)}",
-        )
+def check_structure(header: PlanHeader, program: RankProgram) -> Iterator[Finding]:
+    """Are all ids in range, all instructions on ranks where they belong, the epilogue in order?"""
+    rank, unit = program.rank, header.unit
+    if not 0 <= rank < header.ranks:
+        name = "stage_id" if unit == "stage" else "rank"
+        message = f"{name} is {rank}, {needed(header.ranks)}"
+        yield finding(FindingCode.STRUCTURE, header, rank, message)
         return
+    held = header.stages_of(rank)
     for placed in program.placed():
-        for message in _complaints(header, program.stage_id, placed):
-            yield Finding(
-                code=FindingCode.STRUCTURE,
-                stage_id=program.stage_id,
-                step=placed.step,
-                message=f"{placed.instruction}: {message}",
-            )
-    yield from _check_groups(program)
+        instruction = placed.instruction
+        complaints = (
+            _of_buffer_instruction(header, held, instruction)
+            if isinstance(instruction, BufferInstruction)
+            else _of_other(header, rank, held, instruction)
+        )
+        for message in complaints:
+            yield _finding(header, rank, placed, f"{instruction}: {message}")
+    yield from _check_groups(header, program)
     yield from check_order_of_results(header, program)
 
 
-def _complaints(header: PlanHeader, stage_id: int, placed: Placed) -> Iterator[str]:
-    instruction = placed.instruction
-    if not instruction.position.includes(stage_id, header.stages):
-        yield f"found on stage {stage_id} of {header.stages}, belongs on {instruction.position}"
-    if isinstance(instruction, BufferInstruction):
-        if not 0 <= instruction.micro_batch < header.micro_batches:
-            yield f"micro_batch is {instruction.micro_batch}, {_needed(header.micro_batches)}"
-        if not 0 <= instruction.buffer < header.num_buffers:
-            yield f"buffer is {instruction.buffer}, {_needed(header.num_buffers)}"
+def _of_buffer_instruction(
+    header: PlanHeader, held: tuple[int, ...], instruction: BufferInstruction
+) -> Iterator[str]:
+    stage_id, stages = instruction.stage, header.stages
+    if not 0 <= stage_id < stages:
+        yield f"stage is {stage_id}, {needed(stages)}"
+        return
+    if stage_id not in held:
+        yield f"stage is {stage_id}, but the rank holds {in_words('stage', runs(held))}"
+    if not instruction.position.includes(stage_id, stages):
+        yield f"found on stage {stage_id} of {stages}, belongs on {instruction.position}"
+    if not 0 <= instruction.micro_batch < header.micro_batches:
+        yield f"micro_batch is {instruction.micro_batch}, {needed(header.micro_batches)}"
+    if not 0 <= instruction.buffer < header.num_buffers:
+        yield f"buffer is {instruction.buffer}, {needed(header.num_buffers)}"
     if isinstance(instruction, TransferInstruction):
-        receives = instruction.direction is Direction.RECV
-        neighbour = stage_id - 1 if receives else stage_id + 1
-        if not 0 <= instruction.peer < header.stages:
-            yield f"peer is {instruction.peer}, {_needed(header.stages)}"
-        elif instruction.peer != neighbour and 0 <= neighbour < header.stages:
+        yield from _of_peer(header, instruction, instruction.direction)
+    if isinstance(instruction, CopyActivation):
+        yield from _of_peer(header, instruction, Direction.RECV)
+        if not 0 <= instruction.peer_buffer < header.num_buffers:
+            yield f"peer_buffer is {instruction.peer_buffer}, {needed(header.num_buffers)}"
+
+
+def _of_peer(
+    header: PlanHeader, instruction: TransferInstruction | CopyActivation, direction: Direction
+) -> Iterator[str]:
+    stage_id, peer, stages = instruction.stage, instruction.peer, header.stages
+    receives = direction is Direction.RECV
+    neighbour = stage_id - 1 if receives else stage_id + 1
+    if not 0 <= peer < stages:
+        yield f"peer is {peer}, {needed(stages)}"
+    elif peer != neighbour:
+        if 0 <= neighbour < stages:
             relation = "the input of stage {} is the output of stage {}"
             flow = (stage_id, neighbour) if receives else (neighbour, stage_id)
-            yield f"peer is {instruction.peer}, but {relation.format(*flow)}"
+            yield f"peer is {peer}, but {relation.format(*flow)}"
+    elif isinstance(instruction, CopyActivation):
+        if header.rank_of(peer) != header.rank_of(stage_id):
+            yield (
+                f"peer is {peer} on rank {header.rank_of(peer)}, needed a stage of the same rank: "
+                "others are received from"
+            )
+    elif header.rank_of(peer) == header.rank_of(stage_id):
+        yield (
+            f"peer is {peer} on the same rank {header.rank_of(peer)}, needed a stage of another: "
+            "a rank hands on its own by CopyActivation"
+        )
+
+
+def _of_other(
+    header: PlanHeader, rank: int, held: tuple[int, ...], instruction: Instruction
+) -> Iterator[str]:
+    if not any(instruction.position.includes(stage_id, header.stages) for stage_id in held):
+        own = f"stage {rank} of {header.stages}"
+        if not header.is_one_to_one:
+            own = f"rank {rank}, which holds {in_words('stage', runs(held))} of {header.stages}"
+        yield f"found on {own}, belongs on {instruction.position}"
     if isinstance(instruction, HandOver):
-        yield from _handed_over(header, stage_id, instruction)
+        yield from _handed_over(header, rank, instruction)
 
 
-def _handed_over(header: PlanHeader, stage_id: int, instruction: HandOver) -> Iterator[str]:
+def _handed_over(header: PlanHeader, rank: int, instruction: HandOver) -> Iterator[str]:
     last = header.stages - 1
     if instruction.source != last:
         what = instruction.gives or "loss"
         verb = "are" if instruction.gives else "is"
         yield f"source is {instruction.source}, but the {what} {verb} on stage {last}"
     if isinstance(instruction, MoveLogits):
-        others = f"needed another stage of {header.stages}"
-        if not 0 <= instruction.destination < header.stages or instruction.destination == last:
-            yield f"destination is {instruction.destination}, {others}"
-        elif stage_id not in instruction.members(header.stages):
-            yield f"found on stage {stage_id}, which is neither its source nor its destination"
+        to, unit = instruction.destination, header.unit
+        if not 0 <= to < header.stages or header.rank_of(to) == header.rank_of(last):
+            others = "" if unit == "stage" else f" on another rank than stage {last}"
+            yield f"destination is {to}, needed another stage of {header.stages}{others}"
+        elif rank not in instruction.members(header.ranks, header.rank_of):
+            ends = "is" if unit == "stage" else "holds"
+            yield f"found on {unit} {rank}, which {ends} neither its source nor its destination"
 
 
-def _check_groups(program: StageProgram) -> Iterator[Finding]:
+def _check_groups(header: PlanHeader, program: RankProgram) -> Iterator[Finding]:
     """Does every group begin and end in one step, without another inside, and hold only posts?"""
     group: Placed | None = None
     for placed in program.placed():
         instruction, complaint = placed.instruction, ""
         if group is not None and placed.step != group.step:
-            yield _misplaced(program, group, "is not ended in its step")
+            yield _finding(
+                header, program.rank, group, f"{group.instruction} is not ended in its step"
+            )
             group = None
         if isinstance(instruction, GroupStart):
             complaint = "starts a group inside of another" if group else ""
@@ -154,22 +208,18 @@ def _check_groups(program: StageProgram) -> Iterator[Finding]:
         ):
             complaint = "stands in a group, which holds only posts of transfers"
         if complaint:
-            yield _misplaced(program, placed, complaint)
+            yield _finding(header, program.rank, placed, f"{instruction} {complaint}")
     if group is not None:
-        yield _misplaced(program, group, "is not ended in its step")
+        yield _finding(
+                header, program.rank, group, f"{group.instruction} is not ended in its step"
+            )
 
 
-def _misplaced(program: StageProgram, placed: Placed, complaint: str) -> Finding:
-    return Finding(
-        code=FindingCode.STRUCTURE,
-        stage_id=program.stage_id,
-        step=placed.step,
-        message=f"{placed.instruction} {complaint}",
+def _finding(header: PlanHeader, rank: int, placed: Placed, message: str) -> Finding:
+    stage_id = getattr(placed.instruction, "stage", None)
+    return finding(
+        FindingCode.STRUCTURE, header, rank, message, stage_id=stage_id, step=placed.step
     )
-
-
-def _needed(count: int) -> str:
-    return "needed 0" if count == 1 else f"needed 0 to {count - 1}"
 
 
 STRUCTURE = ProgramQuestion("structure", holds=structure_holds, explain=check_structure)

@@ -1,4 +1,4 @@
-"""A plan as a picture: one row for each stage, one column for each step."""
+"""A plan as a picture: one row for each rank, one column for each step."""
 
 from typing import NamedTuple
 
@@ -7,11 +7,12 @@ from rich.table import Table
 from rich.text import Text
 
 from schedcc.io.plain_text import visible
-from schemas import BufferInstruction, PipelinePlan, StagePlan, StageProgram, Step
+from schemas import BufferInstruction, PipelinePlan, StagePlan, RankProgram, Step
 
 SYMBOLS = {
     "LoadMicroBatch": ("L", "cyan"),
     "ForwardPass": ("F", "bold green"),
+    "CopyActivation": ("C", "blue"),
     "RecvActivation": ("R", "yellow"),
     "SendActivation": ("S", "magenta"),
     "PostRecvActivation": ("r<", "yellow"),
@@ -49,10 +50,11 @@ class Window(NamedTuple):
 
 def fitting(plan: PipelinePlan | StagePlan, width: int) -> Window:
     """As many of the first steps as can be drawn whole in `width` characters."""
-    stages = [len(str(program.stage_id)) for program in _programs(plan)]
-    used, stop = max([len("stage"), *stages]) + 2, 0  # a border on its left, a space on its right
+    ranks, staged = [len(str(program.rank)) for program in _programs(plan)], plan.unit == "rank"
+    used, stop = max([len(plan.unit), *ranks]) + 2, 0  # a border on its left, a space on its right
     for step in range(step_count(plan)):
-        cells = [cell(program.steps[step]) for program in _programs(plan) if _has(program, step)]
+        drawn = (program.steps[step] for program in _programs(plan) if _has(program, step))
+        cells = [cell(instructions, staged=staged) for instructions in drawn]
         used += max(len(str(step)), *(text.cell_len for text in cells)) + 3
         if used > width:
             break
@@ -61,18 +63,20 @@ def fitting(plan: PipelinePlan | StagePlan, width: int) -> Window:
 
 
 def draw(plan: PipelinePlan | StagePlan, window: Window) -> Table:
-    """Draw the steps in `window` of every stage.
+    """Draw the steps in `window` of every rank.
 
     A cell shows the instructions of one step in their order, each as its symbol and its
-    micro-batch: `L3 S2 F3` loads 3, sends 2 and forwards 3.
+    micro-batch: `L3 S2 F3` loads 3, sends 2 and forwards 3. Where ranks hold other than one stage
+    each, the stage stands in front, as in torch's files: `4F3` forwards 3 on stage 4.
     """
     table = Table(box=box.ROUNDED, pad_edge=False)
-    table.add_column("stage", justify="right", style="bold", no_wrap=True)
+    table.add_column(plan.unit, justify="right", style="bold", no_wrap=True)
     for step in range(*window):
         table.add_column(str(step), no_wrap=True)
     for program in _programs(plan):
-        cells = [cell(step) for step in program.steps[window.first : window.stop]]
-        table.add_row(str(program.stage_id), *cells)
+        shown = program.steps[window.first : window.stop]
+        cells = [cell(step, staged=plan.unit == "rank") for step in shown]
+        table.add_row(str(program.rank), *cells)
     return table
 
 
@@ -81,9 +85,11 @@ def title(plan: PipelinePlan | StagePlan, window: Window) -> str:
     total = step_count(plan)
     drawn = f"{window.first} to {window.stop - 1}" if window.stop > window.first else "none"
     part = "" if window == (0, total) else f" (drawn: {drawn})"
+    ranks = "" if plan.is_one_to_one else f" on R = {plan.ranks} ranks"
+    buffers = f"{plan.num_buffers} buffer{'s' if plan.num_buffers > 1 else ''}"
     return (
         f"{visible(plan.schedule)} schedule: M = {plan.micro_batches} micro-batches, "
-        f"S = {plan.stages} stages, {plan.num_buffers} buffers, {total} steps{part}"
+        f"S = {plan.stages} stages{ranks}, {buffers}, {total} steps{part}"
     )
 
 
@@ -93,9 +99,9 @@ def step_count(plan: PipelinePlan | StagePlan) -> int:
 
 
 def epilogue_lines(plan: PipelinePlan | StagePlan) -> list[str]:
-    """The epilogue of each stage that has one, in words."""
+    """The epilogue of each rank that has one, in words."""
     return [
-        f"epilogue of stage {program.stage_id}: {', '.join(map(str, program.epilogue))}"
+        f"epilogue of {plan.unit} {program.rank}: {', '.join(map(str, program.epilogue))}"
         for program in _programs(plan)
         if program.epilogue
     ]
@@ -111,20 +117,26 @@ def legend(plan: PipelinePlan | StagePlan) -> Text:
     return text
 
 
-def _programs(plan: PipelinePlan | StagePlan) -> tuple[StageProgram, ...]:
+def _programs(plan: PipelinePlan | StagePlan) -> tuple[RankProgram, ...]:
     return (plan.program,) if isinstance(plan, StagePlan) else plan.programs
 
 
-def _has(program: StageProgram, step: int) -> bool:
+def _has(program: RankProgram, step: int) -> bool:
     return step < len(program.steps)
 
 
-def cell(step: Step) -> Text:
-    """The instructions of one step: each as its symbol and its micro-batch."""
+def cell(step: Step, *, staged: bool = False) -> Text:
+    """The instructions of one step: each as its symbol and its micro-batch.
+
+    Args:
+        step: The step.
+        staged: Whether each is to show its stage.
+    """
     text = Text()
     for number, instruction in enumerate(step):
         symbol, style = SYMBOLS[instruction.op]
         if isinstance(instruction, BufferInstruction):
-            symbol += str(instruction.micro_batch)
+            stage = str(instruction.stage) if staged else ""
+            symbol = f"{stage}{symbol}{instruction.micro_batch}"
         text.append(" " if number else "").append(symbol, style)
     return text

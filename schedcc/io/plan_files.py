@@ -13,6 +13,8 @@ from schemas import Instruction, PipelinePlan, StagePlan
 from schemas.base import nearest
 
 _FORMATS: dict[object, type[PipelinePlan] | type[StagePlan]] = {
+    "schedcc.plan/2": PipelinePlan,
+    "schedcc.stage-plan/2": StagePlan,
     "schedcc.plan/1": PipelinePlan,
     "schedcc.stage-plan/1": StagePlan,
 }

@@ -1,6 +1,6 @@
-"""Passes: from the blocking form of a program to the overlapped one.
+"""Passes: from the blocking variant of a program to the overlapped one.
 
-A pass is a pure function from a sound program to a sound program of the same stage. It splits or
+A pass is a pure function from a sound program to a sound program of the same rank. It splits or
 moves instructions and does nothing else: micro-batches, buffers, peers and the number of steps
 stay. It reads what instructions declare of themselves, never stage numbers, so it works on any
 forward plan. Applied a second time it changes nothing.
@@ -15,32 +15,40 @@ it)::
     hoist_receives  r<0 r<1    r.0 F0 s>0 r<2  r.1 s.0 F1 s>1 r<3   ...
     sink_waits      r<0 r<1    r.0 F0 s>0 r<2  r.1 F1 s>1 r<3  s.0 r.2 F2 s>2 ...
 
+Where the channels of the ranks lead in circles, `hoist_in_order` takes the place of the two others.
 A receive is posted when its place is free, so its message crosses the previous forward; a send is
 posted right after its forward, and nobody waits for it before its place is written again.
 """
 
 from collections.abc import Callable
 
-from schedcc.passes.move import hoist_receives, hoist_sends, sink_waits
+from schedcc.passes.move import hoist_in_order, hoist_receives, hoist_sends, sink_waits
 from schedcc.passes.split import split_transfers
-from schemas import StageProgram
+from schemas import PlanHeader, RankProgram
 
-Pass = Callable[[StageProgram, int], StageProgram]
-"""`(program, stages) -> program`"""
+Pass = Callable[[RankProgram, PlanHeader], RankProgram]
+"""`(program, header of its plan) -> program`"""
 
-PASSES: tuple[Pass, ...] = (split_transfers, hoist_sends, hoist_receives, sink_waits)
+PASSES: tuple[Pass, ...] = (
+    split_transfers,
+    hoist_in_order,
+    hoist_sends,
+    hoist_receives,
+    sink_waits,
+)
 
 
-def overlapped(program: StageProgram, stages: int) -> StageProgram:
-    """The overlapped form of a blocking program, one stage of `stages`."""
+def overlapped(program: RankProgram, header: PlanHeader) -> RankProgram:
+    """The overlapped variant of one rank's blocking program."""
     for transform in PASSES:
-        program = transform(program, stages)
+        program = transform(program, header)
     return program
 
 
 __all__ = [
     "PASSES",
     "Pass",
+    "hoist_in_order",
     "hoist_receives",
     "hoist_sends",
     "overlapped",

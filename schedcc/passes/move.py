@@ -1,5 +1,12 @@
-"""Move posts ahead and waits behind, as far as the places of the buffers allow."""
+"""Move posts ahead and waits behind, as far as the places of the buffers allow.
 
+Transfers of a rank end in the order of its queue. Where the ranks form a chain, no order of them can
+deadlock (`docs/checking.md`), and receives are posted ahead of sends. Where the channels lead around
+in a circle, as in a ring, they stay in the order of the blocking program, which is free of deadlock.
+"""
+
+from collections.abc import Callable, Hashable
+from itertools import pairwise
 from typing import NamedTuple
 
 from schemas import (
@@ -8,12 +15,12 @@ from schemas import (
     GroupEnd,
     GroupStart,
     Phase,
-    Place,
-    StageProgram,
+    PlanHeader,
+    RankProgram,
+    BufferPlace,
     StepInstruction,
     Transfer,
     TransferInstruction,
-    places,
 )
 
 
@@ -29,22 +36,23 @@ class Item(NamedTuple):
         return len(self.instructions) > 1
 
 
-def hoist_sends(program: StageProgram, stages: int) -> StageProgram:
+def hoist_sends(program: RankProgram, header: PlanHeader) -> RankProgram:
     """Post each send as soon as its value is there.
 
     >>> from schedcc import compile_stage
     >>> from schedcc.io.picture import cell
     >>> from schedcc.passes.split import split_transfers
-    >>> program = split_transfers(compile_stage(2, 3, 1).program, 3)
+    >>> plan = compile_stage(2, 3, 1)
+    >>> program = split_transfers(plan.program, plan)
     >>> [cell(step).plain for step in program.steps]
     ['', 'r<0 r.0 F0', 'r<1 r.1 s>0 s.0 F1', 's>1 s.1']
-    >>> [cell(step).plain for step in hoist_sends(program, 3).steps]
+    >>> [cell(step).plain for step in hoist_sends(program, plan).steps]
     ['', 'r<0 r.0 F0 s>0', 'r<1 r.1 s.0 F1 s>1', 's.1']
     """
-    return _hoist(program, stages, Direction.SEND)
+    return program if _in_circles(header) else _hoist(program, header, Direction.SEND)
 
 
-def hoist_receives(program: StageProgram, stages: int) -> StageProgram:
+def hoist_receives(program: RankProgram, header: PlanHeader) -> RankProgram:
     """Post each receive as soon as its place is free.
 
     It does not pass the sends that are posted right where its place becomes free: a stage's
@@ -53,25 +61,49 @@ def hoist_receives(program: StageProgram, stages: int) -> StageProgram:
     >>> from schedcc import compile_stage
     >>> from schedcc.io.picture import cell
     >>> from schedcc.passes.split import split_transfers
-    >>> program = hoist_sends(split_transfers(compile_stage(3, 3, 1).program, 3), 3)
+    >>> plan = compile_stage(3, 3, 1)
+    >>> program = hoist_sends(split_transfers(plan.program, plan), plan)
     >>> [cell(step).plain for step in program.steps]
     ['', 'r<0 r.0 F0 s>0', 'r<1 r.1 s.0 F1 s>1', 'r<2 r.2 s.1 F2 s>2', 's.2']
-    >>> [cell(step).plain for step in hoist_receives(program, 3).steps]
+    >>> [cell(step).plain for step in hoist_receives(program, plan).steps]
     ['r<0 r<1', 'r.0 F0 s>0 r<2', 'r.1 s.0 F1 s>1', 'r.2 s.1 F2 s>2', 's.2']
     """
-    return _hoist(program, stages, Direction.RECV)
+    return program if _in_circles(header) else _hoist(program, header, Direction.RECV)
 
 
-def sink_waits(program: StageProgram, stages: int) -> StageProgram:
+def hoist_in_order(program: RankProgram, header: PlanHeader) -> RankProgram:
+    """Where channels lead in circles: post all transfers early, in the order that they have.
+
+    >>> from schedcc import compile_pipeline
+    >>> from schedcc.io.picture import cell
+    >>> from schedcc.passes.split import split_transfers
+    >>> plan = compile_pipeline(2, 4, schedule="interleaved", ranks=2)
+    >>> program = split_transfers(plan.programs[1], plan)
+    >>> [cell(step, staged=True).plain for step in program.steps[1:4]]
+    ['1r<0 1r.0 1F0', '1r<1 1r.1 1s>0 1s.0 1F1', '3L0 3r<0 3r.0 1s>1 1s.1 3F0']
+    >>> [cell(step, staged=True).plain for step in hoist_in_order(program, plan).steps[:4]]
+    ['1r<0 1r<1', '1r.0 1F0 1s>0 3r<0', '1r.1 1s.0 1F1 1s>1 3r<1', '3L0 3r.0 1s.1 3F0']
+    """
+    return _hoist(program, header, None) if _in_circles(header) else program
+
+
+def _in_circles(header: PlanHeader) -> bool:
+    """Whether a rank is come back to along the stages after it was left."""
+    hops = [rank for rank, after in pairwise((*header.placement, -1)) if rank != after]
+    return len(hops) > len(set(hops))
+
+
+def sink_waits(program: RankProgram, header: PlanHeader) -> RankProgram:
     """Wait for each transfer only where its place is needed next, or at the end.
 
     >>> from schedcc import compile_stage
     >>> from schedcc.io.picture import cell
     >>> from schedcc.passes.split import split_transfers
-    >>> program = hoist_sends(split_transfers(compile_stage(3, 3, 1).program, 3), 3)
+    >>> plan = compile_stage(3, 3, 1)
+    >>> program = hoist_sends(split_transfers(plan.program, plan), plan)
     >>> [cell(step).plain for step in program.steps]
     ['', 'r<0 r.0 F0 s>0', 'r<1 r.1 s.0 F1 s>1', 'r<2 r.2 s.1 F2 s>2', 's.2']
-    >>> [cell(step).plain for step in sink_waits(program, 3).steps]
+    >>> [cell(step).plain for step in sink_waits(program, plan).steps]
     ['', 'r<0 r.0 F0 s>0', 'r<1 r.1 F1 s>1', 'r<2 s.0 r.2 F2 s>2', 's.1 s.2']
     """
     sunk: list[Item] = []
@@ -81,41 +113,41 @@ def sink_waits(program: StageProgram, stages: int) -> StageProgram:
         if first.effects.phase is Phase.WAIT:
             waits.append(first)
             continue
-        touched = _touched(item.instructions, program.stage_id, stages)
-        due = [w for w in waits if touched & _touched((w,), program.stage_id, stages)]
+        touched = _touched(item.instructions, header)
+        due = [w for w in waits if touched & _touched((w,), header)]
         waits = [w for w in waits if w not in due]
         sunk += [*(Item(item.step, (wait,)) for wait in due), item]
     end = len(program.steps) - 1
     return _rebuilt(program, sunk + [Item(end, (wait,)) for wait in waits])
 
 
-def _hoist(program: StageProgram, stages: int, direction: Direction) -> StageProgram:
-    """Move the posts of one direction to the front, until something holds them back.
+def _hoist(
+    program: RankProgram, header: PlanHeader, direction: Direction | None
+) -> RankProgram:
+    """Move the posts of one direction to the front, or all of them, until something holds them back.
 
     Backwards through the program with the posts in hand, until an instruction touches the place
     of one of them: it goes right behind that instruction, and so do the posts behind it on its
-    channel, since messages match by order. Nothing leaves a group, enters one, or passes one with a
-    post of its channel.
+    channel, since messages match by order; of all posts, those behind it in the queue. Nothing
+    leaves a group, enters one, or passes one with a post of its channel.
     """
+    queue = _channels(header) if direction is not None else (lambda _: None)
     behind: list[Item] = []  # what has been passed, last instruction first
     posts: list[Transfer] = []  # in hand, last one first
     for item in reversed(_items(program)):
         if post := _single_post(item, direction):
             posts.append(post)
             continue
-        touched = _touched(item.instructions, program.stage_id, stages)
-        passed = {_channel(i) for i in item.instructions if isinstance(i, TransferInstruction)}
+        touched = _touched(item.instructions, header)
+        passed = {queue(i) for i in item.instructions if isinstance(i, TransferInstruction)}
         held = [
             p
             for p in posts
-            if touched & _touched((p,), program.stage_id, stages)
-            or (item.is_group and _channel(p) in passed)
+            if touched & _touched((p,), header) or (item.is_group and queue(p) in passed)
         ]
-        held_channels = {_channel(post): posts.index(post) for post in held}
+        last_held = {queue(post): posts.index(post) for post in held}
         due = [
-            p
-            for number, p in enumerate(posts)
-            if p in held or number < held_channels.get(_channel(p), 0)
+            p for number, p in enumerate(posts) if p in held or number < last_held.get(queue(p), 0)
         ]
         posts = [p for p in posts if p not in due]
         _drop(behind, [Item(item.step, (post,)) for post in due], direction)
@@ -124,7 +156,11 @@ def _hoist(program: StageProgram, stages: int, direction: Direction) -> StagePro
     return _rebuilt(program, behind[::-1])
 
 
-def _drop(behind: list[Item], due: list[Item], direction: Direction) -> None:
+def _channels(header: PlanHeader) -> Callable[[TransferInstruction], Hashable]:
+    return lambda transfer: (transfer.direction, header.rank_of(transfer.peer))
+
+
+def _drop(behind: list[Item], due: list[Item], direction: Direction | None) -> None:
     """Put posts in front of what has been passed; receives behind the sends that come first."""
     sends: list[Item] = []
     while due and direction is Direction.RECV and behind:
@@ -134,35 +170,31 @@ def _drop(behind: list[Item], due: list[Item], direction: Direction) -> None:
     behind += due + sends[::-1]
 
 
-def _single_post(item: Item, direction: Direction) -> Transfer | None:
+def _single_post(item: Item, direction: Direction | None) -> Transfer | None:
     """The post that an item is, outside of groups."""
     instruction = item.instructions[0]
     if (
         isinstance(instruction, TransferInstruction)
         and instruction.effects.phase is Phase.POST
-        and instruction.direction is direction
+        and direction in (instruction.direction, None)
     ):
         return instruction
     return None
 
 
-def _channel(transfer: TransferInstruction) -> tuple[Direction, int]:
-    return transfer.direction, transfer.peer
-
-
 def _touched(
-    instructions: tuple[StepInstruction, ...], stage_id: int, stages: int
-) -> frozenset[tuple[int, Place]]:
+    instructions: tuple[StepInstruction, ...], header: PlanHeader
+) -> frozenset[BufferPlace]:
     return frozenset(
-        (instruction.buffer, place)
+        place
         for instruction in instructions
         if isinstance(instruction, BufferInstruction)
         for accesses in (instruction.effects.reads, instruction.effects.writes)
-        for place in places(accesses, stage_id, stages)
+        for place in instruction.touches(accesses, header.stages)
     )
 
 
-def _items(program: StageProgram) -> list[Item]:
+def _items(program: RankProgram) -> list[Item]:
     items: list[Item] = []
     for step, instructions in enumerate(program.steps):
         group: list[StepInstruction] = []
@@ -177,7 +209,7 @@ def _items(program: StageProgram) -> list[Item]:
     return items
 
 
-def _rebuilt(program: StageProgram, items: list[Item]) -> StageProgram:
+def _rebuilt(program: RankProgram, items: list[Item]) -> RankProgram:
     steps: list[list[StepInstruction]] = [[] for _ in program.steps]
     for item in items:
         steps[item.step] += item.instructions

@@ -2,26 +2,28 @@
 
 from schemas import (
     PostRecvActivation,
+    PlanHeader,
     PostSendActivation,
+    RankProgram,
     RecvActivation,
     SendActivation,
-    StageProgram,
     Step,
     StepInstruction,
+    Transfer,
     WaitRecvActivation,
     WaitSendActivation,
 )
 
 
-def split_transfers(program: StageProgram, _: int) -> StageProgram:
+def split_transfers(program: RankProgram, _: PlanHeader) -> RankProgram:
     """Replace a transfer by its post and, at once, its wait, which means the same.
 
     >>> from schedcc import compile_stage
     >>> from schedcc.io.picture import cell
-    >>> program = compile_stage(2, 3, 1).program
-    >>> [cell(step).plain for step in program.steps]
+    >>> plan = compile_stage(2, 3, 1)
+    >>> [cell(step).plain for step in plan.steps]
     ['', 'R0 F0', 'R1 S0 F1', 'S1']
-    >>> [cell(step).plain for step in split_transfers(program, 3).steps]
+    >>> [cell(step).plain for step in split_transfers(plan.program, plan).steps]
     ['', 'r<0 r.0 F0', 'r<1 r.1 s>0 s.0 F1', 's>1 s.1']
     """
     steps = tuple(_split_step(step) for step in program.steps)
@@ -33,16 +35,13 @@ def _split_step(step: Step) -> Step:
 
 
 def _parts(instruction: StepInstruction) -> tuple[StepInstruction, ...]:
-    match instruction:
-        case RecvActivation(micro_batch=m, buffer=b, peer=p):
-            return (
-                PostRecvActivation(micro_batch=m, buffer=b, peer=p),
-                WaitRecvActivation(micro_batch=m, buffer=b, peer=p),
-            )
-        case SendActivation(micro_batch=m, buffer=b, peer=p):
-            return (
-                PostSendActivation(micro_batch=m, buffer=b, peer=p),
-                WaitSendActivation(micro_batch=m, buffer=b, peer=p),
-            )
-        case _:
-            return (instruction,)
+    if not isinstance(instruction, RecvActivation | SendActivation):
+        return (instruction,)
+    fields = instruction.model_dump(exclude={"op"})
+    return tuple(part(**fields) for part in _HALVES[type(instruction)])
+
+
+_HALVES: dict[type[RecvActivation | SendActivation], tuple[type[Transfer], type[Transfer]]] = {
+    RecvActivation: (PostRecvActivation, WaitRecvActivation),
+    SendActivation: (PostSendActivation, WaitSendActivation),
+}

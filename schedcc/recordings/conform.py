@@ -49,7 +49,7 @@ def conform(
         raise ValueError(f"run is {run}, needed a run of the recording ({known})")
     runs = recorded if run is None else [run]
     found: list[Observation] = [*_files(plan, recording)]
-    programs = {program.stage_id: list(program.placed()) for program in plan.programs}
+    programs = {program.rank: list(program.placed()) for program in plan.programs}
     followed = set()
     for pipeline, by_stage in recording.pipelines.items():
         for rank in by_stage.values():

@@ -104,7 +104,7 @@ class Causality:
         times: dict[Event, int],
     ) -> Iterator[Deviation]:
         ranks = self._recording.pipelines[pipeline]
-        first, second = ranks[cause.stage_id].header, ranks[event.stage_id].header
+        first, second = ranks[cause.rank].header, ranks[event.rank].header
         allowed = 0 if first.clock == second.clock else int(self._clock_error * 1e9)
         early = times[cause] - times[event]
         if early > allowed:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from schedcc.io.plain_text import visible
-from schemas import PipelinePlan, Placed, StagePlan, StageProgram
+from schemas import PipelinePlan, Placed, StagePlan, RankProgram
 from schemas.recording import (
     ErrorRaised,
     RecordingHeader,
@@ -169,9 +169,11 @@ def joined(plans: Iterable[StagePlan]) -> PipelinePlan | None:
         schedule=known[0].schedule,
         micro_batches=max(plan.micro_batches for plan in known),
         stages=max(plan.stages for plan in known),
+        ranks=known[0].ranks,
+        placement=known[0].placement,
         num_buffers=max(plan.num_buffers for plan in known),
         programs=tuple(
-            StageProgram(stage_id=plan.stage_id, steps=plan.steps, epilogue=plan.epilogue)
+            RankProgram(rank=plan.rank, steps=plan.steps, epilogue=plan.epilogue)
             for plan in known
         ),
     )

@@ -23,7 +23,7 @@ def run_graph(
     if micro_batches is None or micro_batches >= plan.micro_batches:
         return dependency_graph(plan, transport)
     offsets = {
-        fitting(program.stage_id): [
+        fitting(program.rank): [
             placed.offset
             for placed in program.placed()
             if exists(placed.instruction, micro_batches)
@@ -34,7 +34,7 @@ def run_graph(
     def in_whole_plan(node: Node) -> Node:
         if not isinstance(node, Event):
             return node
-        return node._replace(offset=offsets[node.stage_id][node.offset])
+        return node._replace(offset=offsets[node.rank][node.offset])
 
     graph = dependency_graph(restricted(plan, micro_batches), transport)
     return nx.relabel_nodes(graph, in_whole_plan)

@@ -13,6 +13,7 @@ from schemas import (
     Direction,
     HandOver,
     Phase,
+    PipelinePlan,
     TransferInstruction,
     TransportModel,
 )
@@ -51,7 +52,7 @@ def waits(recording: Recording, pipeline: PipelineId, run: int) -> list[Wait]:
                 )
                 for needed, why in (
                     *_needed(graph, waiter, pending),
-                    *_not_begun(graph, waiter, absent, plan.stages),
+                    *_not_begun(graph, waiter, absent, plan),
                 )
             ]
     return [wait for waiter in sorted(found) for wait in found[waiter]]
@@ -97,7 +98,7 @@ def _pending(graph: "nx.DiGraph[Event]", progress: dict[int, Progress]) -> set[E
 
 
 def _happened(graph: "nx.DiGraph[Event]", event: Event, progress: dict[int, Progress]) -> bool:
-    reached = progress[event.stage_id]
+    reached = progress[event.rank]
     entered = event.moment == "start" or _is_posted(graph, event)
     return event.offset <= (reached.entered if entered else reached.left)
 
@@ -119,22 +120,24 @@ def _needed(
             if before not in pending or before in seen:
                 continue
             seen.add(before)
-            if before.stage_id == waiter.stage_id:
+            if before.rank == waiter.rank:
                 rest.append(before)  # the stage's own transfer under way, which it waits for
             else:
                 yield before, graph.edges[before, event]["why"]
 
 
 def _not_begun(
-    graph: "nx.DiGraph[Event]", waiter: Event, absent: list[int], stages: int
+    graph: "nx.DiGraph[Event]", waiter: Event, absent: list[int], plan: PipelinePlan
 ) -> Iterator[tuple[Event, str]]:
     """Stages that have not begun the run, and so have no plan, but a part in an instruction."""
     instruction = graph.nodes[waiter]["instruction"]
     for stage in absent:
-        if isinstance(instruction, TransferInstruction) and instruction.peer == stage:
+        if isinstance(instruction, TransferInstruction) and plan.rank_of(instruction.peer) == stage:
             receives = instruction.direction is Direction.RECV
             yield Event(stage, 0, "start"), "data" if receives else "rendezvous"
-        elif isinstance(instruction, HandOver) and stage in instruction.members(stages):
+        elif isinstance(instruction, HandOver) and stage in instruction.members(
+            plan.ranks, plan.rank_of
+        ):
             yield Event(stage, 0, "start"), "collective"
 
 
@@ -147,8 +150,8 @@ def _position(
 ) -> Position:
     known = graph.nodes[event] if event in graph else {"step": None, "instruction": None}
     return Position(
-        rank=recording.pipelines[pipeline][event.stage_id].header.rank,
-        stage_id=event.stage_id,
+        rank=recording.pipelines[pipeline][event.rank].header.rank,
+        stage_id=event.rank,
         run=run,
         step=known["step"],
         instruction=known["instruction"],

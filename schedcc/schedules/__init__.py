@@ -1,1 +1,37 @@
-"""Schedules: which stage forwards which micro-batch at which step, and what comes after."""
+"""Schedules: on which rank each stage is, and which forwards which micro-batch at which step.
+
+A new schedule is a file here and a place in `SCHEDULES`; a user's own value needs neither.
+"""
+
+from schedcc.errors import ScheduleError
+from schedcc.schedules.inference import Inference
+from schedcc.schedules.interleaved import Interleaved
+from schedcc.schedules.schedule import Period, Schedule
+from schedcc.schedules.v_shape import VShape
+
+SCHEDULES: tuple[Schedule, ...] = (Inference(), Interleaved(), VShape())
+"""Those that have a name on the command line."""
+
+
+def find_schedule(schedule: str | Schedule) -> Schedule:
+    """The schedule of a name, or the value that it is already.
+
+    Raises:
+        ScheduleError: there is no schedule of this name, or the value is none.
+    """
+    if isinstance(schedule, str):
+        for known in SCHEDULES:
+            if known.name == schedule:
+                return known
+        names = ", ".join(repr(known.name) for known in SCHEDULES)
+        raise ScheduleError(f"schedule is {schedule!r}, needed one of {names}, or a value")
+    for attribute in ("name", "placement", "forwards"):
+        if isinstance(schedule, type) or not hasattr(schedule, attribute):
+            raise ScheduleError(
+                f"schedule is {schedule!r}, needed a name or a value with 'name', 'placement' and "
+                "'forwards'"
+            )
+    return schedule
+
+
+__all__ = ["SCHEDULES", "Period", "Schedule", "find_schedule"]

@@ -1,19 +1,23 @@
 """The epilogue: what happens to the results once all micro-batches are through.
 
 ==================  ===========================  ==================================
-instruction         stages                       wanted when
+instruction         ranks                        wanted when
 ==================  ===========================  ==================================
 `ReduceLoss`        last                         a loss is computed
 `AllReduceLoss`     last                         ... reduced, and there are replicas
 `ComputeMetrics`    last                         there are metrics with a state,
 `AllReduceMetrics`  last                         ... and replicas
-`BroadcastLoss`     all, if there are several    ... and every stage is to know it
+`BroadcastLoss`     all, if there are several    ... and every rank is to know it
 `CollectLogits`     last                         logits are asked for there,
-`MoveLogits`        last and first               ... on the first stage,
-`BroadcastLogits`   all                          ... or on every stage
+`MoveLogits`        last and first               ... on the first rank,
+`BroadcastLogits`   all                          ... or on every rank
 ==================  ===========================  ==================================
+
+The first and the last rank are those of the first and the last stage. Where they are one, what is
+asked for on either is there without being moved.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -44,11 +48,11 @@ class Outcome:
     """Reduce the losses to their weighted average, their sum, or their mean without weights (which
     is DeepSpeed's `"avg"`), or leave them as they are."""
     bcast_loss: bool = True
-    """Hand the loss to every stage, not only to the last."""
+    """Hand the loss to every rank, not only to that of the last stage."""
     return_logits: bool = False
     """Hand out the logits of every micro-batch."""
     logits_to: LogitsTo = "last"
-    """The stages that get the logits."""
+    """The rank of the last or of the first stage, or all ranks, get the logits."""
     compute_metrics: bool = False
     """Compute metrics that have a state."""
     replicas: int = 1
@@ -64,9 +68,29 @@ class Outcome:
         require_count("replicas", self.replicas)
 
 
-def epilogue(stages: int, stage_id: int, outcome: Outcome) -> tuple[EpilogueInstruction, ...]:
-    """The epilogue of stage `stage_id` of `stages`."""
-    last = stage_id == stages - 1
+def epilogues(
+    placement: Sequence[int], outcome: Outcome
+) -> tuple[tuple[EpilogueInstruction, ...], ...]:
+    """The epilogues of all ranks; those between the first and the last are alike."""
+    ranks = max(placement) + 1
+    ends = {placement[0], placement[-1]}
+    between = next((rank for rank in range(ranks) if rank not in ends), ranks - 1)
+    found = {rank: epilogue(placement, rank, outcome) for rank in {*ends, between}}
+    return tuple(found[rank if rank in ends else between] for rank in range(ranks))
+
+
+def epilogue(
+    placement: Sequence[int], rank: int, outcome: Outcome
+) -> tuple[EpilogueInstruction, ...]:
+    """The epilogue of a rank.
+
+    Args:
+        placement: The rank of each stage.
+        rank: The rank.
+        outcome: What is wanted.
+    """
+    last, alone = rank == placement[-1], max(placement) == 0
+    source = len(placement) - 1
     instructions: list[EpilogueInstruction] = []
     if outcome.compute_loss and last:
         instructions.append(ReduceLoss(reduction=outcome.reduce_output or "none"))
@@ -74,17 +98,19 @@ def epilogue(stages: int, stage_id: int, outcome: Outcome) -> tuple[EpilogueInst
             instructions.append(AllReduceLoss())
     if outcome.compute_metrics and last:
         instructions.append(AllReduceMetrics() if outcome.replicas > 1 else ComputeMetrics())
-    if outcome.compute_loss and outcome.bcast_loss and stages > 1:
-        instructions.append(BroadcastLoss(source=stages - 1))
+    if outcome.compute_loss and outcome.bcast_loss and not alone:
+        instructions.append(BroadcastLoss(source=source))
     if outcome.return_logits:
-        instructions += _logits(stages, stage_id, outcome.logits_to)
+        instructions += _logits(placement, rank, outcome.logits_to)
     return tuple(instructions)
 
 
-def _logits(stages: int, stage_id: int, destination: LogitsTo) -> list[EpilogueInstruction]:
-    last = stages - 1
-    if destination == "all" and stages > 1:
-        return [BroadcastLogits(source=last)]
-    if destination == "first" and stages > 1:
-        return [MoveLogits(source=last, destination=0)] if stage_id in (0, last) else []
-    return [CollectLogits()] if stage_id == last else []
+def _logits(
+    placement: Sequence[int], rank: int, destination: LogitsTo
+) -> list[EpilogueInstruction]:
+    first, last, source = placement[0], placement[-1], len(placement) - 1
+    if destination == "all" and max(placement) > 0:
+        return [BroadcastLogits(source=source)]
+    if destination == "first" and first != last:
+        return [MoveLogits(source=source, destination=0)] if rank in (first, last) else []
+    return [CollectLogits()] if rank == last else []

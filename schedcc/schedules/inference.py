@@ -8,59 +8,34 @@ Stage `s` forwards micro-batch `m = t - s` at step `t`. M = 4, S = 3, `F` with i
     stage 2             F0   F1   F2   F3
               fill ----|         |---- drain
 
-An activation travels in the step after its forward, so that within a step every transfer joins a
-sender and a receiver that both reach it: even stages send first and then receive, odd stages
-receive first. Along the chain the two roles alternate, hence no stage waits for a stage that waits
-for it, and the transfers of one step do not queue up behind each other either.
-
-The idea and the order are those of DeepSpeed's `InferenceSchedule`
-(https://deepspeed.readthedocs.io/en/latest/pipeline.html).
+What is derived from it is DeepSpeed's `InferenceSchedule`
+(https://deepspeed.readthedocs.io/en/latest/pipeline.html), instruction by instruction: even stages
+send first and then receive, odd stages receive first, and micro-batch `m` lies in buffer `m % 2`.
 """
 
-from collections.abc import Iterator
-
-from schemas import (
-    ForwardPass,
-    LoadMicroBatch,
-    RecvActivation,
-    SendActivation,
-    Step,
-    StepInstruction,
-)
-
-NUM_BUFFERS = 2
+from dataclasses import dataclass
 
 
-def inference_steps(micro_batches: int, stages: int, stage_id: int) -> Iterator[Step]:
-    """Yield the M + S - 1 steps of one stage, lazily and in constant memory.
 
-    Even stages receive into buffer `t % 2` and send from `(t + 1) % 2`, odd stages the other way
-    round; both come to keeping micro-batch `m` in buffer `m % 2`.
-    """
-    even = stage_id % 2 == 0
-    first, last = stage_id == 0, stage_id == stages - 1
-    for step in range(micro_batches + stages - 1):
-        micro_batch = step - stage_id
-        receive_buffer = step % 2 if even else (step + 1) % 2
-        send_buffer = (step + 1) % 2 if even else step % 2
-        active = 0 <= micro_batch < micro_batches
-        sending = 0 <= micro_batch - 1 < micro_batches and not last
+from schedcc.schedules.grid import Numbers, grid
+from schedcc.schedules.schedule import Period, require_stages
 
-        load: list[StepInstruction] = []
-        send: list[StepInstruction] = []
-        receive: list[StepInstruction] = []
-        forward: list[StepInstruction] = []
-        if active and (first or last):
-            load.append(LoadMicroBatch(micro_batch=micro_batch, buffer=receive_buffer))
-        if sending:
-            send.append(
-                SendActivation(micro_batch=micro_batch - 1, buffer=send_buffer, peer=stage_id + 1)
-            )
-        if active and not first:
-            receive.append(
-                RecvActivation(micro_batch=micro_batch, buffer=receive_buffer, peer=stage_id - 1)
-            )
-        if active:
-            forward.append(ForwardPass(micro_batch=micro_batch, buffer=receive_buffer))
-        transfers = send + receive if even else receive + send
-        yield tuple(load + transfers + forward)
+
+@dataclass(frozen=True)
+class Inference:
+    """One stage on each rank, one step later than the stage before."""
+
+    name: str = "inference"
+
+    def placement(self, stages: int, ranks: int) -> list[int]:
+        """Stage `s` is on rank `s`."""
+        require_stages(self.name, stages, ranks, each=1)
+        return list(range(stages))
+
+    def forwards(self, micro_batches: int, stages: int, ranks: int) -> Numbers:  # noqa: ARG002
+        """Micro-batch `m` enters at step `m` and is on the next stage in the next step."""
+        return grid(lambda m: m, micro_batches, stages)
+
+    def period(self, stages: int, ranks: int) -> Period:  # noqa: ARG002
+        """Every micro-batch is one step behind the one before."""
+        return Period(micro_batches=1, steps=1)

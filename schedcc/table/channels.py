@@ -1,7 +1,7 @@
-"""Channels: the ordered pairs of stages between which activations travel.
+"""Channels: the ordered pairs of ranks between which activations travel.
 
 Transports match messages by order: the k-th send of a channel meets its k-th receive, whatever
-micro-batches the two name.
+stages and micro-batches the two name.
 """
 
 from collections import defaultdict
@@ -15,15 +15,15 @@ from schemas import (
     HandOver,
     Instruction,
     Phase,
+    PipelinePlan,
     Placed,
-    StageProgram,
     Transfer,
     TransferInstruction,
 )
 
 
 class Channel(NamedTuple):
-    """From one stage to another."""
+    """From one rank to another."""
 
     source: int
     destination: int
@@ -43,30 +43,31 @@ class Traffic:
 def is_transfer(instruction: Instruction) -> TypeGuard[Transfer]:
     """Whether an instruction moves an activation: whole, or by posting it.
 
-    A split transfer is represented by its post: that is where it joins the stage's queue.
+    A split transfer is represented by its post: that is where it joins the rank's queue.
     """
     return (
         isinstance(instruction, TransferInstruction) and instruction.effects.phase is not Phase.WAIT
     )
 
 
-def channels(programs: Iterable[StageProgram]) -> dict[Channel, Traffic]:
-    """All channels that programs use, with the transfers of both ends in the order of issue."""
+def channels(plan: PipelinePlan) -> dict[Channel, Traffic]:
+    """All channels that a plan uses, with the transfers of both ends in the order of issue."""
     traffic: defaultdict[Channel, Traffic] = defaultdict(Traffic)
-    for program in programs:
+    for program in plan.programs:
         for placed in program.placed():
             instruction = placed.instruction
             if not is_transfer(instruction):
                 continue
+            peer = plan.rank_of(instruction.peer)
             if instruction.direction is Direction.SEND:
-                traffic[Channel(program.stage_id, instruction.peer)].sends.append(placed)
+                traffic[Channel(program.rank, peer)].sends.append(placed)
             else:
-                traffic[Channel(instruction.peer, program.stage_id)].receives.append(placed)
+                traffic[Channel(peer, program.rank)].receives.append(placed)
     return dict(traffic)
 
 
 def collectives(epilogue: Iterable[EpilogueInstruction]) -> list[HandOver]:
-    """What a stage executes together with others of its pipeline, in order.
+    """What a rank executes together with others of its pipeline, in order.
 
     Among the same members (`HandOver.members`), these too match by order.
     """

@@ -1,64 +1,54 @@
 """From rows to instructions: the frozen objects that plans are made of."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
-from schedcc.table.table import IS_PAIRED, OPS, Rows
+from schedcc.table.table import FIELDS, OPS, Rows
 from schemas import Step, StepInstruction
 
 
-class Materialiser:
-    """Makes the steps of programs; equal instructions without a peer are one object.
+def steps_of(rows: Rows, first: int, stop: int) -> tuple[Step, ...]:
+    """Steps `first` to `stop` - 1 of a program; `rows` are theirs, in order."""
+    made = _instructions(rows)
+    bounds = np.searchsorted(rows.step, np.arange(first, stop + 1)).tolist()
+    return tuple(tuple(made[begin:end]) for begin, end in pairwise(bounds))
 
-    Of a pipeline's instructions, the forwards and loads are the same on every stage.
+
+def _instructions(rows: Rows) -> list[StepInstruction]:
+    made: dict[int, Iterator[StepInstruction]] = {}
+    columns = dict(zip(("op", *FIELDS), rows.columns, strict=False))
+    for code in np.unique(rows.op).tolist():
+        own = rows.op == code
+        fields = [name for name in FIELDS if name in OPS[code].model_fields]
+        values = zip(*(columns[name][own].tolist() for name in fields), strict=True)
+        made[code] = map(_maker(code, fields), values) if fields else repeat(OPS[code]())
+    return [next(made[code]) for code in rows.op.tolist()]
+
+
+def _maker(code: int, fields: list[str]) -> Callable[[tuple[int, ...]], StepInstruction]:
+    """What makes instructions of one class from the values of their fields, unchecked.
+
+    The rows are the compiler's own. It is what `model_construct` does, without looking anything up.
     """
+    op: Any = OPS[code]
+    new, given = op.__new__, set(fields)  # which nobody changes: instructions are frozen
+    name = op.model_fields["op"].default
 
-    def __init__(self) -> None:
-        self._shared: dict[tuple[int, int, int], StepInstruction] = {}
+    def make(values: tuple[int, ...]) -> StepInstruction:
+        instruction = new(op)
+        _SET_FIELDS(instruction, {"op": name, **dict(zip(fields, values, strict=True))})
+        _SET_GIVEN(instruction, given)
+        _SET_EXTRA(instruction, None)
+        _SET_PRIVATE(instruction, None)
+        return instruction  # type: ignore[no-any-return]
 
-    def steps(self, rows: Rows, first: int, stop: int) -> tuple[Step, ...]:
-        """Steps `first` to `stop` - 1 of a program; `rows` are theirs, in order."""
-        made = self._instructions(rows)
-        bounds = np.searchsorted(rows.step, np.arange(first, stop + 1)).tolist()
-        return tuple(tuple(made[begin:end]) for begin, end in pairwise(bounds))
-
-    def _instructions(self, rows: Rows) -> list[StepInstruction]:
-        made: dict[int, Iterator[StepInstruction]] = {}
-        for code in np.unique(rows.op).tolist():
-            own = rows.op == code
-            make = _paired if IS_PAIRED[code] else self._alike
-            made[code] = iter(make(code, *(column[own].tolist() for column in rows.columns[1:4])))
-        return [next(made[code]) for code in rows.op.tolist()]
-
-    def _alike(
-        self, code: int, micro_batches: list[int], buffers: list[int], _: list[int]
-    ) -> list[StepInstruction]:
-        """Instructions without a peer, one object for those that are equal."""
-        shared, made = self._shared, []
-        for micro_batch, buffer in zip(micro_batches, buffers, strict=True):
-            key = (code, micro_batch, buffer)
-            if key not in shared:
-                fields = {"micro_batch": micro_batch, "buffer": buffer}
-                own = {name: fields[name] for name in fields if name in OPS[code].model_fields}
-                shared[key] = _VALIDATORS[code](own)
-            made.append(shared[key])
-        return made
-
-
-def _paired(
-    code: int, micro_batches: list[int], buffers: list[int], peers: list[int]
-) -> list[StepInstruction]:
-    """Transfers, of which each has a peer of its own."""
-    new = _VALIDATORS[code]
-    return [
-        new({"micro_batch": micro_batch, "buffer": buffer, "peer": peer})
-        for micro_batch, buffer, peer in zip(micro_batches, buffers, peers, strict=True)
-    ]
+    return make
 
 
 @contextmanager
@@ -73,4 +63,12 @@ def collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-_VALIDATORS: list[Any] = [op.__pydantic_validator__.validate_python for op in OPS]
+_SET_FIELDS, _SET_GIVEN, _SET_EXTRA, _SET_PRIVATE = (
+    vars(BaseModel)[slot].__set__
+    for slot in (
+        "__dict__",
+        "__pydantic_fields_set__",
+        "__pydantic_extra__",
+        "__pydantic_private__",
+    )
+)

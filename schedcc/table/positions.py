@@ -18,6 +18,7 @@ def by_position(question: Callable[[Any, int, int], Any]) -> Any:
 
 def positions(table: PlanTable) -> Ints:
     """`[rows]`: where the stage of a row stands, an index into the answers of `by_position`."""
-    first, last = table.stage == 0, table.stage == table.stages - 1
+    stage = table.rows.stage
+    first, last = stage == 0, stage == table.stages - 1
     where: Ints = first.astype(np.int64) + 2 * last
     return where

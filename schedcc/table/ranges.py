@@ -46,3 +46,12 @@ def in_words(noun: str, ranges: Iterable[range]) -> str:
     plural = len(parts) > 1 or (parts and "-" in parts[0])
     ending = ("es" if noun.endswith("ch") else "s") if plural else ""
     return f"{noun}{ending} {', '.join(parts)}"
+
+
+def needed(count: int) -> str:
+    """Which ids there are, for messages.
+
+    >>> needed(1), needed(4)
+    ('needed 0', 'needed 0 to 3')
+    """
+    return "needed 0" if count == 1 else f"needed 0 to {count - 1}"

@@ -14,9 +14,10 @@ from typing import Any, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from schedcc.table.stage_numbers import StageNumbers
+from schedcc.table.rank_numbers import RankNumbers
 from schemas import (
     BufferInstruction,
+    CopyActivation,
     Direction,
     EpilogueInstruction,
     GroupEnd,
@@ -25,7 +26,7 @@ from schemas import (
     Phase,
     Place,
     PlanHeader,
-    StageProgram,
+    RankProgram,
     TransferInstruction,
 )
 
@@ -36,6 +37,9 @@ OPS: tuple[type[Instruction], ...] = get_args(Instruction)
 """The instructions; the code of each is its index."""
 
 CODES = {op: code for code, op in enumerate(OPS)}
+
+FIELDS = ("stage", "micro_batch", "buffer", "peer", "peer_buffer")
+"""The fields of instructions that are columns."""
 
 NONE = -1
 """In a column: the instruction has no such field, or stands in the epilogue (column `step`)."""
@@ -54,6 +58,7 @@ IS_WAIT = lookup(lambda op: issubclass(op, BufferInstruction) and op.effects.pha
 IS_POST = lookup(lambda op: issubclass(op, BufferInstruction) and op.effects.phase is Phase.POST)
 IS_SEND = lookup(lambda op: issubclass(op, TransferInstruction) and op.direction is Direction.SEND)
 IS_PAIRED = lookup(lambda op: issubclass(op, TransferInstruction))
+IS_COPY = lookup(lambda op: op is CopyActivation)
 IS_FORWARD = lookup(
     lambda op: (
         issubclass(op, BufferInstruction)
@@ -74,9 +79,11 @@ class Rows:
     """The instructions of steps as columns of equal length; `NONE` where one has no such field."""
 
     op: Ints
+    stage: Ints
     micro_batch: Ints
     buffer: Ints
     peer: Ints
+    peer_buffer: Ints
     step: Ints
 
     @classmethod
@@ -87,9 +94,7 @@ class Rows:
         lengths = _column(map(len, steps))
         return cls(
             op=_column(map(CODES.__getitem__, map(type, instructions))),
-            micro_batch=_column([f.get("micro_batch", NONE) for f in fields]),
-            buffer=_column([f.get("buffer", NONE) for f in fields]),
-            peer=_column([f.get("peer", NONE) for f in fields]),
+            **{name: _column([f.get(name, NONE) for f in fields]) for name in FIELDS},
             step=np.repeat(np.arange(len(steps)), lengths),
         )
 
@@ -100,9 +105,9 @@ class Rows:
         return cls(*(np.concatenate(column) for column in columns))
 
     @property
-    def columns(self) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    def columns(self) -> tuple[Ints, ...]:
         """The columns, in the order of the fields."""
-        return self.op, self.micro_batch, self.buffer, self.peer, self.step
+        return self.op, *(getattr(self, name) for name in FIELDS), self.step
 
     def __len__(self) -> int:
         return len(self.op)
@@ -110,56 +115,49 @@ class Rows:
     def __getitem__(self, index: Any) -> "Rows":
         return Rows(*(column[index] for column in self.columns))
 
-    def shifted(
-        self, *, micro_batch: int | Ints = 0, peer: int = 0, step: int | Ints = 0
-    ) -> "Rows":
-        """The rows with other micro-batches, peers and steps, where they have them."""
+    def repeated(self, micro_batches: Ints, steps: Ints) -> "Rows":
+        """Copies of the rows, each later by a number of micro-batches and of steps."""
+        length, copies = len(self), len(steps)
+        tiled = Rows(*(np.tile(column, copies) for column in self.columns))
+        later = np.repeat(micro_batches, length)
         return replace(
-            self,
-            micro_batch=np.where(IS_BUFFER[self.op], self.micro_batch + micro_batch, NONE),
-            peer=np.where(IS_PAIRED[self.op], self.peer + peer, NONE),
-            step=self.step + step,
+            tiled,
+            micro_batch=np.where(IS_BUFFER[tiled.op], tiled.micro_batch + later, NONE),
+            step=tiled.step + np.repeat(steps, length),
         )
 
 
 @dataclass(frozen=True, eq=False)
 class PlanTable:
-    """The programs of a plan, or of some of its stages, as columns."""
+    """The programs of a plan, or of some of its ranks, as columns."""
 
     micro_batches: int
     stages: int
+    ranks: int
+    placement: Ints
+    """`[stages]`: the rank of each stage; empty where every rank has one stage."""
     num_buffers: int
-    stage_ids: Ints
-    """`[programs]`: the stage of each program."""
+    rank_ids: Ints
+    """`[programs]`: the rank of each program."""
     program: Ints
-    """`[rows]`: the program of each row, an index into `stage_ids`."""
+    """`[rows]`: the program of each row, an index into `rank_ids`."""
     rows: Rows
     """Steps and epilogues (`step` is `NONE`)."""
     epilogues: tuple[tuple[EpilogueInstruction, ...], ...]
     """The epilogue of each program."""
-    needed: Sequence[int]
-    """The stages that the table is to hold: all of the pipeline, or some of them."""
 
     @classmethod
-    def of(cls, header: PlanHeader, programs: Iterable[StageProgram]) -> "PlanTable":
+    def of(cls, header: PlanHeader, programs: Iterable[RankProgram]) -> "PlanTable":
         """The table of programs."""
-        parts = [(p.stage_id, Rows.of(p.steps), p.epilogue) for p in programs]
-        return cls.joined(header, parts)
+        return cls.joined(header, [(p.rank, Rows.of(p.steps), p.epilogue) for p in programs])
 
     @classmethod
     def joined(
         cls,
         header: PlanHeader,
         parts: Sequence[tuple[int, Rows, tuple[EpilogueInstruction, ...]]],
-        needed: Sequence[int] | None = None,
     ) -> "PlanTable":
-        """The table of programs that are given as stage, rows of the steps, and epilogue.
-
-        Args:
-            header: What the programs are for.
-            parts: The programs.
-            needed: The stages that the table is to hold; default: all.
-        """
+        """The table of programs that are given as rank, rows of the steps, and epilogue."""
         rows: list[Rows] = []
         for _, steps, epilogue in parts:
             rows += [steps, _epilogue_rows(epilogue)]
@@ -167,23 +165,61 @@ class PlanTable:
         return cls(
             micro_batches=fitting(header.micro_batches),
             stages=fitting(header.stages),
+            ranks=fitting(header.ranks),
+            placement=_column(header.placement),
             num_buffers=fitting(header.num_buffers),
-            stage_ids=_column(stage for stage, _, _ in parts),
+            rank_ids=_column(rank for rank, _, _ in parts),
             program=np.repeat(np.arange(len(parts)), lengths.reshape(-1, 2).sum(axis=1)),
             rows=Rows.joined(rows) if rows else Rows.of(()),
             epilogues=tuple(epilogue for _, _, epilogue in parts),
-            needed=range(fitting(header.stages)) if needed is None else needed,
+        )
+
+    @property
+    def is_one_to_one(self) -> bool:
+        """Whether stage `s` is on rank `s`, and nothing else there."""
+        identity = np.arange(len(self.placement))
+        return self.ranks == self.stages and np.array_equal(self.placement, identity)
+
+    @property
+    def header(self) -> PlanHeader:
+        """What the programs are for."""
+        return PlanHeader.model_construct(
+            format="",
+            micro_batches=self.micro_batches,
+            stages=self.stages,
+            ranks=self.ranks,
+            placement=tuple(self.placement.tolist()),
+            num_buffers=self.num_buffers,
         )
 
     @cached_property
-    def stage(self) -> Ints:
-        """`[rows]`: the stage of each row."""
-        return self.stage_ids[self.program]
+    def rank(self) -> Ints:
+        """`[rows]`: the rank of each row."""
+        return self.rank_ids[self.program]
+
+    @cached_property
+    def peer_rank(self) -> Ints:
+        """`[rows]`: the rank of the peer, where a row has one."""
+        return self.rank_of(self.rows.peer)
+
+    def rank_of_one(self, stage_id: int) -> int:
+        """The rank of a stage."""
+        return int(self.rank_of(np.array([fitting(stage_id)]))[0])
+
+    def rank_of(self, stages: Ints) -> Ints:
+        """The ranks of stages, as `PlanHeader.rank_of` has them."""
+        placed = len(self.placement)
+        if placed == 0:
+            return stages
+        known = (stages >= 0) & (stages < placed)
+        beyond = np.where(stages < 0, stages, np.clip(stages, 0, 2**61) - placed + self.ranks)
+        found: Ints = np.where(known, self.placement[np.where(known, stages, 0)], beyond)
+        return found
 
     @cached_property
     def first(self) -> Ints:
         """`[programs]`: the first row of each program."""
-        return np.searchsorted(self.program, np.arange(len(self.stage_ids)))
+        return np.searchsorted(self.program, np.arange(len(self.rank_ids)))
 
     @cached_property
     def offset(self) -> Ints:
@@ -198,25 +234,9 @@ class PlanTable:
         return same
 
     @cached_property
-    def inner_transfers(self) -> Ints:
-        """The rows of transfers, whole or posted, between stages of the table."""
-        return self._transfers[self._leads_inside]
-
-    @cached_property
-    def outer_transfers(self) -> Ints:
-        """The rows of transfers, whole or posted, from and to stages that are not in the table."""
-        return self._transfers[~self._leads_inside]
-
-    @cached_property
-    def _transfers(self) -> Ints:
+    def transfers(self) -> Ints:
+        """The rows of transfers, whole or posted."""
         return np.flatnonzero(IS_TRANSFER[self.rows.op])
-
-    @cached_property
-    def _leads_inside(self) -> Bools:
-        numbers = self.stage_numbers
-        present = np.zeros(numbers.count, dtype=bool)
-        present[numbers[self.stage_ids]] = True
-        return present[numbers[self.rows.peer[self._transfers]]]
 
     @cached_property
     def matched(self) -> tuple[Ints, Ints, Ints]:
@@ -224,12 +244,12 @@ class PlanTable:
 
         The k-th send of a channel goes with its k-th receive; what has no counterpart is left out.
         """
-        transfers = self.inner_transfers
+        transfers = self.transfers
         sends = IS_SEND[self.rows.op[transfers]]
         send, receive = transfers[sends], transfers[~sends]
         by_channel = [
-            self._by_channel(self.stage[send], self.rows.peer[send]),
-            self._by_channel(self.rows.peer[receive], self.stage[receive]),
+            self._by_channel(self.rank[send], self.peer_rank[send]),
+            self._by_channel(self.peer_rank[receive], self.rank[receive]),
         ]
         (send_order, send_key, number), (receive_order, receive_key, _) = by_channel
         send, receive = send[send_order], receive[receive_order]
@@ -240,25 +260,37 @@ class PlanTable:
         )
         return send[left], receive[right], number[left]
 
+    @cached_property
+    def splits(self) -> tuple[Ints, Ints]:
+        """Posts and their waits: each wait with the latest post of its stages and micro-batch."""
+        rows, op = self.rows, self.rows.op
+        splits = np.flatnonzero(IS_POST[op] | IS_WAIT[op])
+        key = (rows.peer, rows.stage, rows.micro_batch, IS_SEND[op], self.program)
+        order = splits[np.lexsort([column[splits] for column in key])]
+        same = same_as_before(order, *key)
+        same[1:] &= IS_WAIT[op[order[1:]]] & IS_POST[op[order[:-1]]]
+        position = np.flatnonzero(same)
+        return order[position - 1], order[position]
+
     def _by_channel(self, source: Ints, destination: Ints) -> tuple[Ints, Ints, Ints]:
         """Transfers by channel: their order, a key of channel and number, and the number."""
-        numbers = self.stage_numbers
+        numbers = self.rank_numbers
         ids = numbers[source] * numbers.count + numbers[destination]
         order = np.argsort(ids, kind="stable")
         number = _numbered(ids[order])
         return order, ids[order] * (len(self.rows) + 1) + number, number
 
     @cached_property
-    def stage_numbers(self) -> StageNumbers:
-        """Small numbers for the stages and peers of the table."""
-        peers = self.rows.peer[IS_PAIRED[self.rows.op]]
-        return StageNumbers.of(np.concatenate([self.stage_ids, peers]))
+    def rank_numbers(self) -> RankNumbers:
+        """Small numbers for the ranks of the table and of the peers in it."""
+        peers = self.peer_rank[IS_PAIRED[self.rows.op]]
+        return RankNumbers.of(np.concatenate([self.rank_ids, peers]))
 
 
 def _epilogue_rows(epilogue: tuple[EpilogueInstruction, ...]) -> Rows:
     op = np.array([CODES[type(instruction)] for instruction in epilogue], dtype=np.int64)
     nothing = np.full(len(epilogue), NONE, dtype=np.int64)
-    return Rows(op, nothing, nothing, nothing, nothing)
+    return Rows(op, *(len(FIELDS) + 1) * [nothing])
 
 
 def _column(values: Iterable[int]) -> Ints:
@@ -280,3 +312,12 @@ def _numbered(groups: Ints) -> Ints:
     opens = np.ones(len(groups), dtype=bool)
     opens[1:] = groups[1:] != groups[:-1]
     return position - np.maximum.accumulate(np.where(opens, position, 0))
+
+
+def same_as_before(order: Ints, *columns: Ints | Bools) -> Bools:
+    """Whether each row in `order` has the same values in the columns as the one before it."""
+    same = np.zeros(len(order), dtype=bool)
+    same[1:] = True
+    for column in columns:
+        same[1:] &= column[order[1:]] == column[order[:-1]]
+    return same

@@ -212,8 +212,8 @@ def execute(plan: PipelinePlan, transport: TransportModel | None = None) -> None
     """
     transport = transport or TransportModel()
     network = Network(transport)
-    programs = {program.stage_id: program for program in plan.programs}
-    stages = sorted(program.stage_id for program in plan.programs)
+    programs = {program.rank: program for program in plan.programs}
+    stages = sorted(program.rank for program in plan.programs)
     complete = stages == list(range(plan.stages))
     require(complete, "structure", "not one program for each stage")
     machines = [
@@ -269,15 +269,15 @@ def all_have_counterparts(plan: PipelinePlan) -> bool:
         instructions = [placed.instruction for placed in program.placed()]
         for i in instructions:
             if i.op in ("SendActivation", "PostSendActivation"):
-                ends[program.stage_id, i.peer] += 1
+                ends[program.rank, i.peer] += 1
             elif i.op in ("RecvActivation", "PostRecvActivation"):
-                ends[i.peer, program.stage_id] -= 1
+                ends[i.peer, program.rank] -= 1
             elif i.op in ("BroadcastLoss", "BroadcastLogits"):
                 every = tuple(range(plan.stages))
-                entered[every].setdefault(program.stage_id, []).append(i)
-            elif i.op == "MoveLogits" and program.stage_id in (i.source, i.destination):
+                entered[every].setdefault(program.rank, []).append(i)
+            elif i.op == "MoveLogits" and program.rank in (i.source, i.destination):
                 both = tuple(sorted((i.source, i.destination)))
-                entered[both].setdefault(program.stage_id, []).append(i)
+                entered[both].setdefault(program.rank, []).append(i)
     meet = all(
         orders.get(stage_id) == next(iter(orders.values()))
         for stages, orders in entered.items()

@@ -18,7 +18,7 @@ from schemas import (
     MoveLogits,
     PipelinePlan,
     ReduceLoss,
-    StageProgram,
+    RankProgram,
     StepInstruction,
 )
 from tests.support.plans import SYMBOLS, with_program
@@ -40,11 +40,11 @@ class Mutant(NamedTuple):
         return f"{self.kind} on stage {self.stage_id}: {', '.join(map(repr, self.victims))}"
 
 
-def flat(program: StageProgram) -> Flat:
+def flat(program: RankProgram) -> Flat:
     return [(step, i) for step, instructions in enumerate(program.steps) for i in instructions]
 
 
-def with_steps(plan: PipelinePlan, program: StageProgram, items: Flat) -> PipelinePlan:
+def with_steps(plan: PipelinePlan, program: RankProgram, items: Flat) -> PipelinePlan:
     steps: list[list[StepInstruction]] = [[] for _ in program.steps]
     for step, instruction in items:
         steps[step].append(instruction)
@@ -53,7 +53,7 @@ def with_steps(plan: PipelinePlan, program: StageProgram, items: Flat) -> Pipeli
 
 
 def with_epilogue(
-    plan: PipelinePlan, program: StageProgram, epilogue: list[EpilogueInstruction]
+    plan: PipelinePlan, program: RankProgram, epilogue: list[EpilogueInstruction]
 ) -> PipelinePlan:
     return with_program(plan, program.model_copy(update={"epilogue": tuple(epilogue)}))
 
@@ -64,9 +64,9 @@ def mutants(plan: PipelinePlan) -> Iterator[Mutant]:
         items = flat(program)
 
         def spoilt(
-            kind: str, victims: tuple, changed: Flat, program: StageProgram = program
+            kind: str, victims: tuple, changed: Flat, program: RankProgram = program
         ) -> Mutant:
-            return Mutant(kind, program.stage_id, victims, with_steps(plan, program, changed))
+            return Mutant(kind, program.rank, victims, with_steps(plan, program, changed))
 
         for k, (step, victim) in enumerate(items):
             yield spoilt("drop", (victim,), items[:k] + items[k + 1 :])
@@ -112,7 +112,7 @@ def random_mutant(plan: PipelinePlan, random: Random) -> PipelinePlan:
     items = flat(program)
     change: Callable[[PipelinePlan, int, Flat, Random], None] = random.choice(CHANGES)
     if items:
-        change(plan, program.stage_id, items, random)
+        change(plan, program.rank, items, random)
     return with_steps(plan, program, sorted(items, key=lambda item: item[0]))
 
 

@@ -26,7 +26,7 @@ from schemas import (
     PostSendActivation,
     RecvActivation,
     SendActivation,
-    StageProgram,
+    RankProgram,
     Step,
     StepInstruction,
     TransportModel,
@@ -66,8 +66,8 @@ def steps(text: str, stage_id: int) -> tuple[Step, ...]:
     return tuple(tuple(instruction(word, stage_id) for word in cell.split()) for cell in cells)
 
 
-def program(stage_id: int, text: str, epilogue: Iterable[EpilogueInstruction] = ()) -> StageProgram:
-    return StageProgram(stage_id=stage_id, steps=steps(text, stage_id), epilogue=tuple(epilogue))
+def program(stage_id: int, text: str, epilogue: Iterable[EpilogueInstruction] = ()) -> RankProgram:
+    return RankProgram(rank=stage_id, steps=steps(text, stage_id), epilogue=tuple(epilogue))
 
 
 def pipeline(*texts: str, micro_batches: int = 1, num_buffers: int = 2) -> PipelinePlan:
@@ -85,7 +85,7 @@ def words(step: Step) -> str:
     return cell(step).plain
 
 
-def with_program(plan: PipelinePlan, changed: StageProgram) -> PipelinePlan:
+def with_program(plan: PipelinePlan, changed: RankProgram) -> PipelinePlan:
     """`plan` with another program for one of its stages."""
     programs = (changed if p.stage_id == changed.stage_id else p for p in plan.programs)
     return plan.model_copy(update={"programs": tuple(programs)})

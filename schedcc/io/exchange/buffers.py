@@ -2,10 +2,10 @@
 
 from heapq import heappop, heappush
 
-from schemas import BufferInstruction, StageProgram, Step
+from schemas import BufferInstruction, RankProgram, Step
 
 
-def with_buffers(program: StageProgram) -> tuple[StageProgram, int]:
+def with_buffers(program: RankProgram) -> tuple[RankProgram, int]:
     """Give every micro-batch a buffer from its first to its last instruction.
 
     Micro-batches that are alive at the same time get different buffers, and no program can do with

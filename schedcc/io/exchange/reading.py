@@ -17,7 +17,7 @@ from schemas import (
     PipelinePlan,
     PostRecvActivation,
     PostSendActivation,
-    StageProgram,
+    RankProgram,
     StepInstruction,
     WaitRecvActivation,
     WaitSendActivation,
@@ -147,7 +147,7 @@ def _refuse_transfers(rows: dict[int, list[Cell]]) -> None:
                     raise PlanFileError(f"{cell.place} is {action}, needed only compute actions")
 
 
-def _program(stage_id: int, stages: int, actions: Iterable[Action]) -> StageProgram:
+def _program(stage_id: int, stages: int, actions: Iterable[Action]) -> RankProgram:
     """The program of one stage, all in buffer 0. The k-th forward is in step `stage_id + k`."""
     steps: list[list[StepInstruction]] = [[] for _ in range(stage_id + 1)]
     forwarded = False  # in this step: then only sends still belong to it
@@ -177,4 +177,4 @@ def _program(stage_id: int, stages: int, actions: Iterable[Action]) -> StageProg
     steps[-1] += [  # in torch's order: the latest first
         WaitSendActivation(micro_batch=m, buffer=0, peer=stage_id + 1) for m in reversed(sent)
     ]
-    return StageProgram(stage_id=stage_id, steps=tuple(map(tuple, steps)))
+    return RankProgram(rank=stage_id, steps=tuple(map(tuple, steps)))

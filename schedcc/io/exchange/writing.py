@@ -8,7 +8,7 @@ from schedcc.compiler import require_sound
 from schedcc.io.exchange.actions import Action, Kind
 from schedcc.table.channels import is_transfer
 from schedcc.table.table import is_forward
-from schemas import BufferInstruction, Direction, PipelinePlan, StageProgram
+from schemas import BufferInstruction, Direction, PipelinePlan, RankProgram
 
 
 def to_torch_csv(plan: PipelinePlan) -> str:
@@ -34,20 +34,20 @@ def to_torch_csv(plan: PipelinePlan) -> str:
     """
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    for program in sorted(require_sound(plan).programs, key=lambda program: program.stage_id):
-        writer.writerow([*_forwards(program), *_backwards(plan, program.stage_id)])
+    for program in sorted(require_sound(plan).programs, key=lambda program: program.rank):
+        writer.writerow([*_forwards(program), *_backwards(plan, program.rank)])
     return text.getvalue()
 
 
-def _forwards(program: StageProgram) -> Iterator[Action]:
+def _forwards(program: RankProgram) -> Iterator[Action]:
     for placed in program.placed():
         instruction = placed.instruction
         if is_transfer(instruction):
             kind = Kind.SEND if instruction.direction is Direction.SEND else Kind.RECEIVE
-            yield Action(program.stage_id, kind, instruction.micro_batch)
+            yield Action(program.rank, kind, instruction.micro_batch)
         elif is_forward(instruction):
             assert isinstance(instruction, BufferInstruction)
-            yield Action(program.stage_id, Kind.FORWARD, instruction.micro_batch)
+            yield Action(program.rank, Kind.FORWARD, instruction.micro_batch)
 
 
 def _backwards(plan: PipelinePlan, stage_id: int) -> Iterator[Action]:

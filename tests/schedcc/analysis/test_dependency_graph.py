@@ -27,7 +27,7 @@ def edges(plan: PipelinePlan) -> set[str]:
 def test_nodes_are_the_starts_and_ends_of_all_instructions(size):
     plan = compile_pipeline(*size)
     expected = {
-        Event(program.stage_id, placed.offset, moment): (placed.instruction, placed.step)
+        Event(program.rank, placed.offset, moment): (placed.instruction, placed.step)
         for program in plan.programs
         for placed in program.placed()
         for moment in ("start", "end")

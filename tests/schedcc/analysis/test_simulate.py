@@ -43,7 +43,7 @@ class EventDriven:
 
     def run(self) -> Spans:
         for program in self.plan.programs:
-            self.resume(self.stage(program.stage_id, [p.instruction for p in program.placed()]))
+            self.resume(self.stage(program.rank, [p.instruction for p in program.placed()]))
         while self.agenda:
             self.now, _, action = heappop(self.agenda)
             action()

@@ -20,7 +20,7 @@ from schemas import (
     ReduceLoss,
     Report,
     StagePlan,
-    StageProgram,
+    RankProgram,
     TransportModel,
 )
 from tests.support.plans import SYMBOLS, pipeline
@@ -106,7 +106,7 @@ epilogue_instructions = st.one_of(
     st.builds(BroadcastLogits, source=ids),
 )
 programs = st.builds(
-    StageProgram,
+    RankProgram,
     stage_id=ids,
     steps=st.lists(st.lists(step_instructions, max_size=5).map(tuple), max_size=3).map(tuple),
     epilogue=st.lists(epilogue_instructions, max_size=3).map(tuple),
@@ -128,7 +128,7 @@ def test_whatever_the_plan_the_checks_report_and_do_not_fail(plan):
     assert report.checks == ALONE + TOGETHER
     assert PipelinePlan.model_validate_json(plan.model_dump_json()) == plan
     for program in plan.programs:
-        stage = plan.stage(program.stage_id)
+        stage = plan.stage(program.rank)
         assert StagePlan.model_validate_json(stage.model_dump_json()) == stage
         check(stage)
 
@@ -201,7 +201,7 @@ def test_twice_as_much_that_is_wrong_has_twice_as_many_findings(repeated):
     def found(times: int) -> int:
         spoilt = tuple(
             program.model_copy(update={"epilogue": (*program.epilogue, *repeated * times)})
-            if program.stage_id != 1
+            if program.rank != 1
             else program
             for program in plan.programs
         )

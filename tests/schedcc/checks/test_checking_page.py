@@ -64,11 +64,11 @@ def timetable(plan: PipelinePlan, overlap: bool) -> dict[Event, int]:
                 collective = instruction.op == "BroadcastLoss"
                 start, end = after_all, after_all + collective
             elif overlap:
-                start, end = overlapped(program.stage_id, plan.micro_batches, instruction)
+                start, end = overlapped(program.rank, plan.micro_batches, instruction)
             else:
-                start, end = blocking(program.stage_id, step, instruction)
-            times[Event(program.stage_id, offset, "start")] = start
-            times[Event(program.stage_id, offset, "end")] = end
+                start, end = blocking(program.rank, step, instruction)
+            times[Event(program.rank, offset, "start")] = start
+            times[Event(program.rank, offset, "end")] = end
     return times
 
 
@@ -101,9 +101,9 @@ def test_both_ends_of_a_transfer_end_together_and_the_transfers_of_a_stage_do_no
         busy = []
         for offset, _, i in program.placed():
             if i.op in ("SendActivation", "RecvActivation") or i.op.startswith("Post"):
-                end = times[Event(program.stage_id, offset, "end")]
+                end = times[Event(program.rank, offset, "end")]
                 busy.append(end)
-                target = i.peer if "Send" in i.op else program.stage_id
+                target = i.peer if "Send" in i.op else program.rank
                 ends.setdefault((target, i.micro_batch), set()).add(end)
         assert all(a + 1 <= b for a, b in pairwise(busy))
     assert all(len(both) == 1 for both in ends.values())
@@ -147,7 +147,7 @@ def test_compiled_plans_of_both_forms_execute_with_a_barrier_after_every_step(si
 def test_a_program_of_the_overlapped_form_is_in_the_order_that_the_page_says(size):
     micro_batches, stages = size
     for program in compile_pipeline(*size, overlap=True).programs:
-        first, last = program.stage_id == 0, program.stage_id == stages - 1
+        first, last = program.rank == 0, program.rank == stages - 1
         wanted = [] if first else [("PostRecvActivation", m) for m in range(2)]
         for m in range(micro_batches):
             wanted += [("LoadMicroBatch", m)] if first or last else []

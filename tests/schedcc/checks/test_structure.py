@@ -1,8 +1,8 @@
-"""`check_structure` and `check_stages` on bad programs written by hand."""
+"""`check_structure` and `check_ranks` on bad programs written by hand."""
 
 import pytest
 
-from schedcc.checks.stages import check_stages
+from schedcc.checks.ranks import check_ranks
 from schedcc.checks.structure import check_structure
 from schemas import (
     AllReduceLoss,
@@ -15,7 +15,7 @@ from schemas import (
     PipelinePlan,
     PlanHeader,
     ReduceLoss,
-    StageProgram,
+    RankProgram,
 )
 from schemas.instructions import KEPT, REDUCED
 from tests.support.plans import pipeline, program
@@ -185,19 +185,19 @@ def test_logits_move_from_the_last_stage_to_another(stage_id, move, complaint):
 
 def test_every_stage_has_a_program():
     plan = pipeline("L0 F0 S0", "R0 F0 S0", "R0 L0 F0")
-    assert list(check_stages(plan)) == []
+    assert list(check_ranks(plan)) == []
     holes = plan.model_copy(update={"stages": 7, "programs": plan.programs[1:2]})
     message = "no program for stages 0, 2-6 (stages=7)"
-    assert list(check_stages(holes)) == [structure(message)]
+    assert list(check_ranks(holes)) == [structure(message)]
 
 
 def test_no_stage_has_two_programs():
-    twice = StageProgram(stage_id=0, steps=())
+    twice = RankProgram(rank=0, steps=())
     plan = PipelinePlan(micro_batches=1, stages=1, programs=(twice, twice))
-    assert list(check_stages(plan)) == [structure("2 programs for stage 0, needed 1", 0)]
+    assert list(check_ranks(plan)) == [structure("2 programs for stage 0, needed 1", 0)]
 
 
 def test_a_plan_without_programs_lacks_them_all_however_many():
     plan = PipelinePlan(micro_batches=1, stages=10**12, programs=())
     message = f"no program for stages 0-{10**12 - 1} (stages={10**12})"
-    assert list(check_stages(plan)) == [structure(message)]
+    assert list(check_ranks(plan)) == [structure(message)]

@@ -116,7 +116,7 @@ def test_buffers_given_anew_are_as_many_as_micro_batches_alive(size, overlap):
             if all(instruction.micro_batch != i.micro_batch for i in everything[number + 1 :]):
                 alive.discard(instruction.micro_batch)
         assert count == max(most, 1)
-        header = plan.stage(program.stage_id)
+        header = plan.stage(program.rank)
         again = header.model_copy(update={"steps": renumbered.steps, "num_buffers": count})
         assert check(again).findings == ()
 

@@ -26,14 +26,14 @@ def actions(plan: PipelinePlan) -> dict[int, list[str]]:
     """A plan's forwards and posts in torch's words, by stage."""
     found: dict[int, list[str]] = {}
     for program in plan.programs:
-        row = found.setdefault(program.stage_id, [])
+        row = found.setdefault(program.rank, [])
         for instruction in (i for step in program.steps for i in step):
             if isinstance(instruction, TransferInstruction):
                 name = "SEND_F" if instruction.direction is Direction.SEND else "RECV_F"
                 if instruction.effects.phase is not Phase.WAIT:
-                    row.append(f"{program.stage_id}{name}{instruction.micro_batch}")
+                    row.append(f"{program.rank}{name}{instruction.micro_batch}")
             elif instruction.op == "ForwardPass":
-                row.append(f"{program.stage_id}F{instruction.micro_batch}")
+                row.append(f"{program.rank}F{instruction.micro_batch}")
     return found
 
 

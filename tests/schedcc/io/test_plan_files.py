@@ -18,7 +18,7 @@ from schemas import (
     PipelinePlan,
     Report,
     StagePlan,
-    StageProgram,
+    RankProgram,
     json_schemas,
 )
 from tests.support.strategies import at_corners, outcomes, sizes
@@ -57,7 +57,7 @@ def test_a_plan_survives_its_json(size, outcome):
 @given(number=st.integers())
 def test_numbers_of_any_size_survive_json(number):
     forward = ForwardPass(micro_batch=number, buffer=-number)
-    program = StageProgram(stage_id=number, steps=((forward,),), epilogue=())
+    program = RankProgram(rank=number, steps=((forward,),), epilogue=())
     plan = PipelinePlan(micro_batches=abs(number) + 1, stages=1, programs=(program,))
     assert PipelinePlan.model_validate_json(plan.model_dump_json()) == plan
 
@@ -106,7 +106,7 @@ def test_the_json_schemas_know_the_same_keys_as_the_reader():
     stage_plan = json.loads(schemas["stage-plan.schema.json"])
     for schema, model in (
         (plan, PipelinePlan),
-        (plan["$defs"]["StageProgram"], StageProgram),
+        (plan["$defs"]["RankProgram"], RankProgram),
         (stage_plan, StagePlan),
     ):
         assert set(schema["properties"]) == set(model.model_fields)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from schedcc import Outcome, check, compile_pipeline, compile_stage
 from schedcc.io.picture import cell
 from schedcc.passes import PASSES, overlapped, split_transfers
-from schemas import PipelinePlan, StageProgram
+from schemas import PipelinePlan, RankProgram
 from tests.support.executor import execute
 from tests.support.mutations import random_mutant
 from tests.support.plans import pipeline
@@ -22,7 +22,7 @@ def lowered(plan: PipelinePlan) -> PipelinePlan:
     return plan.model_copy(update={"programs": programs})
 
 
-def contents(program: StageProgram) -> Counter[object]:
+def contents(program: RankProgram) -> Counter[object]:
     return Counter(instruction for step in program.steps for instruction in step)
 
 

@@ -54,7 +54,7 @@ def stop_at(directory: Path, plan: PipelinePlan, stage: int, offset: int, ends: 
         if not stuck and happened.issuperset(graph.predecessors(event)):
             happened.add(event)
     for program in plan.programs:
-        here = program.stage_id
+        here = program.rank
         entered = max((e.offset for e in happened if e[::2] == (here, "start")), default=-1)
         # Posts are left at once, whenever their transfer ends.
         own = list(program.placed())

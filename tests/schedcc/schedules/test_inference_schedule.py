@@ -120,7 +120,7 @@ def as_tuples(step: Step) -> list[tuple]:
 def test_every_instruction_follows_the_rules_as_stated_anew(size):
     expected = stated(*size)
     for program in compile_pipeline(*size).programs:
-        assert [as_tuples(step) for step in program.steps] == expected[program.stage_id]
+        assert [as_tuples(step) for step in program.steps] == expected[program.rank]
 
 
 def ops(micro_batches: int, stages: int, stage_id: int) -> list[list[str]]:

@@ -16,14 +16,14 @@ from schedcc import (
 from schedcc.passes import overlapped
 from schedcc.schedules.inference import inference_steps
 from schedcc.verify import verdict
-from schemas import StageProgram, Step, TransportModel
+from schemas import RankProgram, Step, TransportModel
 from tests.support.strategies import at_corners, outcomes, sizes
 
 
 def directly(micro_batches: int, stages: int, stage_id: int, *, overlap: bool) -> tuple[Step, ...]:
     """The steps without any stretching."""
     steps = tuple(inference_steps(micro_batches, stages, stage_id))
-    program = StageProgram(stage_id=stage_id, steps=steps)
+    program = RankProgram(rank=stage_id, steps=steps)
     return overlapped(program, stages).steps if overlap else steps
 
 

@@ -30,7 +30,7 @@ def test_stage_s_forwards_micro_batch_m_once_at_step_m_plus_s(size):
             for placed in program.placed()
             if isinstance(placed.instruction, ForwardPass)
         ]
-        assert forwards == [(m, m + program.stage_id) for m in range(micro_batches)]
+        assert forwards == [(m, m + program.rank) for m in range(micro_batches)]
 
 
 @at_corners()
@@ -48,7 +48,7 @@ def test_neighbours_never_both_send_first_or_both_receive_first(size):
         for step in program.steps:
             kinds = [type(i) for i in step if isinstance(i, SendActivation | RecvActivation)]
             order = [SendActivation, RecvActivation]
-            expected = order if program.stage_id % 2 == 0 else order[::-1]
+            expected = order if program.rank % 2 == 0 else order[::-1]
             assert kinds == [kind for kind in expected if kind in kinds]
 
 
@@ -58,7 +58,7 @@ def ends_of_transfers(plan: PipelinePlan, kind: type) -> set[tuple[int, int, int
     for program in plan.programs:
         for placed in program.placed():
             if isinstance(placed.instruction, kind):
-                channel = (program.stage_id, placed.instruction.peer)
+                channel = (program.rank, placed.instruction.peer)
                 channel = channel if kind is SendActivation else channel[::-1]
                 ends.add((*channel, placed.step, placed.instruction.micro_batch))
     return ends
@@ -80,7 +80,7 @@ def has_deadlock_with_barriers(plan: PipelinePlan) -> bool:
     for program in plan.programs:
         for placed in program.placed():
             if placed.step is not None:
-                start, end = (Event(program.stage_id, placed.offset, m) for m in ("start", "end"))
+                start, end = (Event(program.rank, placed.offset, m) for m in ("start", "end"))
                 graph.add_edge(("barrier", placed.step), start, why="barrier")
                 graph.add_edge(end, ("barrier", placed.step + 1), why="barrier")
     return not nx.is_directed_acyclic_graph(graph)

@@ -1,4 +1,4 @@
-"""Small numbers for stages, to calculate with."""
+"""Small numbers for ranks, to calculate with."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, eq=False)
-class StageNumbers:
-    """Small numbers for stages, whatever their ids are in a plan that nobody has checked yet."""
+class RankNumbers:
+    """Small numbers for ranks, whatever their ids are in a plan that nobody has checked yet."""
 
     low: int
     count: int
@@ -16,8 +16,8 @@ class StageNumbers:
     """The ids in order, where they are far apart."""
 
     @classmethod
-    def of(cls, ids: NDArray[np.int64]) -> "StageNumbers":
-        """Numbers for these stages."""
+    def of(cls, ids: NDArray[np.int64]) -> "RankNumbers":
+        """Numbers for these ranks."""
         low, high = int(ids.min(initial=2**62)), int(ids.max(initial=-(2**62)))
         if high - low < _DENSE:
             return cls(low, max(0, high - low + 1), None)
@@ -29,4 +29,4 @@ class StageNumbers:
 
 
 _DENSE = 2**15
-"""Stages that are so close together need no other numbers."""
+"""Ranks that are so close together need no other numbers."""
