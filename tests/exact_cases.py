@@ -427,6 +427,11 @@ CASES: dict[str, ExactCase] = {
     "layers that count and grow": ExactCase(
         lambda: around(Counting(), Counting()), sequences, kept=counts
     ),
+    "lengths that all differ, growing and shrinking": ExactCase(
+        lambda: [nn.Linear(WIDTH, 2 * WIDTH), Apply(several), Apply(from_several), linear()],
+        lambda: [pairs((n, WIDTH), 1)[0] for n in (3, 40, 1, 50, 37, 300, 0, 2, 299, 301, 7, 9000)],
+        lambda output, _: output.double().sin().sum() + len(output),
+    ),
     "rows dropped by value": ExactCase(
         lambda: around(Apply(keep_positive), linear()),
         lambda: pairs((9, WIDTH), 8),
@@ -449,6 +454,18 @@ CASES: dict[str, ExactCase] = {
     ),
     **{f"layout {name}": layout(name) for name in LAYOUTS},
 }
+
+
+def several(h: torch.Tensor) -> Any:
+    """Tensors in three blocks of memory, of which one begins between two aligned addresses."""
+    return h[1:, 3 : 3 + WIDTH], h.double(), len(h), h[:, 0] > 0
+
+
+def from_several(value: Any) -> torch.Tensor:
+    part, whole, rows, positive = value
+    assert rows == len(whole) == len(positive)
+    halves = whole[:, :WIDTH] - whole[:, WIDTH:]
+    return nn.functional.pad(part, (0, 0, 0, rows - len(part))) * positive[:, None] + halves.float()
 
 
 def scale_view(pair: Any) -> torch.Tensor:

@@ -9,9 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from runtime.activation import ActivationError, describe, signature_of
+from runtime.activation import ActivationError, Signature, describe, described
 from runtime.buffers import BufferPool
 from runtime.structure import take_apart
+
+
+def signature_of(activation: Any) -> Signature:
+    return described(activation)[0]
 
 
 def as_sent(activation: Any) -> Any:

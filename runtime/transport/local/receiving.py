@@ -56,8 +56,8 @@ class ReceivingEnd(End):
         self._released = memory.released
         self._spare: torch.Tensor | None = None
 
-    def begin(self, views: Sequence[torch.Tensor]) -> Receiving:
-        """Post a receive into uint8 tensors.
+    def begin(self, views: Sequence[torch.Tensor], *, joined: bool = False) -> Receiving:
+        """Post a receive into uint8 tensors; see `Transport.post_receive`.
 
         Raises:
             LocalChannelError: the other end is gone.
@@ -67,7 +67,7 @@ class ReceivingEnd(End):
         if extent is None and views:
             detour, extent = self._detour(sizes)
         try:
-            self._post(extent, sizes)
+            self._post(extent, sizes, joined)
         except OSError as error:
             raise self.failed(error) from error
         self._posted += 1
@@ -101,7 +101,7 @@ class ReceivingEnd(End):
         assert whole is not None
         return detour, Extent(whole.segment, tuple(offsets))
 
-    def _post(self, extent: Extent | None, sizes: Sequence[int]) -> None:
+    def _post(self, extent: Extent | None, sizes: Sequence[int], joined: bool) -> None:
         """Say where the next message is to come, and which segments have gone since the last."""
         gone: set[int] = set()
         if self._memory.released != self._released:
@@ -109,7 +109,8 @@ class ReceivingEnd(End):
             gone = self._told - self._memory.numbers()
             self._told -= gone
         number, offsets = (0, ()) if extent is None else (extent.segment.number, extent.offsets)
-        word = Posting(number, list(zip(offsets, sizes, strict=True)), list(gone)).packed()
+        places = list(zip(offsets, sizes, strict=True))
+        word = Posting(number, places, list(gone), joined).packed()
         if len(word) > LONGEST:
             raise LocalChannelError(f"a message of {len(sizes)} tensors is too long for a channel")
         if extent is None or number in self._told:

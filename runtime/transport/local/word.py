@@ -10,7 +10,7 @@ FILLED = b"filled"
 LONGEST = 64 * 1024
 """Bytes that a word may have."""
 
-_HEAD = struct.Struct("<HHQ")  # tensors, segments that are gone, segment of the tensors
+_HEAD = struct.Struct("<HH?Q")  # tensors, segments that are gone, joined, segment of the tensors
 _PLACE = struct.Struct("<QQ")  # offset, size
 _GONE = struct.Struct("<Q")
 
@@ -25,20 +25,22 @@ class Posting:
     """Offset and size in bytes of each tensor."""
     gone: Sequence[int] = ()
     """Segments that will not be named any more."""
+    joined: bool = False
+    """Whether there is one place for all tensors, which may be longer than they are."""
 
     def packed(self) -> bytes:
         """The bytes that say so."""
-        head = _HEAD.pack(len(self.places), len(self.gone), self.segment)
+        head = _HEAD.pack(len(self.places), len(self.gone), self.joined, self.segment)
         places = (_PLACE.pack(offset, size) for offset, size in self.places)
         return b"".join((head, *places, *map(_GONE.pack, self.gone)))
 
     @staticmethod
     def unpacked(word: memoryview) -> "Posting":
         """What the bytes say."""
-        count, _, segment = _HEAD.unpack_from(word)
+        count, _, joined, segment = _HEAD.unpack_from(word)
         end = _HEAD.size + count * _PLACE.size
         places = list(_PLACE.iter_unpack(word[_HEAD.size : end]))
-        return Posting(segment, places, _first(_GONE.iter_unpack(word[end:])))
+        return Posting(segment, places, _first(_GONE.iter_unpack(word[end:])), joined)
 
 
 def _first(rows: Iterable[tuple[int, ...]]) -> list[int]:
