@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from runtime.tensors.activation import ALIGNMENT, Signature
+from runtime.tensors.activation import Signature
 from runtime.tensors.ownership import MemoryPool, Slabs
 from schemas import Place
 
@@ -64,12 +64,4 @@ class BufferPool:
 
     def receive_memory(self, signature: Signature) -> list[torch.Tensor]:
         """Memory for an activation, one uint8 tensor for each of its blocks, aligned like it."""
-        offsets, end = [], 0
-        for block in signature.blocks:
-            offsets.append(-(-end // ALIGNMENT) * ALIGNMENT + block.lead)
-            end = offsets[-1] + block.nbytes
-        memory = self.memory.take(end)
-        return [
-            memory[offset : offset + block.nbytes]
-            for offset, block in zip(offsets, signature.blocks, strict=True)
-        ]
+        return signature.memory_in(self.memory.take(signature.extent))

@@ -24,7 +24,6 @@ from schemas import (
     ComputeMetrics,
     Direction,
     EpilogueInstruction,
-    CopyActivation,
     ForwardPass,
     GroupEnd,
     GroupStart,

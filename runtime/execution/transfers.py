@@ -1,9 +1,9 @@
 """Transfers of activations: both ends know the signature of each before it starts.
 
-The first activation of a new *kind* brings its signature along, in a *header*: a control message
-ahead of it on the same channel. The kind of a micro-batch is what its inputs look like on the first
-stage, which all stages know beforehand (see `runtime.data.stream`). Further activations of the
-kind need no header, if their signature follows from the kind alone. It does not
+The first activation of a new *kind* brings its signature along, in a *header* (see
+`runtime.execution.headers`). The kind of a micro-batch is what its inputs look like on the first
+stage, which all ranks know beforehand (see `runtime.data.stream`). Further activations of the kind
+need no header, if their signature follows from the kind alone. It does not
 
 - where a layer computes shapes from values (it drops padding, say): the operators of torch that do
   so are noticed, see `runtime.tensors.data_dependent_shapes`;
@@ -17,18 +17,19 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from runtime.execution.buffers import BufferPool
+from runtime.execution.headers import FirstMessages, Header, memory_beside_header
 from runtime.tensors.activation import ActivationError, Signature, described, require_on, special
 from runtime.tensors.allocator import keep_freed_activations
 from runtime.tensors.data_dependent_shapes import noticing
 from runtime.tensors.structure import StructureError, holds_values, take_apart
-from runtime.transport.control_messages import ROOM, packed, unpacked
-from runtime.transport.protocol import Pending, Transport
+from runtime.transport.control_messages import ROOM, unpacked
+from runtime.transport.protocol import PeerChannel, Pending, Transport
 from schemas import Direction
 
 KINDS = 1024
@@ -37,7 +38,8 @@ KINDS = 1024
 WATCHED = 8
 """Kinds that are watched when they come for the first time."""
 
-LATEST = 8
+
+LATEST = 16
 """Micro-batches whose signatures can be asked for: more than there are in flight."""
 
 
@@ -52,14 +54,6 @@ class Stream(Protocol):
 
     def arrived(self, micro_batch: int) -> None:
         """Its activation has arrived."""
-
-
-class Header(NamedTuple):
-    """What goes ahead of an activation that the receiver cannot know."""
-
-    signature: Signature
-    settled: bool
-    """Whether all activations of this kind have this signature."""
 
 
 @dataclass
@@ -81,17 +75,32 @@ class Transfer:
         """What tells it from others that are under way."""
         return self.direction, self.micro_batch, self.peer
 
+    @property
+    def channel(self) -> PeerChannel:
+        """What it goes through."""
+        return self.direction, self.peer
+
 
 @dataclass
 class _Prepared:
     transfer: Transfer
-    header: list[torch.Tensor]
-    """Control messages that go ahead, or the place of the first one that is to come."""
     signature: Signature | None
     """What is sent, or is known to come."""
-    tensors: list[torch.Tensor]
+    tensors: list[torch.Tensor] = field(default_factory=list)
+    """Those of the activation that is sent."""
+    first: list[torch.Tensor] = field(default_factory=list)
+    """The message with the header, or the place for it; empty: there is none."""
+    rest: list[torch.Tensor] = field(default_factory=list)
+    """Of a long header."""
+    room: int = -1
+    """For the activation beside the header; see `FirstMessages.room`."""
     settles: bool = False
     """Whether the header says that this is the signature of all activations of this kind."""
+
+    @property
+    def beside_header(self) -> bool:
+        """Whether the activation is in the message with the header."""
+        return self.signature is not None and self.signature.extent <= self.room
 
 
 class Transfers:
@@ -115,7 +124,8 @@ class Transfers:
         """
         self._transport, self._buffers = transport, buffers
         self._stream, self._dynamic = stream, dynamic_shapes
-        self._known: dict[tuple[Direction, int], OrderedDict[str, Signature]] = {}
+        self._first = FirstMessages(transport, buffers)
+        self._known: dict[PeerChannel, OrderedDict[str, Signature]] = {}
         """What is settled, by channel and kind."""
         self._latest: dict[Direction, OrderedDict[int, Signature]] = {
             direction: OrderedDict() for direction in Direction
@@ -140,19 +150,19 @@ class Transfers:
         if len(transfers) > 1:
             self.receive_headers()
         prepared = [self._prepared(transfer) for transfer in transfers]
-        with self._group([p for p in prepared if p.header]):
-            for p in prepared:
-                for message in p.header[:1]:
-                    self._post(p.transfer, [message])
+        with_header = [p for p in prepared if p.first]
+        with self._group(with_header):
+            for p in with_header:
+                self._post_first(p)
         for p in prepared:
-            for rest in p.header[1:]:  # of a long header
-                self._post(p.transfer, [rest])
+            for message in p.rest:
+                self._post(p.transfer, [message])
         for p in prepared:
             if p.signature is None:
-                p.signature = self._arrived(p)
-            elif p.settles:  # not before: the other end knows it no sooner
-                self._remember(p.transfer, p.signature)
-        with self._group(prepared):
+                self._read_header(p)
+            elif p.first:  # not before: the other end knows it no sooner
+                self._know(p.transfer, Header(p.signature, p.settles))
+        with self._group([p for p in prepared if not p.beside_header]):
             for p in prepared:
                 self._move(p)
         for transfer in transfers:
@@ -162,19 +172,19 @@ class Transfers:
     def _put_off(self, transfer: Transfer) -> None:
         """Begin to receive, as soon as the signatures of all that comes before are known."""
         waiting = self._put_off_from.setdefault(transfer.peer, deque())
-        waiting.append(_Prepared(transfer, [], None, []))
+        waiting.append(_Prepared(transfer, None))
         if len(waiting) == 1:
             self._go_on(waiting)
 
     def _go_on(self, waiting: deque[_Prepared]) -> None:
-        """Begin the receives whose signatures are known, and then to receive the next header."""
+        """Begin the receives whose signatures are known, and then the next one with a header."""
         while waiting:
             first = waiting[0]
             # Not earlier: the other end, too, knows now what the ones before have settled.
             first.signature = first.signature or self._settled_signature(first.transfer)
             if first.signature is None:
-                first.header = [self._header_place()]
-                self._post(first.transfer, first.header)
+                self._expect_header(first)
+                self._post_first(first)
                 return
             self._move(waiting.popleft())
 
@@ -184,7 +194,7 @@ class Transfers:
             while waiting and (transfer is None or transfer.peer == peer):
                 if transfer is not None and transfer.arriving is not None:
                     return
-                waiting[0].signature = self._arrived(waiting[0])
+                self._read_header(waiting[0])
                 self._go_on(waiting)
 
     def finish(self, transfer: Transfer) -> Any:
@@ -239,18 +249,24 @@ class Transfers:
         return self._latest[Direction.SEND][micro_batch]
 
     def _prepared(self, transfer: Transfer) -> _Prepared:
-        direction, micro_batch, peer = transfer.direction, transfer.micro_batch, transfer.peer
+        micro_batch, peer = transfer.micro_batch, transfer.peer
         expected = self._settled_signature(transfer)
-        if direction is Direction.RECV:
-            return _Prepared(transfer, [] if expected else [self._header_place()], expected, [])
+        if transfer.direction is Direction.RECV:
+            prepared = _Prepared(transfer, expected)
+            if expected is None:
+                self._expect_header(prepared)
+            return prepared
         signature, tensors = self._described(transfer)
         if expected is None:
-            settled = self._settles(transfer, signature)
+            settles = self._settles(transfer, signature)
             self._by_kind.discard(micro_batch)
-            header = packed(
-                Header(signature, settled), self._transport.device, self._buffers.small.take
-            )
-            return _Prepared(transfer, header, signature, tensors, settled)
+            header, *rest = self._first.of(Header(signature, settles))
+            room = self._first.room(transfer.channel)
+            prepared = _Prepared(transfer, signature, tensors, [header], rest, room, settles)
+            if prepared.beside_header:
+                memory = signature.memory_of(tensors)
+                prepared.first = self._first.joined(header, signature, memory)
+            return prepared
         if signature != expected:
             how = "" if str(signature) != str(expected) else " (with another layout in memory)"
             raise ActivationError(
@@ -258,13 +274,10 @@ class Transfers:
                 f"was agreed on with stage {peer}: what its layers return depends on more than "
                 "what their inputs look like, needed dynamic_shapes=True"
             )
-        return _Prepared(transfer, [], expected, tensors)
-
-    def _header_place(self) -> torch.Tensor:
-        return self._buffers.small.take(ROOM, 0, self._transport.device)
+        return _Prepared(transfer, expected, tensors)
 
     def _settled_signature(self, transfer: Transfer) -> Signature | None:
-        known = self._known.setdefault((transfer.direction, transfer.peer), OrderedDict())
+        known = self._known.setdefault(transfer.channel, OrderedDict())
         return known.get(self._stream.kind(transfer.micro_batch))
 
     def _described(self, transfer: Transfer) -> tuple[Signature, list[torch.Tensor]]:
@@ -296,41 +309,59 @@ class Transfers:
         ours = self._buffers.memory.ours
         return any(not (s.resizable() or ours(s.data_ptr())) for s in storages)
 
-    def _remember(self, transfer: Transfer, signature: Signature) -> None:
-        known = self._known[transfer.direction, transfer.peer]
-        known[self._stream.kind(transfer.micro_batch)] = signature
-        if len(known) > KINDS:
-            known.popitem(last=False)
-
-    def _arrived(self, prepared: _Prepared) -> Signature:
-        """The signature in the header of an activation that comes."""
-        transfer = prepared.transfer
-        self._transport.wait(transfer.pending.pop())
-        header: Header = unpacked(prepared.header[0], self._transport, transfer.peer)
+    def _know(self, transfer: Transfer, header: Header) -> None:
+        """From here on, both ends know what a header says."""
+        self._first.passed(transfer.channel, header.signature)
         if header.settled:
-            self._remember(transfer, header.signature)
-        return header.signature
+            known = self._known[transfer.channel]
+            known[self._stream.kind(transfer.micro_batch)] = header.signature
+            if len(known) > KINDS:
+                known.popitem(last=False)
+
+    def _expect_header(self, prepared: _Prepared) -> None:
+        channel = prepared.transfer.channel
+        prepared.room, prepared.first = self._first.room(channel), [self._first.place(channel)]
+
+    def _read_header(self, prepared: _Prepared) -> None:
+        """Wait for the header of an activation that comes."""
+        transfer, (place,) = prepared.transfer, prepared.first
+        self._transport.wait(transfer.pending.pop())
+        header: Header = unpacked(place[:ROOM], self._transport, transfer.peer)
+        prepared.signature = header.signature
+        self._know(transfer, header)
 
     def _move(self, prepared: _Prepared) -> None:
+        """Post the activation, unless it is in the message with the header."""
         transfer, signature = prepared.transfer, prepared.signature
         assert signature is not None
         if transfer.direction is Direction.SEND:
-            memory = signature.memory_of(prepared.tensors)
+            memory = [] if prepared.beside_header else signature.memory_of(prepared.tensors)
         else:
-            memory = self._buffers.receive_memory(signature)
+            memory = (
+                memory_beside_header(prepared.first[0], signature)
+                if prepared.beside_header
+                else self._buffers.receive_memory(signature)
+            )
             transfer.arriving = signature, memory
-        self._post(transfer, memory)
+        if not prepared.beside_header:
+            self._post(transfer, memory)
         latest = self._latest[transfer.direction]
         latest[transfer.micro_batch] = signature
         if len(latest) > LATEST:
             latest.popitem(last=False)
-        if prepared.header:
+        if prepared.first:
             keep_freed_activations(signature.nbytes, self._transport.device)
 
-    def _post(self, transfer: Transfer, memory: Sequence[torch.Tensor]) -> None:
+    def _post_first(self, prepared: _Prepared) -> None:
+        joined = self._transport.joins(*prepared.transfer.channel)
+        self._post(prepared.transfer, prepared.first, joined=joined)
+
+    def _post(
+        self, transfer: Transfer, memory: Sequence[torch.Tensor], *, joined: bool = False
+    ) -> None:
         sends = transfer.direction is Direction.SEND
         post = self._transport.post_send if sends else self._transport.post_receive
-        transfer.pending.append(post(memory, transfer.peer))
+        transfer.pending.append(post(memory, transfer.peer, joined=joined))
 
     @contextmanager
     def _group(self, members: Sequence[_Prepared]) -> Iterator[None]:

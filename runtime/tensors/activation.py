@@ -15,7 +15,7 @@ their operands, so tensors arrive as they were, byte by byte:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -100,6 +100,30 @@ class Signature:
         """Size of all blocks in bytes."""
         return sum(block.nbytes for block in self.blocks)
 
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Where its blocks begin, in bytes, in memory that they share one behind the other.
+
+        Where that begins at a multiple of `ALIGNMENT`, each of them is aligned as it has to be.
+        """
+        offsets, end = [], 0
+        for block in self.blocks:
+            offsets.append(-(-end // ALIGNMENT) * ALIGNMENT + block.lead)
+            end = offsets[-1] + block.nbytes
+        return tuple(offsets)
+
+    @property
+    def extent(self) -> int:
+        """Bytes of that memory."""
+        return self.offsets[-1] + self.blocks[-1].nbytes if self.blocks else 0
+
+    def memory_in(self, whole: torch.Tensor) -> list[torch.Tensor]:
+        """Memory for every block in `whole`, uint8 of `extent` bytes or more; see `offsets`."""
+        return [
+            whole[offset : offset + block.nbytes]
+            for offset, block in zip(self.offsets, self.blocks, strict=True)
+        ]
+
     def memory_of(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The memory of every block of an activation with this signature, uint8 `[nbytes]`.
 
@@ -147,11 +171,6 @@ class Signature:
 
     def __hash__(self) -> int:
         return hash((self.tensors, self.blocks))
-
-
-def signature_of(activation: Any) -> Signature:
-    """The signature of an activation; see `described`."""
-    return described(activation)[0]
 
 
 def described(activation: Any) -> tuple[Signature, list[torch.Tensor]]:

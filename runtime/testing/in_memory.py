@@ -19,6 +19,7 @@ import torch
 from runtime.testing.network import Link, Network, Operation, Queues
 from runtime.transport.protocol import Pending, TransportError, as_bytes
 from runtime.transport.rendezvous import RendezvousStore
+from schemas import Direction
 
 Result = TypeVar("Result")
 _GARBAGE = 0xFF  # all bits set: NaN in every floating-point format, -1 in every signed integer
@@ -77,18 +78,28 @@ class InMemoryTransport:
         """None: a network holds one pipeline."""
         return None
 
-    def post_send(self, payload: Sequence[torch.Tensor], peer: int) -> Pending:
+    def joins(self, direction: Direction, peer: int) -> bool:  # noqa: ARG002 - all do
+        """Every channel does."""
+        return True
+
+    def post_send(
+        self, payload: Sequence[torch.Tensor], peer: int, *, joined: bool = False
+    ) -> Pending:
         """Begin to send; see `Transport`."""
         views = [as_bytes(tensor) for tensor in payload]
         message = [view.clone() for view in views]
         operation = Operation("send", self._rank, (self._rank_of(peer),), views=views)
-        operation.message = message
+        operation.message, operation.joined = message, joined
         return self._post(operation)
 
-    def post_receive(self, places: Sequence[torch.Tensor], peer: int) -> Pending:
+    def post_receive(
+        self, places: Sequence[torch.Tensor], peer: int, *, joined: bool = False
+    ) -> Pending:
         """Begin to receive; see `Transport`."""
         views = [as_bytes(tensor).fill_(_GARBAGE) for tensor in places]
-        return self._post(Operation("receive", self._rank, (self._rank_of(peer),), views=views))
+        operation = Operation("receive", self._rank, (self._rank_of(peer),), views=views)
+        operation.joined = joined
+        return self._post(operation)
 
     def receive_memory(self, nbytes: int) -> torch.Tensor:
         """Any memory will do."""
@@ -121,7 +132,7 @@ class InMemoryTransport:
                 raise TransportError(f"rank {self._rank}: place written during {pending}")
             if pending.kind == "send" and not torch.equal(view, message):
                 raise TransportError(f"rank {self._rank}: payload changed during {pending}")
-            view.copy_(message)
+            view[: message.numel()].copy_(message)  # all of it, unless it is joined
 
     def broadcast(self, tensor: torch.Tensor, source: int) -> None:
         """Hand `tensor` of stage `source` to all stages of the replica."""

@@ -62,6 +62,7 @@ class Operation:
     name: str = ""
     """What a meeting is for; the members have to agree on it."""
     views: list[torch.Tensor] = field(default_factory=list)
+    joined: bool = False
     message: list[torch.Tensor] = field(default_factory=list)
     contribution: Any = None
     contributions: list[Any] = field(default_factory=list)
@@ -236,7 +237,7 @@ class Network:
             return None
         send, receive = (operation, other) if operation.kind == "send" else (other, operation)
         self._check_sizes(send, receive)
-        receive.message = send.message
+        receive.message = [torch.cat(send.message)] if send.joined else send.message
         return [send, receive]
 
     def _meeting(self, operation: Operation) -> list[Operation] | None:
@@ -254,10 +255,12 @@ class Network:
     def _check_sizes(self, send: Operation, receive: Operation) -> None:
         sent = [view.numel() for view in send.views]
         expected = [view.numel() for view in receive.views]
-        if sent != expected and self._failure is None:
+        fits = sum(sent) <= sum(expected) if send.joined else sent == expected
+        if not (fits and send.joined == receive.joined) and self._failure is None:
+            how = " joined into at most" if receive.joined else ""
             self._failure = TransportError(
-                f"rank {send.owner} sends {sent} bytes to rank {receive.owner}, "
-                f"which receives {expected}"
+                f"rank {send.owner} sends {sent} bytes{' joined' if send.joined else ''} "
+                f"to rank {receive.owner}, which receives{how} {expected}"
             )
             self._changed.notify_all()
             raise self._failure

@@ -3,6 +3,10 @@
 A transport knows tensors and peers, not instructions. Peers are stage ids. It promises no more
 than the checks assume: the transfers of a stage start in the order in which they are posted, and a
 send ends only with its receive.
+
+Both ends of a message know the size of each of its tensors. Some channels take *joined* messages
+too, which their receiver need not know so well: their tensors lie one behind the other in a single
+place, which may be longer than all of them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -70,11 +74,21 @@ class Transport(Protocol):
     def device(self) -> torch.device:
         """Where tensors must be to be moved."""
 
-    def post_send(self, payload: Sequence[torch.Tensor], peer: int) -> Pending:
+    def joins(self, direction: Direction, peer: int) -> bool:
+        """Whether the channel to or from a peer takes joined messages; both ends say the same."""
+
+    def post_send(
+        self, payload: Sequence[torch.Tensor], peer: int, *, joined: bool = False
+    ) -> Pending:
         """Begin to send contiguous tensors as one message; they may not change before the wait."""
 
-    def post_receive(self, places: Sequence[torch.Tensor], peer: int) -> Pending:
-        """Begin to receive one message into contiguous tensors of the sizes that were sent."""
+    def post_receive(
+        self, places: Sequence[torch.Tensor], peer: int, *, joined: bool = False
+    ) -> Pending:
+        """Begin to receive one message into contiguous tensors of the sizes that were sent.
+
+        One that is joined needs a single place, of at least the size of all that is sent.
+        """
 
     def receive_memory(self, nbytes: int) -> torch.Tensor:
         """Memory that messages are best received into, uint8 `[nbytes]`."""

@@ -7,6 +7,7 @@ import torch
 
 from runtime.transport.protocol import Pending, TransportError
 from runtime.transport.rendezvous import RendezvousStore
+from schemas import Direction
 
 
 class SingleProcessTransport:
@@ -22,7 +23,13 @@ class SingleProcessTransport:
         """A transport whose activations live on `device`; default: the CPU."""
         self.device = device or torch.device("cpu")
 
-    def post_send(self, payload: Sequence[torch.Tensor], peer: int) -> Pending:
+    def joins(self, direction: Direction, peer: int) -> bool:  # noqa: ARG002
+        """There is no channel."""
+        return False
+
+    def post_send(
+        self, payload: Sequence[torch.Tensor], peer: int, *, joined: bool = False
+    ) -> Pending:
         """There is no other stage.
 
         Raises:
@@ -30,7 +37,9 @@ class SingleProcessTransport:
         """
         self._refuse(f"send {len(payload)} tensors to stage {peer}")
 
-    def post_receive(self, places: Sequence[torch.Tensor], peer: int) -> Pending:
+    def post_receive(
+        self, places: Sequence[torch.Tensor], peer: int, *, joined: bool = False
+    ) -> Pending:
         """There is no other stage.
 
         Raises:

@@ -56,8 +56,8 @@ class ReceivingEnd(ChannelEnd):
         self._released = memory.released
         self._spare: torch.Tensor | None = None
 
-    def begin(self, views: Sequence[torch.Tensor]) -> Receiving:
-        """Post a receive into uint8 tensors.
+    def begin(self, views: Sequence[torch.Tensor], *, joined: bool = False) -> Receiving:
+        """Post a receive into uint8 tensors; see `Transport.post_receive`.
 
         Raises:
             LocalChannelError: the other end is gone.
@@ -67,7 +67,7 @@ class ReceivingEnd(ChannelEnd):
         if extent is None and views:
             buffer, extent = self._bounce_buffer(sizes)
         try:
-            self._post(extent, sizes)
+            self._post(extent, sizes, joined)
         except OSError as error:
             raise self.failed(error) from error
         self._posted += 1
@@ -101,7 +101,7 @@ class ReceivingEnd(ChannelEnd):
         assert whole is not None
         return buffer, Extent(whole.segment, tuple(offsets))
 
-    def _post(self, extent: Extent | None, sizes: Sequence[int]) -> None:
+    def _post(self, extent: Extent | None, sizes: Sequence[int], joined: bool) -> None:
         """Tell where the next message is to come, and which segments have gone since the last."""
         gone: set[int] = set()
         if self._memory.released != self._released:
@@ -110,7 +110,7 @@ class ReceivingEnd(ChannelEnd):
             self._told -= gone
         number, offsets = (0, ()) if extent is None else (extent.segment.number, extent.offsets)
         data = ReceiveDescriptor(
-            number, list(zip(offsets, sizes, strict=True)), list(gone)
+            number, list(zip(offsets, sizes, strict=True)), list(gone), joined
         ).packed()
         if len(data) > LONGEST:
             raise LocalChannelError(f"a message of {len(sizes)} tensors is too long for a channel")

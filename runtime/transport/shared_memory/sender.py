@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import accumulate
 from queue import SimpleQueue
 
 import torch
@@ -38,6 +39,7 @@ class Sending:
 
     end: "SendingEnd"
     views: Sequence[torch.Tensor]
+    joined: bool
     done: bool = False
 
     def wait(self) -> None:
@@ -72,9 +74,9 @@ class SendingEnd(ChannelEnd):
         self._end_thread.atexit = False
         self._error: LocalChannelError | None = None
 
-    def begin(self, views: Sequence[torch.Tensor]) -> Sending:
+    def begin(self, views: Sequence[torch.Tensor], *, joined: bool = False) -> Sending:
         """Post a send of uint8 tensors, which may not change before its wait."""
-        sending = Sending(self, views)
+        sending = Sending(self, views, joined)
         with self._changed:
             self._queue.append(sending)
         if self._by_thread or sum(view.numel() for view in views) >= LARGE:
@@ -151,10 +153,7 @@ class SendingEnd(ChannelEnd):
             if posted is None:
                 return
             sending = self._queue.popleft()
-            sizes = [view.numel() for view in sending.views]
-            if sizes != (expected := [size for _, size in posted.places]):
-                raise LocalChannelError(f"{sizes} bytes sent, but the peer receives {expected}")
-            for (offset, _), view in zip(posted.places, sending.views, strict=True):
+            for offset, view in zip(_offsets(sending, posted), sending.views, strict=True):
                 write(self._segments[posted.segment], offset, view)
             self.connection.send(FILLED)
             sending.done = True
@@ -179,6 +178,24 @@ class SendingEnd(ChannelEnd):
         for _, _, data in attached:
             (self._segments[posted.segment],) = _DESCRIPTOR.unpack(data)
         return posted
+
+
+def _offsets(sending: Sending, posted: ReceiveDescriptor) -> Sequence[int]:
+    """Where each tensor of a message goes.
+
+    Raises:
+        LocalChannelError: they do not fit there.
+    """
+    sizes = [view.numel() for view in sending.views]
+    expected = [size for _, size in posted.places]
+    fits = sum(sizes) <= sum(expected) if sending.joined else sizes == expected
+    if not (fits and sending.joined == posted.joined):
+        sent = f"{sizes} bytes sent{' joined' if sending.joined and not posted.joined else ''}"
+        how = " joined into at most" if posted.joined else ""
+        raise LocalChannelError(f"{sent}, but the peer receives{how} {expected}")
+    if not sending.joined:
+        return [offset for offset, _ in posted.places]
+    return list(accumulate(sizes[:-1], initial=posted.places[0][0]))
 
 
 def _copy(work: "SimpleQueue[SendingEnd | None]") -> None:

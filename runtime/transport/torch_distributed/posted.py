@@ -22,6 +22,7 @@ class Posted:
     way: Route | SendingEnd | ReceivingEnd
     views: list[torch.Tensor]
     """Kept alive until the wait."""
+    joined: bool = False
     works: list[dist.Work | Sending | Receiving] = field(default_factory=list)
     """What is to be waited for; empty while the transfer is held back in a group."""
 
@@ -60,7 +61,7 @@ def begin_posted(members: Sequence[Posted], batch_on: torch.device | None) -> No
             calls += [Call(posted.direction, view, posted.way.peer) for view in posted.views]
             group = posted.way.group
         else:
-            posted.works.append(posted.way.begin(posted.views))
+            posted.works.append(posted.way.begin(posted.views, joined=posted.joined))
     if calls:
         works = iter(begin_together(group, calls, batch_on))
         for posted in members:

@@ -131,13 +131,21 @@ class TorchTransport:
         """Where activations live."""
         return self._device
 
-    def post_send(self, payload: Sequence[torch.Tensor], peer: int) -> Pending:
-        """Begin to send; see `Transport`."""
-        return self._post(Direction.SEND, payload, peer)
+    def joins(self, direction: Direction, peer: int) -> bool:
+        """Local channels do: process groups need the exact size at both ends."""
+        return (direction, peer) in self._local.ends
 
-    def post_receive(self, places: Sequence[torch.Tensor], peer: int) -> Pending:
+    def post_send(
+        self, payload: Sequence[torch.Tensor], peer: int, *, joined: bool = False
+    ) -> Pending:
+        """Begin to send; see `Transport`."""
+        return self._post(Direction.SEND, payload, peer, joined=joined)
+
+    def post_receive(
+        self, places: Sequence[torch.Tensor], peer: int, *, joined: bool = False
+    ) -> Pending:
         """Begin to receive; see `Transport`."""
-        return self._post(Direction.RECV, places, peer)
+        return self._post(Direction.RECV, places, peer, joined=joined)
 
     def start_group(self) -> None:
         """Hold posts back; see `Transport`."""
@@ -271,10 +279,13 @@ class TorchTransport:
                 group.close()
         self._rendezvous, self._closed = None, True
 
-    def _post(self, direction: Direction, tensors: Sequence[torch.Tensor], peer: int) -> Posted:
+    def _post(
+        self, direction: Direction, tensors: Sequence[torch.Tensor], peer: int, *, joined: bool
+    ) -> Posted:
         views = [as_bytes(tensor) for tensor in tensors if tensor.numel()]
         way = self._local.ends.get((direction, peer)) or self._channels.route(direction, peer)
-        posted = Posted(direction, peer, way, views)
+        posted = Posted(direction, peer, way, views, joined)
+        assert not (joined and posted.in_group), "process groups take no joined messages"
         if self._held is not None:
             self._held.append(posted)
         else:

@@ -10,8 +10,12 @@ import torch
 from torch import nn
 
 from runtime.execution.buffers import BufferPool
-from runtime.tensors.activation import ActivationError, describe, signature_of
+from runtime.tensors.activation import ActivationError, Signature, describe, described
 from runtime.tensors.structure import take_apart
+
+
+def signature_of(activation: Any) -> Signature:
+    return described(activation)[0]
 
 
 def as_sent(activation: Any) -> Any:

@@ -172,6 +172,47 @@ def test_sizes_that_differ_are_an_error_on_both_ends():
         run_stages(2, stage, timeout=20)
 
 
+def test_a_joined_message_may_be_shorter_than_its_place():
+    def stage(end: InMemoryTransport) -> list[float]:
+        if end.stage_id == 0:
+            end.wait(end.post_send([torch.ones(2), torch.zeros(1)], 1, joined=True))
+            return []
+        place = torch.zeros(4)
+        posted = end.post_receive([place], 0, joined=True)
+        assert place.isnan().all()
+        end.wait(posted)
+        assert place[3:].isnan().all(), "nothing was received there"
+        return place[:3].tolist()
+
+    assert run_stages(2, stage, timeout=20)[1] == [1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("sent_joined", "received_joined", "size", "expected"),
+    [
+        (
+            True,
+            True,
+            1,
+            r"sends \[8\] bytes joined to rank 1, which receives joined into at most \[4\]",
+        ),
+        (True, False, 2, r"sends \[8\] bytes joined to rank 1, which receives \[8\]"),
+        (False, True, 2, r"sends \[8\] bytes to rank 1, which receives joined into at most \[8\]"),
+    ],
+)
+def test_both_ends_have_to_join_a_message_and_it_has_to_fit(
+    sent_joined, received_joined, size, expected
+):
+    def stage(end: InMemoryTransport) -> None:
+        if end.stage_id == 0:
+            end.wait(end.post_send([torch.ones(2)], 1, joined=sent_joined))
+        else:
+            end.wait(end.post_receive([torch.ones(size)], 0, joined=received_joined))
+
+    with pytest.raises(TransportError, match=expected):
+        run_stages(2, stage, timeout=20)
+
+
 def test_a_transfer_is_waited_for_once():
     def stage(end: InMemoryTransport) -> None:
         if end.stage_id == 0:

@@ -127,6 +127,36 @@ def test_a_message_of_another_size_is_refused_where_it_is_sent():
         sent.wait()
 
 
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("size", [10, LARGE])
+def test_a_joined_message_lies_at_the_beginning_of_its_place(size, shared):
+    pair, payload = Pair(), message(7, size, 0, 3)
+    place = pair.place(2 * LARGE) if shared else torch.zeros(2 * LARGE, dtype=torch.uint8)
+    received = pair.receiving.begin([place], joined=True)
+    pair.sending.begin(payload, joined=True).wait()
+    received.wait()
+    assert torch.equal(place[: 10 + size], torch.cat(payload))
+    assert not place[10 + size :].any()
+
+
+@pytest.mark.parametrize(
+    ("sent_joined", "received_joined", "room", "expected"),
+    [
+        (True, True, 3, r"\[4\] bytes sent, but the peer receives joined into at most \[3\]"),
+        (False, True, 4, r"\[4\] bytes sent, but the peer receives joined into at most \[4\]"),
+        (True, False, 4, r"\[4\] bytes sent joined, but the peer receives \[4\]"),
+    ],
+)
+def test_a_joined_message_is_refused_where_its_receive_is_another_one(
+    sent_joined, received_joined, room, expected
+):
+    pair = Pair()
+    pair.receiving.begin([pair.place(room)], joined=received_joined)
+    sent = pair.sending.begin(message(4), joined=sent_joined)
+    with pytest.raises(LocalChannelError, match=expected):
+        sent.wait()
+
+
 @pytest.mark.parametrize("size", [10, LARGE])
 def test_what_goes_wrong_in_writing_is_told(size, monkeypatch):
     def write(*_: object) -> None:
@@ -289,8 +319,9 @@ def test_sends_go_on_while_a_stage_waits_elsewhere():
 
 
 def test_receive_descriptors_are_what_they_were():
-    posted = ReceiveDescriptor(7, [(0, 5), (64, 2**33)], [1, 2])
-    assert ReceiveDescriptor.unpacked(memoryview(posted.packed())) == posted
+    for joined in (False, True):
+        posted = ReceiveDescriptor(7, [(0, 5), (64, 2**33)], [1, 2], joined)
+        assert ReceiveDescriptor.unpacked(memoryview(posted.packed())) == posted
 
 
 class Wire:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.testing import DeadlockError
+from runtime.transport import DeadlockError
 from schedcc import compile_pipeline, dependency_graph
 from schedcc.recordings.files import read_recording
 from schedcc.recordings.postmortem import postmortem
