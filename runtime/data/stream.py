@@ -1,38 +1,32 @@
-"""The stream of micro-batches through a run: which there are, and what all stages know of them.
+"""The stream of micro-batches through a run: which there are, and what all ranks know of them.
 
-The first stage fetches micro-batches while the pipeline runs, in *windows* of as many as are there.
-A window is told to the stages behind it ahead of the activation of its first micro-batch::
+The rank of the first stage fetches micro-batches while the pipeline runs, in *windows* of as many
+as are there. A window is told to the ranks behind it as a part of the transfer of the micro-batch
+before it, so whatever orders transfers orders windows, too::
 
     channel 0 -> 1    ... activation 7 | window 8..11 | activation 8 | activation 9 ...
 
-A stage takes it in when it first asks for a micro-batch beyond the window before, and hands it on
-as soon as it has sent the activation ahead of it. The first window of a run is agreed on by all
-stages before it. A window that is the last one says so, and what the plan has for micro-batches
-that do not exist is left out: a plan without some whole micro-batches is as sound as it was.
+The first window of a run is agreed on by all ranks before it. A window that is the last one says
+so, and what the plan has for micro-batches that do not exist is left out: a plan without some whole
+micro-batches is as sound as it was.
 """
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from runtime.data.fingerprint import difference
 from runtime.data.micro_batches import DataError, Note, Prefetcher
-from runtime.tensors.ownership import Take, fresh
-from runtime.transport.control_messages import post_object, receive_object
-from runtime.transport.protocol import Pending, Transport
+from runtime.data.route import Route
 from schemas import Place
 
 FETCHING = "the fetching of micro-batches"
-"""What a stage is at, for reports of failures."""
-
-UNDER_WAY = 16
-"""Micro-batches ahead of a new window of which notes are kept: a stage is still at some of them."""
+"""What a rank is at, for reports of failures."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """Micro-batches that the first stage has fetched."""
+    """Micro-batches that have been fetched on the rank of the first stage."""
 
     first: int
     notes: tuple[Note, ...]
@@ -46,13 +40,13 @@ class Window:
 
 
 class Phases(Protocol):
-    """Told what a stage does where no instruction says it."""
+    """Told what a rank does where no instruction says it."""
 
     def phase(self, at: str, *, waits_for: str = ..., patient: bool = False) -> None:
-        """The stage is at something that may take long."""
+        """The rank is at something that may take long."""
 
 
-def window_of(prefetcher: Prefetcher, first: int, most: int) -> Window:
+def window_of(prefetcher: Prefetcher, first: int, most: int | None) -> Window:
     """What has been fetched, from micro-batch `first` on, and no more than `most`."""
     waiting = prefetcher.waiting[:most]
     ended = prefetcher.ended and len(waiting) == len(prefetcher.waiting)
@@ -60,176 +54,194 @@ def window_of(prefetcher: Prefetcher, first: int, most: int) -> Window:
 
 
 class Stream:
-    """The micro-batches of one run, as one stage sees them."""
+    """The micro-batches of one run, as one rank sees them."""
 
     def __init__(
         self,
-        transport: Transport,
+        route: Route,
         window: Window,
-        limit: int,
+        limit: int | None,
         prefetcher: Prefetcher | None,
-        progress: Phases,
+        phases: Phases,
         *,
-        take: Take = fresh,
+        rank: str = "stage 0",
         before: int = 0,
         exact: bool = False,
         ended: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """Begin with the window that all stages have agreed on.
+        """Begin with the window that all ranks have agreed on.
 
         Args:
-            transport: Connection to the other stages.
+            route: What this rank has to do with the stream.
             window: The first window.
-            limit: The number of micro-batches of the plan: the run has no more.
-            prefetcher: Of this stage's own data, if it reads any.
-            progress: Told when the stage fetches, or waits for a window.
-            take: Gives memory for messages.
+            limit: The number of micro-batches of the plan, if it has one: the run has no more.
+            prefetcher: Of this rank's own data, if it reads any.
+            phases: Told when the rank fetches, or waits for a window.
+            rank: What this rank is called in messages.
             before: Micro-batches of the data that came before this run.
             exact: Whether the data has to last for the whole plan.
             ended: Told the number of micro-batches, if they are fewer than the plan's.
         """
-        self._transport, self._progress, self._before = transport, progress, before
-        self._first = transport.stage_id == 0
-        self._last = transport.stage_id == transport.stages - 1
-        self._limit, self._prefetcher = limit, prefetcher
-        self._take, self._exact, self._ended = take, exact, ended
+        self._route, self._limit, self._prefetcher = route, limit, prefetcher
+        self._phases, self._rank, self._before = phases, rank, before
+        self._exact, self._ended = exact, ended
         self._notes: dict[int, Note] = {}
-        self._to_hand_on: deque[Window] = deque()
-        self._handed_on: deque[tuple[Window, list[Pending]]] = deque()
-        self._sent = 0
+        self._labels: dict[int, Note] = {}
+        self._loaded: dict[int, dict[Place, Any]] = {}
+        self._taken = 0
+        self._windows: dict[int, Window] = {}
+        """Those that have not been told to every rank, by their first micro-batch."""
+        self._untold: dict[int, int] = {}
         self._data_ended = False
-        self.before_window: Callable[[], None] = lambda: None
-        """Called before a window is received."""
+        self.receive: Callable[[], Window] | None = None
+        """Receives the next window, on a rank that does not fetch."""
         self.count = 0
         """Micro-batches that are known to exist."""
         self.complete = False
         """Whether there are no others."""
-        self._labels: dict[int, Note] = {}
         self._take_in(window)
 
     def has(self, micro_batch: int) -> bool:
         """Whether a micro-batch exists; waits until that is known.
 
         Raises:
-            DataError: this stage's data is damaged, or has another length than that of the first.
+            DataError: this rank's data is damaged, or has another length than the first stage's.
         """
         while micro_batch >= self.count and not self.complete:
             self._extend()
         return micro_batch < self.count
 
     def note(self, micro_batch: int) -> Note:
-        """What the first stage knows of one of the latest micro-batches."""
+        """What is known of the inputs of one of the latest micro-batches."""
         return self._notes[micro_batch]
 
     def label_note(self, micro_batch: int) -> Note:
-        """What this stage knows of one of the latest micro-batches that it has loaded."""
+        """What this rank knows of one of the latest micro-batches that it has loaded."""
         return self._labels[micro_batch]
 
     def kind(self, micro_batch: int) -> str:
         """What the inputs of one of the latest micro-batches look like."""
         return self._notes[micro_batch].kind
 
-    def load(self, micro_batch: int) -> Mapping[Place, Any]:
-        """The values that this stage reads of the next micro-batch.
+    def load(self, stage: int, micro_batch: int) -> Mapping[Place, Any]:
+        """The values that a stage reads of a micro-batch.
 
         Raises:
-            DataError: this stage's data has ended, or is not that of the first stage.
+            DataError: this rank's data has ended, or is not that of the first stage.
         """
-        prefetcher = self._prefetcher
-        if prefetcher is None:
+        if self._prefetcher is None:
             return {}
+        while self._taken <= micro_batch:
+            self._loaded[self._taken] = self._take(self._prefetcher, self._taken)
+            self._taken += 1
+        values = self._loaded.get(micro_batch, {})
+        read = {Place.INPUT} if stage == 0 else set()
+        read |= {Place.LABEL} if stage == self._route.last else set()
+        found = {place: values.pop(place) for place in read & values.keys()}
+        if not values:
+            self._loaded.pop(micro_batch, None)
+        return found
+
+    def forwarded(self, stage: int, micro_batch: int) -> None:
+        """A stage has forwarded a micro-batch; after the last one nothing of it is needed."""
+        if stage == self._route.last:
+            self._notes.pop(micro_batch, None)
+            self._labels.pop(micro_batch, None)
+
+    def follows_receive(self, stage: int, micro_batch: int) -> bool:
+        """Whether a window comes right behind the activation of a micro-batch for a stage."""
+        last_known = micro_batch == self.count - 1
+        return stage == self._route.told_at and last_known and not self.complete
+
+    def follows_send(self, stage: int, micro_batch: int) -> Window | None:
+        """The window to be told right behind the activation of a micro-batch from a stage."""
+        if stage == max(self._route.stages):
+            self._notes.pop(micro_batch, None)
+        if stage not in self._route.tells_at:
+            return None
+        if micro_batch == self.count - 1 and not self.complete:
+            self._extend()
+        window = self._windows.get(micro_batch + 1)
+        if window is not None:
+            self._untold[window.first] -= 1
+            if not self._untold[window.first]:
+                del self._untold[window.first], self._windows[window.first]
+        return window
+
+    def finish(self) -> None:
+        """After the run: no data is left over.
+
+        Raises:
+            DataError: this rank has more data than the first stage.
+        """
+        prefetcher, route = self._prefetcher, self._route
+        if prefetcher is None or route.reads_inputs or not self._data_ended:
+            return
+        if prefetcher.is_empty and not prefetcher.ended:
+            self._fetch(prefetcher)
+        if not prefetcher.is_empty:
+            raise DataError(
+                f"the data of stage 0 ended after {self._before + self.count} micro-batches, "
+                f"that of stage {route.last} has more"
+            )
+
+    def _take(self, prefetcher: Prefetcher, micro_batch: int) -> dict[Place, Any]:
+        """What has been fetched of the next micro-batch."""
         if prefetcher.is_empty:
             self._fetch(prefetcher)
         number = self._before + micro_batch
         if prefetcher.is_empty:
             raise DataError(
-                f"the data of stage {self._transport.stage_id} ended after {number} micro-batches, "
-                "that of stage 0 has more"
+                f"the data of {self._rank} ended after {number} micro-batches, that of stage 0 "
+                "has more"
             )
         fetched = prefetcher.take()
-        self._labels[micro_batch] = fetched.note
-        self._labels.pop(micro_batch - UNDER_WAY, None)
-        if not self._first:
-            digests = {
-                0: self.note(micro_batch).digests,
-                self._transport.stage_id: fetched.note.digests,
-            }
+        if self._route.reads_labels:
+            self._labels[micro_batch] = fetched.note
+        if not self._route.reads_inputs:
+            digests = {0: self.note(micro_batch).digests, self._route.last: fetched.note.digests}
             if (different := difference(digests, number)) is not None:
-                different.agreed = False  # this stage alone knows
+                different.agreed = False  # this rank alone knows
                 raise different
-        return fetched.values()
-
-    def sent(self, micro_batch: int) -> None:
-        """The sending of a micro-batch's activation has begun."""
-        self._sent = micro_batch + 1
-        self._hand_on()
-
-    def arrived(self, micro_batch: int) -> None:
-        """The activation of a micro-batch has arrived, and so has what went ahead of it."""
-        while self._handed_on and self._handed_on[0][0].first <= micro_batch:
-            for pending in self._handed_on.popleft()[1]:
-                self._transport.wait(pending)
-
-    def finish(self) -> None:
-        """After the run: what was handed on has arrived, and no data is left over.
-
-        Raises:
-            DataError: this stage has more data than the first one.
-        """
-        self.arrived(self.count)
-        prefetcher = self._prefetcher
-        if self._last and not self._first and prefetcher is not None and self._data_ended:
-            if prefetcher.is_empty and not prefetcher.ended:
-                self._fetch(prefetcher)
-            if not prefetcher.is_empty:
-                raise DataError(
-                    f"the data of stage 0 ended after {self._before + self.count} micro-batches, "
-                    f"that of stage {self._transport.stage_id} has more"
-                )
+        return dict(fetched.values())
 
     def _extend(self) -> None:
         """Get the next window."""
-        if self._first:
+        if self._route.told_at is None:
             assert self._prefetcher is not None
             if self._prefetcher.is_empty:
                 self._fetch(self._prefetcher)
-            window = window_of(self._prefetcher, self.count, self._limit - self.count)
+            most = None if self._limit is None else self._limit - self.count
+            window = window_of(self._prefetcher, self.count, most)
         else:
-            self.before_window()  # what goes ahead of it on the channel
-            before = self._transport.stage_id - 1
-            self._progress.phase(
+            assert self.receive is not None
+            self._phases.phase(
                 f"the window with micro-batch {self._before + self.count}",
-                waits_for=f"stage {before}",
+                waits_for=f"stage {self._route.told_at - 1}",
             )
-            window = receive_object(self._transport, before)
+            window = self.receive()
         self._take_in(window)
-        if not self._last:
-            self._to_hand_on.append(window)
-            self._hand_on()
+        if self._route.tells_at:
+            self._windows[window.first] = window
+            self._untold[window.first] = len(self._route.tells_at)
 
     def _fetch(self, prefetcher: Prefetcher) -> None:
-        self._progress.phase(FETCHING, waits_for="", patient=True)
+        self._phases.phase(FETCHING, waits_for="", patient=True)
         prefetcher.fetch()
-        if self._exact and prefetcher.ended and self._before + self._limit > prefetcher.count:
-            raise DataError(
-                f"the data of stage {self._transport.stage_id} ended after {prefetcher.count} "
-                f"micro-batches, needed {self._before + self._limit}"
-            )
-        self._progress.phase(FETCHING, waits_for="")
+        if self._exact and prefetcher.ended and self._limit is not None:
+            needed = self._before + self._limit
+            if prefetcher.count < needed:
+                raise DataError(
+                    f"the data of {self._rank} ended after {prefetcher.count} micro-batches, "
+                    f"needed {needed}"
+                )
+        self._phases.phase(FETCHING, waits_for="")
 
     def _take_in(self, window: Window) -> None:
         self._notes.update(enumerate(window.notes, start=window.first))
-        while (oldest := next(iter(self._notes), window.first)) < window.first - UNDER_WAY:
-            del self._notes[oldest]
         self.count = window.stop
         self._data_ended = window.ended
-        self.complete = window.ended or self.count >= self._limit
-        if self.complete and self.count < self._limit:
+        within = self._limit is None or self.count < self._limit
+        self.complete = window.ended or not within
+        if self.complete and within and self._limit is not None:
             self._ended(self.count)
-
-    def _hand_on(self) -> None:
-        while self._to_hand_on and self._sent >= self._to_hand_on[0].first:
-            window = self._to_hand_on.popleft()
-            after = self._transport.stage_id + 1
-            pending = post_object(self._transport, window, after, self._take)
-            self._handed_on.append((window, pending))

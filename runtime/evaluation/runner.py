@@ -1,6 +1,7 @@
 """The runner: evaluations on one stage, as runs of the pipeline with a handshake before each."""
 
-from collections.abc import Callable, Iterable
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 import schedcc
 from runtime.data.fingerprint import Digests
 from runtime.data.micro_batches import DataError, EmptyDataError, Prefetcher, Reading
+from runtime.data.route import Route
 from runtime.data.samples import SampleWeights, require_weight
 from runtime.data.stream import FETCHING, Stream, Window, window_of
 from runtime.device import OwnRandomState
@@ -59,8 +61,8 @@ class Runner:
     def __init__(self, transport: Transport, guard: Guard, setup: Setup) -> None:
         """Evaluate what `setup` says over `transport`, watched by `guard`."""
         self._transport, self._guard, self._setup = transport, guard, setup
-        self._first = transport.stage_id == 0
-        self._last = transport.stage_id == transport.stages - 1
+        self._placement = setup.division.placement
+        self._route = Route.of(self._placement, transport.stage_id)
         self._buffers = BufferPool(transport.receive_memory, transport.release_memory)
         self._generation: int | None = None
         self._layout: Layout | None = None
@@ -93,7 +95,9 @@ class Runner:
             shaken = self._handshake(evaluation, run, setup.weights.token)
             run.phase("the comparison of weights")
             setup.weights.settle(shaken.weights)
-            entered.enter_context(evaluating(*setup.evaluated(options, last=self._last)))
+            entered.enter_context(
+                evaluating(*setup.evaluated(options, last=self._route.reads_labels))
+            )
             if shaken.everywhere == 0:
                 raise EmptyDataError("the data holds no micro-batch, needed at least one")
             while not self._run(evaluation, shaken, run):
@@ -117,13 +121,9 @@ class Runner:
 
     def _begin(self, run: GuardedRun) -> None:
         # Modules may have been compiled since.
-        self._owner = Owner(
-            self._setup.modules[self._transport.stage_id], self._buffers.memory.ours
-        )
-        if self._generation not in (
-            None,
-            run.generation,
-        ):  # after a failure some stages may know more
+        self._owner = Owner(self._setup.modules.values(), self._buffers.memory.ours)
+        # After a failure some ranks may know more than others.
+        if self._generation not in (None, run.generation):
             self._forget()
         self._generation = run.generation
 
@@ -135,12 +135,12 @@ class Runner:
         asked: int | None,
     ) -> Evaluation:
         setup, device = self._setup, self._transport.device
-        if options.compute_loss and self._last and not setup.computes_something:
+        if options.compute_loss and self._route.reads_labels and not setup.computes_something:
             raise DataError(
                 "compute_loss is True, but the evaluator has no loss_fn and no metrics: needed "
                 "one of them, or compute_loss=False"
             )
-        setup.metrics.begin(fed=outcome.compute_metrics and self._last)
+        setup.metrics.begin(fed=outcome.compute_metrics and self._route.reads_labels)
         averages = options.compute_loss and options.reduce_output == "avg"
         return Evaluation(
             options,
@@ -155,12 +155,14 @@ class Runner:
         self, data: Iterable[Any] | None, options: EvalOptions, asked: int | None
     ) -> Prefetcher | None:
         """What fetches this stage's micro-batches, if it reads any."""
-        labels = self._last and options.needs_labels
+        labels = self._route.reads_labels and options.needs_labels
         # A last stage that needs no labels now still goes on in step with the first.
-        if not (self._first or labels or (self._last and data is not None)):
+        if not (
+            self._route.reads_inputs or labels or (self._route.reads_labels and data is not None)
+        ):
             return None
         reading = Reading(
-            inputs=self._first,
+            inputs=self._route.reads_inputs,
             labels=labels,
             fingerprints=self._compares_data,
             keyword_inputs=self._setup.keyword_inputs,
@@ -198,7 +200,7 @@ class Runner:
             most = CHUNK if evaluation.asked is None else evaluation.asked
             fetched = window_of(prefetcher, 0, most)
             found, ended = len(fetched.notes), fetched.ended
-            window = fetched if self._first else None
+            window = fetched if self._route.reads_inputs else None
             if self._compares_data:
                 digests = tuple(note.digests for note in fetched.notes)
         run.phase("the handshake before the first transfer")
@@ -234,23 +236,30 @@ class Runner:
         interpreter = self._plans.interpreter(planned, outcome, overlap=overlap)
         recorder, results = setup.recorder, evaluation.results
         stream = Stream(
-            transport,
+            self._route,
             window,
             planned,
             evaluation.prefetcher,
             run,
-            take=self._buffers.small.take,
+            rank=setup.division.name(transport.stage_id),
             before=evaluation.micro_batches,
             exact=evaluation.asked is not None,
             ended=recorder.data_ended if recorder else lambda _: None,
         )
-        transfers = Transfers(transport, self._buffers, stream, dynamic_shapes=setup.dynamic_shapes)
-        stream.before_window = transfers.receive_headers
+        transfers = Transfers(
+            transport,
+            self._buffers,
+            stream,
+            self._placement,
+            num_buffers=interpreter.plan.num_buffers,
+            dynamic_shapes=setup.dynamic_shapes,
+        )
         if final:  # a run that is not may find fewer micro-batches, and tells no losses
             results.losses.expect(planned)
-        finite = FiniteCheck(planned, transport.device) if setup.check_finite else None
+        checked = setup.modules if setup.check_finite else ()
+        finite = {stage: FiniteCheck(planned, transport.device) for stage in checked}
         work = Work(
-            forward=self._forward(evaluation, stream, transfers, finite),
+            forwards=self._forwards(evaluation, stream, transfers, finite),
             stream=stream,
             transfers=transfers,
             results=results,
@@ -262,40 +271,47 @@ class Runner:
             with self._tuner.measuring(kind, overlap, max(1, planned)), recorded:
                 interpreter.run(work)
                 run.phase("the end of the data")
+                transfers.finish_sends()
                 stream.finish()
         finally:
             self._buffers.clear()
         if not final:
             results.losses.expect(stream.count)
         evaluation.micro_batches += stream.count
-        if finite is not None:
+        if finite:
             run.drain()
             run.phase("the comparison of losses")
-            notes = transport.gather_objects(finite.notes(stream.count))
-            require_finite(notes, setup.division.boundaries, run.before)
+            notes = {stage: check.notes(stream.count) for stage, check in finite.items()}
+            gathered = ChainMap(*transport.gather_objects(notes))
+            by_stage = [gathered[stage] for stage in range(len(self._placement))]
+            require_finite(by_stage, setup.division.boundaries, run.before)
         return final
 
-    def _forward(
+    def _forwards(
         self,
         evaluation: Evaluation,
         stream: Stream,
         transfers: Transfers,
-        finite: FiniteCheck | None,
-    ) -> Forward:
-        setup, options, transport = self._setup, evaluation.options, self._transport
-        if not self._last:
-            return StageForward(
-                setup.modules[transport.stage_id], transfers, finite, is_first=self._first
+        finite: Mapping[int, FiniteCheck],
+    ) -> dict[int, Forward]:
+        """What each stage of the rank does with a micro-batch."""
+        setup, options = self._setup, evaluation.options
+        forwards: dict[int, Forward] = {
+            stage: StageForward(stage, layers, transfers, finite.get(stage))
+            for stage, layers in setup.modules.items()
+        }
+        last = self._route.last
+        if last in setup.modules:
+            forwards[last] = LastStageForward(
+                setup.modules[last],
+                evaluation.results,
+                self._weigh(evaluation, stream),
+                measure=Measure(setup.loss_fn, setup.metric_fns) if options.compute_loss else None,
+                logits_fn=options.logits_fn,
+                finite=finite.get(last),
+                is_first=last == 0,
             )
-        return LastStageForward(
-            setup.modules[transport.stage_id],
-            evaluation.results,
-            self._weigh(evaluation, stream),
-            measure=Measure(setup.loss_fn, setup.metric_fns) if options.compute_loss else None,
-            logits_fn=options.logits_fn,
-            finite=finite,
-            is_first=self._first,
-        )
+        return forwards
 
     def _weigh(
         self, evaluation: Evaluation, stream: Stream

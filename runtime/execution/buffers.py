@@ -34,7 +34,7 @@ class Buffer:
 
 
 class BufferPool:
-    """The buffers of a stage, kept from one run to the next."""
+    """The buffers of a rank's stages, kept from one run to the next."""
 
     def __init__(
         self,
@@ -50,12 +50,13 @@ class BufferPool:
         self.memory = MemoryPool(allocate, release)
         self.small = Slabs()
         """For what is small, beside the activations."""
-        self._buffers: dict[int, Buffer] = {}
+        self._buffers: dict[tuple[int, int], Buffer] = {}
 
-    def __getitem__(self, number: int) -> Buffer:
-        if number not in self._buffers:
-            self._buffers[number] = Buffer()
-        return self._buffers[number]
+    def __getitem__(self, key: tuple[int, int]) -> Buffer:
+        """The buffer of a stage with a number."""
+        if key not in self._buffers:
+            self._buffers[key] = Buffer()
+        return self._buffers[key]
 
     def clear(self) -> None:
         """Let go of all values; the memory for receives stays."""

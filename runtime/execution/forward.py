@@ -18,17 +18,17 @@ from runtime.outputs.values import Measure
 class StageForward:
     """The forward of a stage whose outputs go to another one."""
 
+    stage: int
     layers: nn.Module
     transfers: Transfers
     finite: FiniteCheck | None = None
     """Takes notes, where the stages look for the beginning of what is not finite."""
-    is_first: bool = False
 
     def __call__(self, micro_batch: int, inputs: Any, _label: Any) -> Any:
         """Run the layers on `inputs`."""
-        if self.finite is not None and self.is_first:
+        if self.finite is not None and self.stage == 0:
             self.finite.look_at_inputs(micro_batch, inputs)
-        output = self.transfers.forward(micro_batch, self.layers, inputs)
+        output = self.transfers.forward(self.stage, micro_batch, self.layers, inputs)
         if self.finite is not None:
             self.finite.look_at_output(micro_batch, output)
         return output

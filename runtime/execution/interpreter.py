@@ -5,7 +5,7 @@ and where micro-batches come from is the caller's. Adding an instruction to `sch
 checker point at the `match` below.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -22,6 +22,7 @@ from schemas import (
     BroadcastLoss,
     CollectLogits,
     ComputeMetrics,
+    CopyActivation,
     Direction,
     EpilogueInstruction,
     ForwardPass,
@@ -44,14 +45,15 @@ from schemas import (
 )
 
 Forward = Callable[[int, Any, Any], Any]
-"""`(micro_batch, input, label) -> output`."""
+"""`(micro_batch, input, label) -> output`, of one stage."""
 
 
 @dataclass(frozen=True)
 class Work:
     """What one run is about: the micro-batches, what is done to them, and what comes of it."""
 
-    forward: Forward
+    forwards: Mapping[int, Forward]
+    """By stage."""
     stream: Stream
     transfers: Transfers
     results: Results
@@ -75,7 +77,7 @@ class Interpreter:
             )
             for placed in plan.program.placed()
         ]
-        self._is_last = plan.stage_id == plan.stages - 1
+        self._last = plan.stages - 1
         self._posted: dict[tuple[Direction, int, int], Transfer] = {}
         self._group: list[Transfer] | None = None
 
@@ -103,7 +105,7 @@ class Interpreter:
                     listener.finished(placed)
         except Exception as error:
             if placed is not None:
-                where = f"at stage {self._plan.stage_id}, {placed.where}"
+                where = f"at {self._plan.unit} {self._plan.rank}, {placed.where}"
                 error.add_note(f"{where}: {placed.instruction!r}")
             raise
         finally:
@@ -118,6 +120,8 @@ class Interpreter:
                 return cls._load
             case ForwardPass():
                 return cls._forward
+            case CopyActivation():
+                return cls._copy
             case RecvActivation() | SendActivation():
                 return cls._transfer
             case PostRecvActivation() | PostSendActivation():
@@ -155,19 +159,27 @@ class Interpreter:
                 assert_never(instruction)
 
     def _load(self, instruction: LoadMicroBatch, work: Work) -> None:
-        buffer = self._buffers[instruction.buffer]
-        for place, value in work.stream.load(instruction.micro_batch).items():
+        buffer = self._buffers[instruction.stage, instruction.buffer]
+        values = work.stream.load(instruction.stage, instruction.micro_batch)
+        for place, value in values.items():
             buffer[place] = value
 
+    def _copy(self, instruction: CopyActivation, _work: Work) -> None:
+        output = self._buffers[instruction.peer, instruction.peer_buffer].take(Place.OUTPUT)
+        self._buffers[instruction.stage, instruction.buffer][Place.INPUT] = output
+
     def _forward(self, instruction: ForwardPass, work: Work) -> None:
-        buffer = self._buffers[instruction.buffer]
+        stage, micro_batch = instruction.stage, instruction.micro_batch
+        buffer = self._buffers[stage, instruction.buffer]
+        forward = work.forwards[stage]
         # In a list, so that nothing here refers to the output when its owner is looked for.
-        output = [work.forward(instruction.micro_batch, buffer[Place.INPUT], buffer[Place.LABEL])]
+        output = [forward(micro_batch, buffer[Place.INPUT], buffer[Place.LABEL])]
         buffer.clear(Place.INPUT, Place.LABEL)  # a plan that is sound reads them once
-        if self._is_last:
+        if stage == self._last:
             work.results.logits.deliver(output, work.own)
         else:
             buffer[Place.OUTPUT] = work.own(output)
+        work.stream.forwarded(stage, micro_batch)
 
     def _transfer(self, instruction: TransferInstruction, work: Work) -> None:
         self._post(instruction, work)
@@ -182,11 +194,10 @@ class Interpreter:
         work.transfers.begin(members)
 
     def _post(self, instruction: TransferInstruction, work: Work) -> None:
-        sends = instruction.direction is Direction.SEND
-        output = self._buffers[instruction.buffer][Place.OUTPUT] if sends else None
-        transfer = Transfer(
-            instruction.direction, instruction.micro_batch, instruction.peer, output
-        )
+        direction, stage = instruction.direction, instruction.stage
+        transfer = Transfer(direction, stage, instruction.micro_batch, instruction.peer)
+        if direction is Direction.SEND:
+            transfer.value = self._buffers[stage, instruction.buffer][Place.OUTPUT]
         self._posted[transfer.key] = transfer
         if self._group is not None:
             self._group.append(transfer)
@@ -194,8 +205,9 @@ class Interpreter:
             work.transfers.begin([transfer])
 
     def _wait(self, instruction: TransferInstruction, work: Work) -> None:
-        buffer, direction = self._buffers[instruction.buffer], instruction.direction
-        key = (direction, instruction.micro_batch, instruction.peer)
+        buffer = self._buffers[instruction.stage, instruction.buffer]
+        direction = instruction.direction
+        key = (direction, instruction.stage, instruction.micro_batch)
         value = work.transfers.finish(self._posted.pop(key))
         if direction is Direction.RECV:
             buffer[Place.INPUT] = value

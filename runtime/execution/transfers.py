@@ -1,59 +1,53 @@
 """Transfers of activations: both ends know the signature of each before it starts.
 
-The first activation of a new *kind* brings its signature along, in a *header* (see
-`runtime.execution.headers`). The kind of a micro-batch is what its inputs look like on the first
-stage, which all ranks know beforehand (see `runtime.data.stream`). Further activations of the kind
-need no header, if their signature follows from the kind alone. It does not
+What a rank sends to another one and what that receives are in one order, whichever stages they are
+for. So a receive whose size is not known yet puts off those behind it, until its header has been
+read: at its wait, at the latest. Then a send is complete only at the wait of its receive, and no
+longer when that is posted, as plans are checked for.
 
-- where a layer computes shapes from values (it drops padding, say): the operators of torch that do
-  so are noticed, see `runtime.tensors.data_dependent_shapes`;
-- where an activation holds plain values beside tensors, or memory that is not torch's;
-- where that is so on the stage before, or the caller says so (`dynamic_shapes`).
+Along a chain of ranks that does no harm: the last rank waits for no other one, hence the one before
+it gets on, and so on. Where channels lead around in a circle, the wait for a send is put off until
+that of as many sends later as a stage has buffers: a plan whose receive `m` is posted needs the
+buffer of `m - num_buffers`, so that one has been waited for, whatever this rank does. Such channels
+need a queue each (`channels="per-edge"` on NCCL).
 
-Then each activation brings its header. Nobody runs a layer in order to learn a shape.
+Windows of the stream are parts of transfers, see `runtime.data.stream`.
 """
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from itertools import pairwise
+from typing import Any
 
+import networkx as nx
 import torch
 from torch import nn
 
+from runtime.data.stream import Stream, Window
 from runtime.execution.buffers import BufferPool
 from runtime.execution.headers import FirstMessages, Header, memory_beside_header
-from runtime.tensors.activation import ActivationError, Signature, described, require_on, special
+from runtime.execution.signatures import Signatures
+from runtime.tensors.activation import ActivationError, Signature, described, require_on
 from runtime.tensors.allocator import keep_freed_activations
-from runtime.tensors.data_dependent_shapes import noticing
-from runtime.tensors.structure import StructureError, holds_values, take_apart
-from runtime.transport.control_messages import ROOM, unpacked
+from runtime.transport.control_messages import ROOM, WINDOW_ROOM, packed_in, unpacked, unpacked_from
 from runtime.transport.protocol import PeerChannel, Pending, Transport
 from schemas import Direction
 
-KINDS = 1024
-"""Kinds that one end of a channel remembers; the other end forgets the same ones."""
 
-WATCHED = 8
-"""Kinds that are watched when they come for the first time."""
+def in_circle(placement: Sequence[int]) -> bool:
+    """Whether the channels between the ranks of stages lead around in a circle.
+
+    >>> in_circle([0, 1, 2]), in_circle([0, 1, 0, 1]), in_circle([0, 0, 1])
+    (False, True, False)
+    """
+    channels = nx.DiGraph((a, b) for a, b in pairwise(placement) if a != b)
+    return not nx.is_directed_acyclic_graph(channels)
 
 
 LATEST = 16
-"""Micro-batches whose signatures can be asked for: more than there are in flight."""
-
-
-class Stream(Protocol):
-    """What is known of the micro-batches of a run."""
-
-    def kind(self, micro_batch: int) -> str:
-        """What its inputs look like on the first stage."""
-
-    def sent(self, micro_batch: int) -> None:
-        """Its activation has been posted."""
-
-    def arrived(self, micro_batch: int) -> None:
-        """Its activation has arrived."""
+"""Transfers whose signatures can be asked for: more than there are in flight."""
 
 
 @dataclass
@@ -61,8 +55,10 @@ class Transfer:
     """One end of a transfer, from the decision to begin it to its wait."""
 
     direction: Direction
+    stage: int
     micro_batch: int
     peer: int
+    """The stage at the other end."""
     value: Any = None
     """The activation: given to be sent, or there after the wait."""
     arriving: tuple[Signature, list[torch.Tensor]] | None = None
@@ -73,17 +69,18 @@ class Transfer:
     @property
     def key(self) -> tuple[Direction, int, int]:
         """What tells it from others that are under way."""
-        return self.direction, self.micro_batch, self.peer
+        return self.direction, self.stage, self.micro_batch
 
     @property
-    def channel(self) -> PeerChannel:
-        """What it goes through."""
-        return self.direction, self.peer
+    def boundary(self) -> int:
+        """The stage that sends: boundary `b` is between the stages `b` and `b + 1`."""
+        return self.stage if self.direction is Direction.SEND else self.peer
 
 
 @dataclass
 class _Prepared:
     transfer: Transfer
+    channel: PeerChannel
     signature: Signature | None
     """What is sent, or is known to come."""
     tensors: list[torch.Tensor] = field(default_factory=list)
@@ -96,6 +93,8 @@ class _Prepared:
     """For the activation beside the header; see `FirstMessages.room`."""
     settles: bool = False
     """Whether the header says that this is the signature of all activations of this kind."""
+    window_follows: bool = False
+    """Whether a window comes right behind."""
 
     @property
     def beside_header(self) -> bool:
@@ -104,39 +103,47 @@ class _Prepared:
 
 
 class Transfers:
-    """The transfers of one stage in one run."""
+    """The transfers of one rank in one run."""
 
     def __init__(
         self,
         transport: Transport,
         buffers: BufferPool,
         stream: Stream,
+        placement: Sequence[int],
         *,
+        num_buffers: int = 2,
         dynamic_shapes: bool = False,
     ) -> None:
         """Begin without any signature known.
 
         Args:
-            transport: Connection to the other stages.
+            transport: Connection to the other ranks.
             buffers: Where received activations live.
-            stream: Knows of each micro-batch what all stages know.
+            stream: Knows of each micro-batch what all ranks know.
+            placement: The rank of each stage.
+            num_buffers: Of each stage.
             dynamic_shapes: Whether every activation brings its header.
         """
         self._transport, self._buffers = transport, buffers
-        self._stream, self._dynamic = stream, dynamic_shapes
+        self._stream, self._placement = stream, placement
+        copied_at = (s for s in range(len(placement) - 1) if placement[s] == placement[s + 1])
+        self._signatures = Signatures(
+            stream.kind,
+            buffers.memory.ours,
+            copied_at=tuple(copied_at),
+            dynamic_shapes=dynamic_shapes,
+        )
         self._first = FirstMessages(transport, buffers)
-        self._known: dict[PeerChannel, OrderedDict[str, Signature]] = {}
-        """What is settled, by channel and kind."""
-        self._latest: dict[Direction, OrderedDict[int, Signature]] = {
-            direction: OrderedDict() for direction in Direction
-        }
+        self._latest: OrderedDict[tuple[Direction, int, int], Signature] = OrderedDict()
         self._put_off_from: dict[int, deque[_Prepared]] = {}
-        """Receives that have not begun, by peer: nobody knows the first one's signature yet."""
-        self._met: OrderedDict[str, None] = OrderedDict()
-        """Kinds that have been forwarded."""
-        self._watched = 0
-        self._by_kind: set[int] = set()
-        """Micro-batches, not sent yet, whose outputs did not take their shapes from values."""
+        """Receives that have not begun, by rank: nobody knows the first one's signature yet."""
+        self._windows: deque[tuple[torch.Tensor, Pending]] = deque()
+        """Windows that are being received."""
+        self._num_buffers, self._in_circle = num_buffers, in_circle(placement)
+        self._sent: dict[int, deque[Transfer]] = {}
+        """Sends whose waits are put off, by stage."""
+        stream.receive = self._receive_window
 
     def begin(self, transfers: Sequence[Transfer]) -> None:
         """Begin transfers: of several, which are one group, none waits for another.
@@ -148,7 +155,7 @@ class Transfers:
             self._put_off(transfers[0])
             return
         if len(transfers) > 1:
-            self.receive_headers()
+            self._receive_headers()
         prepared = [self._prepared(transfer) for transfer in transfers]
         with_header = [p for p in prepared if p.first]
         with self._group(with_header):
@@ -156,23 +163,57 @@ class Transfers:
                 self._post_first(p)
         for p in prepared:
             for message in p.rest:
-                self._post(p.transfer, [message])
+                self._post(p, [message])
         for p in prepared:
             if p.signature is None:
                 self._read_header(p)
             elif p.first:  # not before: the other end knows it no sooner
-                self._know(p.transfer, Header(p.signature, p.settles))
+                self._know(p, Header(p.signature, p.settles))
         with self._group([p for p in prepared if not p.beside_header]):
             for p in prepared:
                 self._move(p)
-        for transfer in transfers:
-            if transfer.direction is Direction.SEND:
-                self._stream.sent(transfer.micro_batch)
+        for p in prepared:
+            self._send_window(p)
+
+    def finish(self, transfer: Transfer) -> Any:
+        """Wait for a transfer; the activation, where it was received."""
+        if transfer.direction is Direction.RECV:
+            waiting = self._put_off_from[self._placement[transfer.peer]]
+            while transfer.arriving is None:
+                self._wait_first(waiting)
+        elif self._in_circle:
+            sent = self._sent.setdefault(transfer.stage, deque())
+            sent.append(transfer)
+            self._wait_for_sends(sent, self._num_buffers)
+            return None
+        for pending in transfer.pending:
+            self._transport.wait(pending)
+        if transfer.arriving is not None:
+            signature, memory = transfer.arriving
+            transfer.arriving = None
+            transfer.value = signature.activation(memory)  # not before it is all there
+        return transfer.value
+
+    def finish_sends(self) -> None:
+        """Wait for the sends whose waits were put off."""
+        for sent in self._sent.values():
+            self._wait_for_sends(sent, 0)
+
+    def forward(self, stage: int, micro_batch: int, layers: nn.Module, inputs: Any) -> Any:
+        """What the layers of a stage return."""
+        return self._signatures.forward(stage, micro_batch, layers, inputs)
+
+    def signature(self, direction: Direction, stage: int, micro_batch: int) -> Signature:
+        """That of one of the latest activations that came for a stage, or were sent by it."""
+        return self._latest[direction, stage, micro_batch]
 
     def _put_off(self, transfer: Transfer) -> None:
         """Begin to receive, as soon as the signatures of all that comes before are known."""
-        waiting = self._put_off_from.setdefault(transfer.peer, deque())
-        waiting.append(_Prepared(transfer, None))
+        rank = self._placement[transfer.peer]
+        waiting = self._put_off_from.setdefault(rank, deque())
+        follows = self._stream.follows_receive(transfer.stage, transfer.micro_batch)
+        channel = (Direction.RECV, rank)
+        waiting.append(_Prepared(transfer, channel, None, window_follows=follows))
         if len(waiting) == 1:
             self._go_on(waiting)
 
@@ -181,88 +222,73 @@ class Transfers:
         while waiting:
             first = waiting[0]
             # Not earlier: the other end, too, knows now what the ones before have settled.
-            first.signature = first.signature or self._settled_signature(first.transfer)
+            first.signature = first.signature or self._settled(first.transfer)
             if first.signature is None:
                 self._expect_header(first)
                 self._post_first(first)
                 return
             self._move(waiting.popleft())
+            if first.window_follows:
+                place = self._buffers.small.take(WINDOW_ROOM, 0, self._transport.device)
+                pending = self._transport.post_receive([place], first.channel[1])
+                self._windows.append((place, pending))
 
-    def receive_headers(self, transfer: Transfer | None = None) -> None:
-        """Receive headers until a transfer that was put off has begun; by default all of them."""
-        for peer, waiting in self._put_off_from.items():
-            while waiting and (transfer is None or transfer.peer == peer):
-                if transfer is not None and transfer.arriving is not None:
-                    return
-                self._read_header(waiting[0])
-                self._go_on(waiting)
+    def _wait_for_sends(self, sent: deque[Transfer], left: int) -> None:
+        while len(sent) > left:
+            for pending in sent.popleft().pending:
+                self._transport.wait(pending)
 
-    def finish(self, transfer: Transfer) -> Any:
-        """Wait for a transfer; the activation, where it was received."""
-        if transfer.direction is Direction.RECV and transfer.arriving is None:
-            self.receive_headers(transfer)
-        for pending in transfer.pending:
-            self._transport.wait(pending)
-        if transfer.direction is Direction.SEND:
-            self._stream.arrived(transfer.micro_batch)
-        if transfer.arriving is not None:
-            signature, memory = transfer.arriving
-            transfer.arriving = None
-            transfer.value = signature.activation(memory)  # not before it is all there
-        return transfer.value
+    def _receive_headers(self) -> None:
+        """Receive headers until all transfers that were put off have begun."""
+        for waiting in self._put_off_from.values():
+            while waiting:
+                self._wait_first(waiting)
 
-    def forward(self, micro_batch: int, module: nn.Module, inputs: Any) -> Any:
-        """What the layers return; whether shapes come from values is noticed where it matters.
+    def _wait_first(self, waiting: deque[_Prepared]) -> None:
+        """Wait for the header of the first receive that is put off, and go on with the others."""
+        self._read_header(waiting[0])
+        self._go_on(waiting)
 
-        Each operator takes longer while it is watched, and kinds that come once need a header in
-        any case. So the first few kinds are watched at once, and others when they come again.
-        """
-        kind = self._stream.kind(micro_batch)
-        if self._dynamic or self._settled(Direction.SEND, kind):
-            return module(inputs)
-        met = kind in self._met
-        self._met[kind] = None
-        if len(self._met) > KINDS:
-            self._met.popitem(last=False)
-        if not (met or self._watched < WATCHED) or not self._settled(Direction.RECV, kind):
-            return module(inputs)
-        self._watched += 1
-        with noticing() as noticed:
-            output = module(inputs)
-        if not noticed.by_value and not self._is_foreign(output):
-            self._by_kind.add(micro_batch)
-        return output
+    def _receive_window(self) -> Window:
+        """The next window, which has been expected since the activation before it."""
+        while not self._windows:
+            for waiting in self._put_off_from.values():
+                if any(prepared.window_follows for prepared in waiting):
+                    self._wait_first(waiting)
+        place, pending = self._windows.popleft()
+        self._transport.wait(pending)
+        window: Window = unpacked_from(place)
+        return window
 
-    def _settled(self, direction: Direction, kind: str) -> bool:
-        """Whether activations of a kind need no headers, on any channel of a direction."""
-        ways = [known for way, known in self._known.items() if way[0] is direction]
-        if direction is Direction.SEND and not ways:
-            return False
-        return all(kind in known for known in ways)
-
-    def input(self, micro_batch: int) -> Signature:
-        """The signature of one of the latest activations that came."""
-        return self._latest[Direction.RECV][micro_batch]
-
-    def output(self, micro_batch: int) -> Signature:
-        """The signature of one of the latest activations that were sent."""
-        return self._latest[Direction.SEND][micro_batch]
+    def _send_window(self, prepared: _Prepared) -> None:
+        """Send the window that comes right behind an activation, if there is one."""
+        transfer = prepared.transfer
+        if transfer.direction is Direction.RECV:
+            return
+        window = self._stream.follows_send(transfer.stage, transfer.micro_batch)
+        if window is not None:
+            message = packed_in(
+                WINDOW_ROOM, window, self._transport.device, self._buffers.small.take
+            )
+            self._post(prepared, [message])
 
     def _prepared(self, transfer: Transfer) -> _Prepared:
-        micro_batch, peer = transfer.micro_batch, transfer.peer
-        expected = self._settled_signature(transfer)
-        if transfer.direction is Direction.RECV:
-            prepared = _Prepared(transfer, expected)
+        direction, stage, micro_batch = transfer.key
+        channel = (direction, self._placement[transfer.peer])
+        expected = self._settled(transfer)
+        if direction is Direction.RECV:
+            prepared = _Prepared(transfer, channel, expected)
             if expected is None:
                 self._expect_header(prepared)
             return prepared
         signature, tensors = self._described(transfer)
         if expected is None:
-            settles = self._settles(transfer, signature)
-            self._by_kind.discard(micro_batch)
+            settles = self._signatures.settles(stage, micro_batch, signature, transfer.value)
             header, *rest = self._first.of(Header(signature, settles))
-            room = self._first.room(transfer.channel)
-            prepared = _Prepared(transfer, signature, tensors, [header], rest, room, settles)
+            room = self._first.room(channel)
+            prepared = _Prepared(
+                transfer, channel, signature, tensors, [header], rest, room, settles
+            )
             if prepared.beside_header:
                 memory = signature.memory_of(tensors)
                 prepared.first = self._first.joined(header, signature, memory)
@@ -271,14 +297,13 @@ class Transfers:
             how = "" if str(signature) != str(expected) else " (with another layout in memory)"
             raise ActivationError(
                 f"micro-batch {micro_batch} leaves the stage as {signature}{how}, but {expected} "
-                f"was agreed on with stage {peer}: what its layers return depends on more than "
-                "what their inputs look like, needed dynamic_shapes=True"
+                f"was agreed on with stage {transfer.peer}: what its layers return depends on more "
+                "than what their inputs look like, needed dynamic_shapes=True"
             )
-        return _Prepared(transfer, expected, tensors)
+        return _Prepared(transfer, channel, expected, tensors)
 
-    def _settled_signature(self, transfer: Transfer) -> Signature | None:
-        known = self._known.setdefault(transfer.channel, OrderedDict())
-        return known.get(self._stream.kind(transfer.micro_batch))
+    def _settled(self, transfer: Transfer) -> Signature | None:
+        return self._signatures.settled(transfer.boundary, transfer.micro_batch)
 
     def _described(self, transfer: Transfer) -> tuple[Signature, list[torch.Tensor]]:
         try:
@@ -290,45 +315,24 @@ class Transfers:
             ) from error
         return signature, tensors
 
-    def _settles(self, transfer: Transfer, signature: Signature) -> bool:
-        """Whether the signature that is sent follows from the kind of the micro-batch."""
-        return not (
-            self._dynamic
-            or transfer.micro_batch not in self._by_kind
-            or holds_values(transfer.value)
-            or any(block.lead for block in signature.blocks)  # a place that may be another one
-        )
-
-    def _is_foreign(self, output: Any) -> bool:
-        """Whether an output is in memory that is not torch's, at whatever address."""
-        try:
-            tensors = take_apart(output)[1]
-        except StructureError:
-            return True
-        storages = [t.untyped_storage() for t in tensors if not special(t)]
-        ours = self._buffers.memory.ours
-        return any(not (s.resizable() or ours(s.data_ptr())) for s in storages)
-
-    def _know(self, transfer: Transfer, header: Header) -> None:
+    def _know(self, prepared: _Prepared, header: Header) -> None:
         """From here on, both ends know what a header says."""
-        self._first.passed(transfer.channel, header.signature)
+        transfer = prepared.transfer
+        self._first.passed(prepared.channel, header.signature)
         if header.settled:
-            known = self._known[transfer.channel]
-            known[self._stream.kind(transfer.micro_batch)] = header.signature
-            if len(known) > KINDS:
-                known.popitem(last=False)
+            self._signatures.settle(transfer.boundary, transfer.micro_batch, header.signature)
 
     def _expect_header(self, prepared: _Prepared) -> None:
-        channel = prepared.transfer.channel
+        channel = prepared.channel
         prepared.room, prepared.first = self._first.room(channel), [self._first.place(channel)]
 
     def _read_header(self, prepared: _Prepared) -> None:
         """Wait for the header of an activation that comes."""
-        transfer, (place,) = prepared.transfer, prepared.first
-        self._transport.wait(transfer.pending.pop())
-        header: Header = unpacked(place[:ROOM], self._transport, transfer.peer)
+        (place,) = prepared.first
+        self._transport.wait(prepared.transfer.pending.pop())
+        header: Header = unpacked(place[:ROOM], self._transport, prepared.channel[1])
         prepared.signature = header.signature
-        self._know(transfer, header)
+        self._know(prepared, header)
 
     def _move(self, prepared: _Prepared) -> None:
         """Post the activation, unless it is in the message with the header."""
@@ -344,24 +348,24 @@ class Transfers:
             )
             transfer.arriving = signature, memory
         if not prepared.beside_header:
-            self._post(transfer, memory)
-        latest = self._latest[transfer.direction]
-        latest[transfer.micro_batch] = signature
-        if len(latest) > LATEST:
-            latest.popitem(last=False)
+            self._post(prepared, memory)
+        self._latest[transfer.key] = signature
+        if len(self._latest) > LATEST:
+            self._latest.popitem(last=False)
         if prepared.first:
             keep_freed_activations(signature.nbytes, self._transport.device)
 
     def _post_first(self, prepared: _Prepared) -> None:
-        joined = self._transport.joins(*prepared.transfer.channel)
-        self._post(prepared.transfer, prepared.first, joined=joined)
+        joined = self._transport.joins(*prepared.channel)
+        self._post(prepared, prepared.first, joined=joined)
 
     def _post(
-        self, transfer: Transfer, memory: Sequence[torch.Tensor], *, joined: bool = False
+        self, prepared: _Prepared, memory: Sequence[torch.Tensor], *, joined: bool = False
     ) -> None:
-        sends = transfer.direction is Direction.SEND
+        direction, rank = prepared.channel
+        sends = direction is Direction.SEND
         post = self._transport.post_send if sends else self._transport.post_receive
-        transfer.pending.append(post(memory, transfer.peer, joined=joined))
+        prepared.transfer.pending.append(post(memory, rank, joined=joined))
 
     @contextmanager
     def _group(self, members: Sequence[_Prepared]) -> Iterator[None]:

@@ -43,11 +43,8 @@ class RecordingError(ValueError):
 class TransferSignatures(Protocol):
     """The signatures of a run's transfers."""
 
-    def input(self, micro_batch: int) -> Signature:
-        """What the stage receives."""
-
-    def output(self, micro_batch: int) -> Signature:
-        """What the stage sends."""
+    def signature(self, direction: Direction, stage: int, micro_batch: int) -> Signature:
+        """What a stage receives or sends."""
 
 
 class Recorder:
@@ -159,9 +156,10 @@ class Recorder:
             return None
         if instruction.effects.phase is Phase.POST:  # nothing has moved yet
             return None
-        receives = instruction.direction is Direction.RECV
-        shape = self._shapes.input if receives else self._shapes.output
-        return shape(instruction.micro_batch).nbytes
+        signature = self._shapes.signature(
+            instruction.direction, instruction.stage, instruction.micro_batch
+        )
+        return signature.nbytes
 
     def _error(self, error: BaseException) -> None:
         if self._noted == id(error):  # by the run, on its way out through the evaluation

@@ -14,7 +14,8 @@ counted on the storage that tensors share, so views and arrays of numpy count to
 
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -47,18 +48,19 @@ _HERE = references(torch.empty(1)) - 1
 
 
 class Owner:
-    """Makes the outputs of one stage the runtime's own."""
+    """Makes the outputs of stages the runtime's own."""
 
-    def __init__(self, module: nn.Module, ours: Callable[[int], int]) -> None:
-        """Own what `module` returns.
+    def __init__(self, modules: Iterable[nn.Module], ours: Callable[[int], int]) -> None:
+        """Own what `modules` return.
 
         Args:
-            module: The layers.
+            modules: The layers of each stage.
             ours: `address -> references` that the runtime has anyway to the storage there.
         """
         self._ours = ours
         # What torch compiles may put its outputs into the same memory again without a reference.
-        self._copies_all = any(map(_is_compiled, module.modules()))
+        parts = chain.from_iterable(module.modules() for module in modules)
+        self._copies_all = any(map(_is_compiled, parts))
 
     def own(self, holder: list[Any]) -> Any:
         """The value, in memory that nobody else refers to: as it is, or else copied.

@@ -11,10 +11,13 @@ import numpy as np
 import torch
 
 from runtime.tensors.ownership import Take, fresh
-from runtime.transport.protocol import Pending, Transport
+from runtime.transport.protocol import Pending, Transport, TransportError
 
 ROOM = 1024
 """Bytes of the first message."""
+
+WINDOW_ROOM = 16 * 1024
+"""Bytes of a message with a window, which is always a single one."""
 
 _SIZE = struct.Struct("<q")
 _FIRST = ROOM - _SIZE.size
@@ -48,12 +51,33 @@ def packed(value: Any, device: torch.device, take: Take = fresh) -> list[torch.T
     """
     data = pickle.dumps(value)
     first = (_SIZE.pack(len(data)) + data[:_FIRST]).ljust(ROOM, b"\0")
-    messages = []
-    for part in [first, data[_FIRST:]] if len(data) > _FIRST else [first]:
-        message = take(len(part), 0, torch.device("cpu"))
-        message.numpy()[:] = np.frombuffer(part, dtype=np.uint8)
-        messages.append(message.to(device))
-    return messages
+    parts = [first, data[_FIRST:]] if len(data) > _FIRST else [first]
+    return [_message(part, device, take) for part in parts]
+
+
+def packed_in(room: int, value: Any, device: torch.device, take: Take = fresh) -> torch.Tensor:
+    """A single message of `room` bytes that carries a value, uint8.
+
+    Raises:
+        TransportError: there is not room enough.
+    """
+    data = pickle.dumps(value)
+    if len(data) > room - _SIZE.size:
+        raise TransportError(f"a message of {len(data)} bytes, needed at most {room - _SIZE.size}")
+    return _message((_SIZE.pack(len(data)) + data).ljust(room, b"\0"), device, take)
+
+
+def unpacked_from(message: torch.Tensor) -> Any:
+    """The value in a message of `packed_in`."""
+    data = message.cpu().numpy().tobytes()
+    (size,) = _SIZE.unpack_from(data)
+    return pickle.loads(data[_SIZE.size :][:size])
+
+
+def _message(content: bytes, device: torch.device, take: Take) -> torch.Tensor:
+    message = take(len(content), 0, torch.device("cpu"))
+    message.numpy()[:] = np.frombuffer(content, dtype=np.uint8)
+    return message.to(device)
 
 
 def unpacked(first: torch.Tensor, transport: Transport, peer: int) -> Any:

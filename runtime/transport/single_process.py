@@ -28,7 +28,11 @@ class SingleProcessTransport:
         return False
 
     def post_send(
-        self, payload: Sequence[torch.Tensor], peer: int, *, joined: bool = False
+        self,
+        payload: Sequence[torch.Tensor],
+        peer: int,
+        *,
+        joined: bool = False,  # noqa: ARG002
     ) -> Pending:
         """There is no other stage.
 
@@ -38,7 +42,11 @@ class SingleProcessTransport:
         self._refuse(f"send {len(payload)} tensors to stage {peer}")
 
     def post_receive(
-        self, places: Sequence[torch.Tensor], peer: int, *, joined: bool = False
+        self,
+        places: Sequence[torch.Tensor],
+        peer: int,
+        *,
+        joined: bool = False,  # noqa: ARG002
     ) -> Pending:
         """There is no other stage.
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from runtime import Evaluator
 from runtime.data.micro_batches import Prefetcher, Reading
+from runtime.data.route import Route
 from runtime.data.stream import Stream, window_of
 from runtime.testing import InMemoryTransport, run_stages
 
@@ -63,7 +64,8 @@ def stream_of(data: Data, end: InMemoryTransport) -> Stream:
     prefetcher.fetch()
     window = window_of(prefetcher, 0, len(data))
     reads = end.stage_id == 0 or last
-    return Stream(end, window, len(data), prefetcher if reads else None, Unwatched())
+    route = Route.of(range(end.stages), end.stage_id)
+    return Stream(route, window, len(data), prefetcher if reads else None, Unwatched())
 
 
 def over_stages(

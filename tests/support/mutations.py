@@ -17,8 +17,8 @@ from schemas import (
     GroupStart,
     MoveLogits,
     PipelinePlan,
-    ReduceLoss,
     RankProgram,
+    ReduceLoss,
     StepInstruction,
 )
 from tests.support.plans import SYMBOLS, with_program

@@ -129,7 +129,7 @@ def run_recorded(plan: PipelinePlan, directory: Path, *, fails: int | None = Non
         recorder = Recorder(directory, end)
         stage_plan, buffers = plan.stage(here), BufferPool(end.receive_memory)
         stream = stream_of(data, end)
-        transfers = Transfers(end, buffers, stream)
+        transfers = Transfers(end, buffers, stream, stage_plan.placement)
 
         def forward(micro_batch: int, inputs: torch.Tensor, _: object) -> torch.Tensor:
             if here == fails and micro_batch == 1:
@@ -137,13 +137,13 @@ def run_recorded(plan: PipelinePlan, directory: Path, *, fails: int | None = Non
             return inputs + 1
 
         work = Work(
-            forward=forward,
+            forwards={here: forward},
             stream=stream,
             transfers=transfers,
             results=Results(
                 Losses(end.device), StatefulMetrics({}, end), Logits(EvalOptions(), end.device)
             ),
-            own=Owner(nn.Identity(), buffers.memory.ours).own,
+            own=Owner([nn.Identity()], buffers.memory.ours).own,
             listeners=(recorder,),
         )
         try:

@@ -10,7 +10,7 @@ from torch import nn
 
 import schedcc
 from runtime.execution.buffers import BufferPool
-from runtime.execution.forward import LastStageForward
+from runtime.execution.forward import LastStageForward, StageForward
 from runtime.execution.interpreter import Interpreter, Work
 from runtime.execution.transfers import Transfers
 from runtime.outputs.logits import Logits
@@ -69,16 +69,16 @@ def run_stage(
     is_last: bool,
 ) -> None:
     buffers, stream = BufferPool(end.receive_memory), stream_of(data, end)
-    transfers = Transfers(end, buffers, stream)
-    measure = Measure(nn.functional.mse_loss, {})
+    transfers = Transfers(end, buffers, stream, plan.placement)
+    measure, here = Measure(nn.functional.mse_loss, {}), plan.stage_id
     last = LastStageForward(module, results, lambda _, label: len(label), measure=measure)
     Interpreter(plan, end, buffers).run(
         Work(
-            forward=last if is_last else lambda m, x, _: transfers.forward(m, module, x),
+            forwards={here: last if is_last else StageForward(here, module, transfers)},
             stream=stream,
             transfers=transfers,
             results=results,
-            own=Owner(module, buffers.memory.ours).own,
+            own=Owner([module], buffers.memory.ours).own,
         )
     )
 

@@ -29,7 +29,7 @@ def test_inputs_live_until_their_forward_and_outputs_until_they_are_sent(overlap
 
         def look(self, placed: Placed, after: int) -> None:
             if isinstance(placed.instruction, ForwardPass | end):
-                buffer = self.buffers[placed.instruction.buffer]
+                buffer = self.buffers[1, placed.instruction.buffer]
                 holds = (buffer[Place.INPUT] is not None, buffer[Place.OUTPUT] is not None)
                 kind = type(placed.instruction)
                 held.setdefault(kind, set()).add((after, *holds))

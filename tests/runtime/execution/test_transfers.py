@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from runtime.execution import transfers
+from runtime.execution import signatures, transfers
 from runtime.execution.buffers import BufferPool
 from runtime.testing import InMemoryTransport, run_stages
 from schemas import Direction
@@ -17,13 +17,13 @@ from tests.support.models_for_tests import batches, mlp, one_process, over_stage
 def headers(monkeypatch) -> list[int]:
     """The micro-batches that brought a header."""
     brought: list[int] = []
-    settles = transfers.Transfers._settles
+    settles = signatures.Signatures.settles
 
-    def noted(self: Any, transfer: Any, signature: Any) -> bool:
-        brought.append(transfer.micro_batch)
-        return settles(self, transfer, signature)
+    def noted(self: Any, stage: int, micro_batch: int, signature: Any, value: Any) -> bool:
+        brought.append(micro_batch)
+        return settles(self, stage, micro_batch, signature, value)
 
-    monkeypatch.setattr(transfers.Transfers, "_settles", noted)
+    monkeypatch.setattr(signatures.Signatures, "settles", noted)
     return brought
 
 
@@ -64,8 +64,8 @@ def test_where_shapes_depend_on_values_every_activation_brings_its_own(headers):
 @pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("kinds", [1, 2, 3])
 def test_both_ends_forget_the_same_kinds(kinds, overlap, monkeypatch):
-    monkeypatch.setattr(transfers, "KINDS", kinds)
-    monkeypatch.setattr(transfers, "WATCHED", 10**6)
+    monkeypatch.setattr(signatures, "KINDS", kinds)
+    monkeypatch.setattr(signatures, "WATCHED", 10**6)
     sizes = [1, 2, 3, 1, 2, 2, 3, 1, 1, 4, 3, 2, 1, 4, 4, 1, 2, 3, 3, 2]
     expected = tuple(one_process(mlp(), batches(sizes))[1])
     for found in over_stages(3, lambda ev: losses(ev, sizes), overlap=overlap):
@@ -122,15 +122,19 @@ def test_both_ends_of_a_group_see_the_same_room_beside_a_header(joins, monkeypat
     data = [(x, x) for x in activations]
 
     def stage(end: InMemoryTransport) -> list[torch.Tensor]:
-        moves = transfers.Transfers(end, BufferPool(end.receive_memory), stream_of(data, end))
+        moves = transfers.Transfers(
+            end, BufferPool(end.receive_memory), stream_of(data, end), range(end.stages)
+        )
         came: list[torch.Tensor] = []
 
         def receive(m: int) -> transfers.Transfer:
-            return transfers.Transfer(Direction.RECV, m, end.stage_id - 1)
+            return transfers.Transfer(Direction.RECV, end.stage_id, m, end.stage_id - 1)
 
         def send(m: int) -> transfers.Transfer:
             value = came[m] if end.stage_id else activations[m]
-            return transfers.Transfer(Direction.SEND, m, end.stage_id + 1, value.clone())
+            return transfers.Transfer(
+                Direction.SEND, end.stage_id, m, end.stage_id + 1, value.clone()
+            )
 
         for m in range(len(data) + 1):
             group = [send(m - 1)] if end.stage_id == 1 and m else []
@@ -154,7 +158,7 @@ def test_both_ends_of_a_group_see_the_same_room_beside_a_header(joins, monkeypat
 def test_memory_for_receives_follows_the_largest_activation_not_their_number():
     def call(ev: Any) -> tuple[int, int]:
         ev.evaluate(batches([1 + 7 * n % 64 for n in range(300)]))
-        memory = list(ev._evaluations._buffers.memory._memory.values())
+        memory = list(ev._runner._buffers.memory._memory.values())
         return len(memory), max((one.numel() for one in memory), default=0)
 
     largest = 64 * 6 * 4
