@@ -124,10 +124,10 @@ def copied(
     except ActivationError:  # no memory with strides, so no transport will move it either
         return [tensor.clone() for tensor in tensors]
     blocks = signature.memory_of(tensors)
-    memory = [take(b.numel(), b.data_ptr() % ALIGNMENT, b.device) for b in blocks]
-    for there, here in zip(memory, blocks, strict=True):
+    copies = [take(b.numel(), b.data_ptr() % ALIGNMENT, b.device) for b in blocks]
+    for there, here in zip(copies, blocks, strict=True):
         (copy or torch.Tensor.copy_)(there, here)
-    return signature.over(memory)
+    return signature.over(copies)
 
 
 SLAB_BYTES = 256 * 1024

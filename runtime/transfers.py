@@ -1,16 +1,8 @@
 """Transfers of activations: both ends know the signature of each before it starts.
 
-The first activation of a new *kind* brings its signature along, in a *header* (`runtime.headers`).
-The kind of a micro-batch is what its inputs look like on the first
-stage, which all stages know beforehand (see `runtime.stream`). Further activations of the kind need
-no header, if their signature follows from the kind alone. It does not
-
-- where a layer computes shapes from values (it drops padding, say): the operators of torch that do
-  so are noticed, see `runtime.value_shapes`;
-- where an activation holds plain values beside tensors, or memory that is not torch's;
-- where that is so on the stage before, or the caller says so (`dynamic_shapes`).
-
-Then each activation brings its header. Nobody runs a layer in order to learn a shape.
+The first activation of a new *kind* of micro-batch brings its signature along, in a *header*
+(`runtime.headers`). Further activations of the kind need none, where their signature follows from
+the kind alone (`runtime.kinds`); else each activation brings its header.
 """
 
 from collections import OrderedDict, deque
@@ -22,22 +14,15 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from runtime.activation import ActivationError, Signature, described, require_on, special
+from runtime.activation import ActivationError, Signature, described, require_on
 from runtime.allocator import keep_freed_activations
 from runtime.buffers import BufferPool
 from runtime.headers import FirstMessages, Header, memory_beside_header
+from runtime.kinds import Kinds
 from runtime.messages import ROOM, unpacked
 from runtime.stream import UNDER_WAY
-from runtime.structure import StructureError, holds_values, take_apart
 from runtime.transport.protocol import Channel, Pending, Transport
-from runtime.value_shapes import noticing
 from schemas import Direction
-
-KINDS = 1024
-"""Kinds that one end of a channel remembers; the other end forgets the same ones."""
-
-WATCHED = 8
-"""Kinds that are watched when they come for the first time."""
 
 
 class Stream(Protocol):
@@ -120,20 +105,13 @@ class Transfers:
             dynamic_shapes: Whether every activation brings its header.
         """
         self._transport, self._buffers = transport, buffers
-        self._stream, self._dynamic = stream, dynamic_shapes
-        self._first = FirstMessages(transport, buffers)
-        self._known: dict[Channel, OrderedDict[str, Signature]] = {}
-        """What is settled, by channel and kind."""
+        self._stream, self._first = stream, FirstMessages(transport, buffers)
+        self._kinds = Kinds(buffers.memory, dynamic_shapes=dynamic_shapes)
         self._latest: dict[Direction, OrderedDict[int, Signature]] = {
             direction: OrderedDict() for direction in Direction
         }
         self._put_off_from: dict[int, deque[_Prepared]] = {}
         """Receives that have not begun, by peer: nobody knows the first one's signature yet."""
-        self._met: OrderedDict[str, None] = OrderedDict()
-        """Kinds that have been forwarded."""
-        self._watched = 0
-        self._by_kind: set[int] = set()
-        """Micro-batches, not sent yet, whose outputs did not take their shapes from values."""
 
     def begin(self, transfers: Sequence[Transfer]) -> None:
         """Begin transfers: of several, which are one group, none waits for another.
@@ -209,33 +187,8 @@ class Transfers:
         return transfer.value
 
     def forward(self, micro_batch: int, module: nn.Module, inputs: Any) -> Any:
-        """What the layers return; whether shapes come from values is noticed where it matters.
-
-        Each operator takes longer while it is watched, and kinds that come once need a header in
-        any case. So the first few kinds are watched at once, and others when they come again.
-        """
-        kind = self._stream.kind(micro_batch)
-        if self._dynamic or self._settled(Direction.SEND, kind):
-            return module(inputs)
-        met = kind in self._met
-        self._met[kind] = None
-        if len(self._met) > KINDS:
-            self._met.popitem(last=False)
-        if not (met or self._watched < WATCHED) or not self._settled(Direction.RECV, kind):
-            return module(inputs)
-        self._watched += 1
-        with noticing() as noticed:
-            output = module(inputs)
-        if not noticed.by_value and not self._is_foreign(output):
-            self._by_kind.add(micro_batch)
-        return output
-
-    def _settled(self, direction: Direction, kind: str) -> bool:
-        """Whether activations of a kind need no headers, on any channel of a direction."""
-        ways = [known for way, known in self._known.items() if way[0] is direction]
-        if direction is Direction.SEND and not ways:
-            return False
-        return all(kind in known for known in ways)
+        """What the layers return, see `Kinds.forward`."""
+        return self._kinds.forward(micro_batch, self._stream.kind(micro_batch), module, inputs)
 
     def input(self, micro_batch: int) -> Signature:
         """The signature of one of the latest activations that came."""
@@ -255,8 +208,7 @@ class Transfers:
             return prepared
         signature, tensors = self._described(transfer)
         if expected is None:
-            settles = self._settles(transfer, signature)
-            self._by_kind.discard(micro_batch)
+            settles = self._kinds.settles(micro_batch, transfer.value, signature)
             header, *rest = self._first.of(Header(signature, settles))
             room = self._first.room(transfer.channel)
             prepared = _Prepared(transfer, signature, tensors, [header], rest, room, settles)
@@ -274,8 +226,7 @@ class Transfers:
         return _Prepared(transfer, expected, tensors)
 
     def _settled_signature(self, transfer: Transfer) -> Signature | None:
-        known = self._known.setdefault(transfer.channel, OrderedDict())
-        return known.get(self._stream.kind(transfer.micro_batch))
+        return self._kinds.settled(transfer.channel, self._stream.kind(transfer.micro_batch))
 
     def _described(self, transfer: Transfer) -> tuple[Signature, list[torch.Tensor]]:
         try:
@@ -287,33 +238,12 @@ class Transfers:
             ) from error
         return signature, tensors
 
-    def _settles(self, transfer: Transfer, signature: Signature) -> bool:
-        """Whether the signature that is sent follows from the kind of the micro-batch."""
-        return not (
-            self._dynamic
-            or transfer.micro_batch not in self._by_kind
-            or holds_values(transfer.value)
-            or any(block.lead for block in signature.blocks)  # a place that may be another one
-        )
-
-    def _is_foreign(self, output: Any) -> bool:
-        """Whether an output is in memory that is not torch's, at whatever address."""
-        try:
-            tensors = take_apart(output)[1]
-        except StructureError:
-            return True
-        storages = [t.untyped_storage() for t in tensors if not special(t)]
-        ours = self._buffers.memory.ours
-        return any(not (s.resizable() or ours(s.data_ptr())) for s in storages)
-
     def _know(self, transfer: Transfer, header: Header) -> None:
         """From here on, both ends know what a header says."""
         self._first.passed(transfer.channel, header.signature)
         if header.settled:
-            known = self._known[transfer.channel]
-            known[self._stream.kind(transfer.micro_batch)] = header.signature
-            if len(known) > KINDS:
-                known.popitem(last=False)
+            kind = self._stream.kind(transfer.micro_batch)
+            self._kinds.settle(transfer.channel, kind, header.signature)
 
     def _expect_header(self, prepared: _Prepared) -> None:
         channel = prepared.transfer.channel

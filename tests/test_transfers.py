@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from runtime import transfers
+from runtime import kinds, transfers
 from runtime.buffers import BufferPool
 from runtime.transport.in_memory import InMemoryTransport, run_stages
 from schemas import Direction
@@ -17,13 +17,13 @@ from tests.models_for_tests import batches, mlp, one_process, over_stages, strea
 def headers(monkeypatch) -> list[int]:
     """The micro-batches that brought a header."""
     brought: list[int] = []
-    settles = transfers.Transfers._settles
+    settles = kinds.Kinds.settles
 
-    def noted(self: Any, transfer: Any, signature: Any) -> bool:
-        brought.append(transfer.micro_batch)
-        return settles(self, transfer, signature)
+    def noted(self: Any, micro_batch: int, *args: Any) -> bool:
+        brought.append(micro_batch)
+        return settles(self, micro_batch, *args)
 
-    monkeypatch.setattr(transfers.Transfers, "_settles", noted)
+    monkeypatch.setattr(kinds.Kinds, "settles", noted)
     return brought
 
 
@@ -62,10 +62,10 @@ def test_where_shapes_depend_on_values_every_activation_brings_its_own(headers):
 
 
 @pytest.mark.parametrize("overlap", [True, False])
-@pytest.mark.parametrize("kinds", [1, 2, 3])
-def test_both_ends_forget_the_same_kinds(kinds, overlap, monkeypatch):
-    monkeypatch.setattr(transfers, "KINDS", kinds)
-    monkeypatch.setattr(transfers, "WATCHED", 10**6)
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_both_ends_forget_the_same_kinds(number, overlap, monkeypatch):
+    monkeypatch.setattr(kinds, "KINDS", number)
+    monkeypatch.setattr(kinds, "WATCHED", 10**6)
     sizes = [1, 2, 3, 1, 2, 2, 3, 1, 1, 4, 3, 2, 1, 4, 4, 1, 2, 3, 3, 2]
     expected = tuple(one_process(mlp(), batches(sizes))[1])
     for found in over_stages(3, lambda ev: losses(ev, sizes), overlap=overlap):
