@@ -1,9 +1,11 @@
 """Loading: values on their way from the caller's memory to the device of a stage.
 
-What is loaded is always a copy: a loader may fill the same memory again for the next item.
+What is loaded is always a copy: a loader may fill the same memory again for the next item. On a
+CPU a large copy is made by a thread, beside what the stage computes meanwhile.
 """
 
 import copy
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +24,9 @@ class OnItsWay(Protocol):
     def arrived(self) -> Any:
         """The value on the device; what the current stream does from here on finds it there."""
 
+    def settle(self) -> None:
+        """Wait until the caller's memory is not read any more."""
+
 
 def loader_to(device: torch.device, take: Take = fresh) -> Callable[[Any], OnItsWay]:
     """A function that sends a copy of a value, with all its tensors and arrays, to `device`.
@@ -31,6 +36,12 @@ def loader_to(device: torch.device, take: Take = fresh) -> Callable[[Any], OnIts
         take: Gives memory for copies, if it is a CPU.
     """
     return CudaLoader(device) if device.type == "cuda" else partial(_Copied, take=take)
+
+
+THREAD = "schedcc loads"
+
+LARGE = 2**20
+"""Bytes of a copy that takes much longer than to start a thread for it."""
 
 
 class CudaLoader:
@@ -85,20 +96,25 @@ class _CudaCopies:
 
         return transform(self.value, used_here)
 
+    def settle(self) -> None:
+        """What is in the host's memory was copied into pinned memory at once."""
+
 
 class _Copied:
-    """On a CPU a copy is made at once."""
+    """On a CPU a copy is made at once, or by a thread."""
 
     def __init__(self, value: Any, take: Take) -> None:
         """Copy the tensors of `value` just as they lie in memory, and its arrays."""
+        self._thread: threading.Thread | None = None
+        self._take = take
         if type(value) is list and all(
             type(part) is torch.Tensor and part.is_cpu for part in value
         ):
-            self._value: Any = copied(value, take)  # what most micro-batches are
+            self._value: Any = self._copied(value)  # what most micro-batches are
             return
         leaves, nesting = flatten(value)
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-        copies = iter(copied([t if t.is_cpu else t.cpu() for t in tensors], take))
+        copies = iter(self._copied([t if t.is_cpu else t.cpu() for t in tensors]))
         for number, leaf in enumerate(leaves):
             if isinstance(leaf, torch.Tensor):
                 leaves[number] = next(copies)
@@ -108,7 +124,31 @@ class _Copied:
 
     def arrived(self) -> Any:
         """The copy."""
+        self.settle()
         return self._value
+
+    def settle(self) -> None:
+        """Wait for the thread."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _copied(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        if sum(t.nbytes for t in tensors if t.layout is torch.strided and not t.is_nested) < LARGE:
+            return copied(tensors, self._take)
+        parts: list[tuple[Any, Any]] = []
+        copies = copied(
+            tensors, self._take, lambda there, here: parts.append((there.numpy(), here.numpy()))
+        )
+        # Not by torch, which would make threads of its own for each thread that it is called from.
+        self._thread = threading.Thread(target=_copy, args=(parts,), name=THREAD, daemon=True)
+        self._thread.start()
+        return copies
+
+
+def _copy(parts: list[tuple[Any, Any]]) -> None:
+    while parts:
+        np.copyto(*parts.pop())
 
 
 def _own(leaf: Any) -> Any:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from runtime.data.loading import OnItsWay, loader_to
 from runtime.data.samples import samples
 from runtime.failure.errors import AgreedError
 from runtime.tensors.activation import ALIGNMENT
-from runtime.tensors.nested import flatten
+from runtime.tensors.nested import Flat
 from runtime.tensors.ownership import Take, fresh
 from schemas import Place
 
@@ -53,8 +53,7 @@ LABELS = "labels"
 """The key of the labels in an item that is a mapping, as data collators of Hugging Face have it."""
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(NamedTuple):
     """What one stage knows of a micro-batch that it has fetched."""
 
     kind: str
@@ -128,11 +127,21 @@ class Prefetcher:
         """The number of micro-batches that have been fetched."""
         self.ended = False
         """Whether there are no more."""
+        self._last_nbytes = 0
 
     @property
     def is_empty(self) -> bool:
         """Whether no micro-batch has been fetched that was not taken."""
         return not self._waiting
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether micro-batches are so large that only one is fetched at once.
+
+        The next one is then best fetched before the one before it is used, so that it is copied
+        meanwhile.
+        """
+        return self._last_nbytes >= MOST_BYTES and not self.ended
 
     @property
     def waiting(self) -> list[Note]:
@@ -153,7 +162,8 @@ class Prefetcher:
                 if self.count == self._most or (item := self._next()) is _END:
                     self.ended = True
                     break
-                nbytes += self._take(item)
+                self._last_nbytes = self._take(item)
+                nbytes += self._last_nbytes
                 del item
                 if nbytes >= MOST_BYTES or time.monotonic() - start >= MOST_SECONDS:
                     self.ended = self.count == self._most
@@ -167,6 +177,8 @@ class Prefetcher:
         if self._items is None:
             assert self._data is not None
             self._items = iter(self._data)
+        if self._waiting:
+            self._waiting[-1].on_its_way.settle()  # it may lie in what is filled anew now
         return next(self._items, _END)
 
     def _take(self, item: Any) -> int:
@@ -176,43 +188,49 @@ class Prefetcher:
         wanted = ((Place.INPUT, reading.inputs), (Place.LABEL, reading.labels))
         places = tuple(place for place, is_wanted in wanted if is_wanted)
         halves = [half for half, (_, is_wanted) in zip(pair, wanted, strict=True) if is_wanted]
-        inputs, labels = pair
+        (inputs, flat), (labels, flat_labels) = ((half, _flat(half)) for half in pair)
+        digests: Digests = (None, None)
+        if reading.fingerprints:
+            digests = fingerprint(inputs, flat), fingerprint(labels, flat_labels)
         note = Note(
-            kind=look_of(inputs, values=True),
-            samples=samples(inputs),
-            label_samples=samples(labels),
-            look=look_of(inputs, values=False),
-            label_look=look_of(labels, values=False),
-            digests=(
-                (fingerprint(inputs), fingerprint(labels)) if reading.fingerprints else (None, None)
-            ),
+            kind=look_of(inputs, values=True, flat=flat),
+            samples=samples(inputs, flat),
+            label_samples=samples(labels, flat_labels),
+            look=look_of(inputs, values=False, flat=flat),
+            label_look=look_of(labels, values=False, flat=flat_labels),
+            digests=digests,
         )
         self._waiting.append(Fetched(note, places, self._load(halves)))
         self.count += 1
         # What is not needed counts too: the caller's loader made it.
-        return _nbytes(inputs) + _nbytes(labels)
+        return _nbytes(inputs, flat) + _nbytes(labels, flat_labels)
 
 
-def _nbytes(value: Any) -> int:
+def _flat(half: Any) -> Flat | None:
+    """The leaves of inputs or labels, unless they are a tensor, as they are mostly."""
+    return None if isinstance(half, torch.Tensor) else Flat(half)
+
+
+def _nbytes(value: Any, flat: Flat | None) -> int:
+    if flat is not None:
+        return sum(_nbytes(leaf, None) for leaf in flat.leaves)
     if isinstance(value, torch.Tensor):
         plain = value.layout is torch.strided and not value.is_nested
         return value.nbytes if plain else 0
-    if isinstance(value, np.ndarray):
-        return int(value.nbytes)
-    leaves = flatten(value)[0]
-    return 0 if len(leaves) == 1 and leaves[0] is value else sum(map(_nbytes, leaves))
+    return int(value.nbytes) if isinstance(value, np.ndarray) else 0
 
 
 _END = object()
 _NUMBERS = count()
 
 
-def look_of(value: Any, *, values: bool) -> str:
+def look_of(value: Any, *, values: bool, flat: Flat | None = None) -> str:
     """What a value looks like: its structure, and shape, dtype and layout of every tensor.
 
     Args:
         value: Inputs or labels.
         values: Whether plain values (numbers, text) are a part of it, and where tensors lie.
+        flat: The value, if its leaves are known.
 
     >>> look_of(torch.zeros(2), values=True) == look_of(torch.ones(2), values=True)
     True
@@ -224,9 +242,9 @@ def look_of(value: Any, *, values: bool) -> str:
             return _look_of_tensor(value.shape, value.dtype, (), 0)
         lead = value.data_ptr() % ALIGNMENT
         return _look_of_tensor(value.shape, value.dtype, value.stride(), lead)
-    leaves, nesting = flatten(value)
-    seen = blake2b(str(nesting).encode(), digest_size=8)
-    for leaf in leaves:
+    flat = flat or Flat(value)
+    seen = blake2b(flat.structure.encode(), digest_size=8)
+    for leaf in flat.leaves:
         seen.update(_look_of_leaf(leaf, values=values).encode())
     return seen.hexdigest()
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from runtime.tensors.nested import flatten
+from runtime.tensors.nested import Flat
 
 WeightFunction = Callable[[Any], "float | torch.Tensor"]
 """`label -> weight` of a micro-batch in the average."""
@@ -26,8 +26,12 @@ class WeightError(ValueError):
     """The weight of a micro-batch in the average is not certain, or cannot be used."""
 
 
-def samples(value: Any) -> tuple[int, ...]:
+def samples(value: Any, flat: Flat | None = None) -> tuple[int, ...]:
     """The first dimensions of all tensors and arrays in a value, each once and in order.
+
+    Args:
+        value: Inputs or labels.
+        flat: The same, if its leaves are known.
 
     >>> samples({"ids": torch.zeros(8, 5), "mask": torch.zeros(8, 5), "scale": torch.tensor(1.0)})
     (8,)
@@ -36,7 +40,7 @@ def samples(value: Any) -> tuple[int, ...]:
     """
     if type(value) is torch.Tensor and not value.is_nested:
         return tuple(value.shape[:1])
-    leaves = flatten(value)[0]
+    leaves = (flat or Flat(value)).leaves
     shapes = (leaf.shape for leaf in leaves if _has_shape(leaf))
     return tuple(sorted({int(shape[0]) for shape in shapes if len(shape)}))
 

@@ -8,6 +8,7 @@ looks at the same leaves.
 import copy
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
 from typing import Any
 
 from torch.utils import _pytree as pytree
@@ -33,6 +34,19 @@ class _Inner:
     keys: tuple[Any, ...]
     nesting: Nesting
     leaves: int
+
+
+class Flat:
+    """A value taken to its leaves once, for all who look at it."""
+
+    def __init__(self, value: Any) -> None:
+        """Take `value` to its leaves."""
+        self.leaves, self._nesting = flatten(value)
+
+    @cached_property
+    def structure(self) -> str:
+        """How it is nested, as text."""
+        return str(self._nesting)
 
 
 def flatten(value: Any) -> tuple[list[Any], Nesting]:

@@ -101,14 +101,22 @@ class Owner:
         return references(tensor) == aliases + ours
 
 
-def copied(tensors: list[torch.Tensor], take: Take = fresh) -> list[torch.Tensor]:
+Copy = Callable[[torch.Tensor, torch.Tensor], object]
+"""`(destination, source)`, both uint8 of one size: copies now, or later."""
+
+
+def copied(
+    tensors: list[torch.Tensor], take: Take = fresh, copy: Copy | None = None
+) -> list[torch.Tensor]:
     """Copies of a caller's tensors, laid out in memory as these are.
 
     Args:
         tensors: What to copy.
         take: Gives the memory.
+        copy: Told what to copy where; default: it is copied at once.
     """
-    if len(tensors) == 1 and tensors[0].data_ptr() % ALIGNMENT == 0 and not special(tensors[0]):
+    alone = len(tensors) == 1 and copy is None
+    if alone and tensors[0].data_ptr() % ALIGNMENT == 0 and not special(tensors[0]):
         (tensor,) = tensors  # as most are, and soon done
         if tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg()):
             memory = take(tensor.nbytes, 0, tensor.device).view(tensor.dtype)
@@ -118,9 +126,10 @@ def copied(tensors: list[torch.Tensor], take: Take = fresh) -> list[torch.Tensor
     except ActivationError:  # no memory with strides, so no transport will move it either
         return [tensor.clone() for tensor in tensors]
     blocks = signature.memory_of(tensors)
-    return signature.over(
-        [take(b.numel(), b.data_ptr() % ALIGNMENT, b.device).copy_(b) for b in blocks]
-    )
+    copies = [take(b.numel(), b.data_ptr() % ALIGNMENT, b.device) for b in blocks]
+    for there, here in zip(copies, blocks, strict=True):
+        (copy or torch.Tensor.copy_)(there, here)
+    return signature.over(copies)
 
 
 SLAB_BYTES = 256 * 1024

@@ -31,6 +31,10 @@ CLOSE_SECONDS = 5.0
 THREAD = "schedcc copies"
 
 _DESCRIPTOR = struct.Struct("i")
+_ROOM_FOR_ONE = socket.CMSG_LEN(_DESCRIPTOR.size)
+_WAIT, _LOOK = (
+    int(flags) for flags in (socket.MSG_CMSG_CLOEXEC, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+)
 
 
 @dataclass(slots=True)
@@ -161,10 +165,9 @@ class SendingEnd(ChannelEnd):
 
     def _next_posted(self, *, wait: bool) -> ReceiveDescriptor | None:
         """Where the next receive is to be filled; `None` if none is posted, unless to `wait`."""
-        flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
         try:
             length, attached, _, _ = self.connection.recvmsg_into(
-                [self._received], socket.CMSG_LEN(_DESCRIPTOR.size), flags
+                [self._received], _ROOM_FOR_ONE, _WAIT if wait else _LOOK
             )
         except BlockingIOError:
             if wait:

@@ -11,8 +11,11 @@ from typing import Any
 
 import torch
 
-FIRST_ROUND = 4096
-"""Bytes that all members exchange first: a size, and as much of the object as there is room."""
+FIRST_ROUND = 8192
+"""Bytes that all members exchange first: a size, and as much of the object as there is room.
+
+Enough for what is known of the 64 micro-batches that a stage fetches before a run.
+"""
 
 Round = Callable[[torch.Tensor], list[torch.Tensor]]
 """Gathers a tensor, of one size on all members, from all of them: by rank, on the CPU."""

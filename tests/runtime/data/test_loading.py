@@ -1,9 +1,14 @@
 """What is loaded is a copy, on the device of the stage."""
 
+import threading
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 
+from runtime.data import loading
 from runtime.data.loading import loader_to
 from runtime.tensors.allocator import _Glibc
 
@@ -28,6 +33,30 @@ def test_on_a_cpu_copies_lie_in_memory_as_the_caller_s_tensors_do(layout):
     value["b"][1][:] = 0
     assert not torch.equal(copy["a"], tensor)
     assert copy["b"] == [3, np.ones(1)]
+
+
+@pytest.mark.parametrize("layout", ["plain", "sliced", "two"])
+def test_a_large_copy_is_made_beside_and_is_complete_when_it_is_asked_for(layout, monkeypatch):
+    begin, copy = threading.Event(), loading._copy
+
+    def when_told(parts: Any) -> None:
+        assert begin.wait(30)
+        copy(parts)
+
+    monkeypatch.setattr(loading, "_copy", when_told)
+    whole = torch.randn(600, 1000)
+    value = {"plain": [whole], "sliced": [whole[:, 1:]], "two": {"a": whole, "b": whole[:5]}}[
+        layout
+    ]
+    expected = pytree.tree_map(torch.clone, value)
+    on_its_way = loader_to(CPU)(value)
+    begin.set()
+    on_its_way.settle()
+    whole.zero_()
+    found = on_its_way.arrived()
+    for here, there in zip(pytree.tree_leaves(found), pytree.tree_leaves(expected), strict=True):
+        assert torch.equal(here, there)
+    assert not [t for t in threading.enumerate() if t.name == loading.THREAD]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

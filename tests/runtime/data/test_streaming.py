@@ -1,6 +1,7 @@
 """Data is fetched while the pipeline runs: a bounded number ahead, once, and to its end."""
 
 import gc
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from runtime import Evaluator
-from runtime.data import stream
+from runtime.data import loading, stream
 from runtime.data.micro_batches import MOST
 from runtime.evaluation.runner import CHUNK
 from tests.support.models_for_tests import Data, batches, mlp, one_process, over_stages
@@ -95,6 +96,50 @@ def test_large_inputs_are_fetched_one_by_one():
         return [Forwards(), nn.Linear(1024, 6)]
 
     assert over_stages(2, call, layers=layers)[0] <= 2
+
+
+class LargeRecycling:
+    """Fills the same large memory for every item, and says when."""
+
+    def __init__(self, count: int, said: list[str]) -> None:
+        self.count, self.said = count, said
+
+    def __iter__(self) -> Iterator[Any]:
+        rows, label = torch.empty(1100, 1024), torch.empty(6)
+        for number in range(self.count):
+            self.said.append(f"fetch {number}")
+            yield rows.fill_(number + 1.0), label.fill_(number)
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_large_micro_batch_is_copied_while_the_one_before_it_is_used(stages, monkeypatch):
+    copy = loading._copy
+
+    def slowly(parts: Any) -> None:
+        time.sleep(0.02)  # a loader that went on meanwhile would be seen
+        copy(parts)
+
+    monkeypatch.setattr(loading, "_copy", slowly)
+
+    def call(ev: Evaluator) -> tuple[Any, list[str]]:
+        said: list[str] = []
+        if ev.is_first:
+            ev.module[0].register_forward_hook(lambda *_: said.append("forward"))
+        losses = ev.evaluate(LargeRecycling(4, said)).losses
+        return losses, said
+
+    def layers() -> list[nn.Module]:
+        return [nn.Identity(), nn.ReLU(inplace=True), nn.Identity(), nn.Identity()]
+
+    def loss_fn(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return (output - label.sum()).sum(dtype=torch.float64)
+
+    options = {"layers": layers, "loss_fn": loss_fn, "weight_fn": lambda _: 1.0}
+    found = over_stages(stages, call, **options)
+    for losses, _ in found:
+        assert losses == tuple(1100 * 1024.0 * (n + 1 - 6 * n) for n in range(4))
+    ahead = [f"fetch {n}" for n in range(4)]
+    assert found[0][1] == [*ahead[:2], "forward", ahead[2], "forward", ahead[3], *["forward"] * 2]
 
 
 @pytest.mark.parametrize("overlap", [True, False])
