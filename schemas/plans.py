@@ -148,9 +148,7 @@ class StagePlan(PlanHeader):
     @property
     def program(self) -> RankProgram:
         """The rank's instructions without the header."""
-        return RankProgram.model_construct(
-            rank=self.rank, steps=self.steps, epilogue=self.epilogue
-        )
+        return RankProgram.model_construct(rank=self.rank, steps=self.steps, epilogue=self.epilogue)
 
 
 class PipelinePlan(PlanHeader):

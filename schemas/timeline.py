@@ -51,7 +51,7 @@ class Span(Frozen):
     """When one instruction ran, in seconds since the start of the plan.
 
     The span of a post lasts from the post to the end of its transfer, and that of a `GroupEnd` to
-    the end of the last transfer of its group; the stage goes on at their starts.
+    the end of the last transfer of its group; the rank goes on at their starts.
     """
 
     step: int | None
@@ -66,9 +66,11 @@ class Span(Frozen):
 
 
 class StageTimeline(Frozen):
-    """One stage's part of a timeline."""
+    """One rank's part of a timeline."""
 
-    stage_id: int
+    stage_id: int | None
+    """The rank's stage; `None` where ranks and stages are not the same."""
+    rank: int
     spans: tuple[Span, ...]
     busy: float
     """Seconds in forwards."""
@@ -85,10 +87,11 @@ class Timeline(Frozen):
     makespan: float
     """Seconds from the first start to the last end."""
     bubble: float
-    """The fraction of the stages' time that is idle."""
+    """The fraction of the ranks' time that is idle."""
     ideal: float
-    """The sum of all stages' forwards and `M - 1` more of the slowest: no plan can be faster. With
-    equal stages, `(M + S - 1)` forwards."""
+    """What no plan with this placement can be faster than: of the slowest rank, the stages before
+    its first, its own forwards of all micro-batches, and the stages behind its last. With equal
+    stages and one on each rank, `(M + S - 1)` forwards."""
     ideal_bubble: float
-    """`(S - 1) / (M + S - 1)`, the bubble of equal stages without transfers."""
+    """The bubble of equal stages without transfers: `(S - 1) / (M + S - 1)` with one on each rank."""
     stages: tuple[StageTimeline, ...]

@@ -31,7 +31,6 @@ from schemas import (
     Timeline,
     TransferInstruction,
     TransportModel,
-    places,
 )
 
 
@@ -43,7 +42,7 @@ def simulate(
     """Predict the timeline of a plan.
 
     Args:
-        plan: A sound plan of any form.
+        plan: A sound plan of any schedule and variant.
         costs: Seconds of forwards and transfers; default: one second a forward, nothing else.
         transport: What transfers wait for; default: the strictest model.
 
@@ -72,7 +71,7 @@ def timeline(
     table = graph.table
     seconds, _ = event_times(graph, _cost(graph, costs, forward), backend)
     makespan = float(seconds.max(initial=0.0))
-    total = plan.stages * makespan
+    total = plan.ranks * makespan
     if not math.isfinite(total):
         raise ValueError(f"the costs add up to {total} seconds, needed a finite number of seconds")
     spans = seconds[: 2 * len(table.rows)].reshape(-1, 2)
@@ -80,22 +79,37 @@ def timeline(
     stages = tuple(
         _stage_timeline(plan, program, times.tolist(), makespan, costs)
         for program, times in sorted(
-            zip(plan.programs, of_program, strict=True), key=lambda pair: pair[0].stage_id
+            zip(plan.programs, of_program, strict=True), key=lambda pair: pair[0].rank
         )
     )
-    steps = plan.micro_batches + plan.stages - 1
+    steps = round(_ideal(plan, (1.0,) * plan.stages))  # of equal stages
+    busy = plan.micro_batches * plan.stages
     return Timeline(
         costs=costs,
         makespan=makespan,
         bubble=sum(stage.idle for stage in stages) / total if total else 0.0,
-        ideal=_ideal(plan.micro_batches, forward),
-        ideal_bubble=(plan.stages - 1) / steps if plan.micro_batches else 0.0,
+        ideal=_ideal(plan, forward),
+        ideal_bubble=(plan.ranks * steps - busy) / (plan.ranks * steps) if steps else 0.0,
         stages=stages,
     )
 
 
-def _ideal(micro_batches: int, forward: Sequence[float]) -> float:
-    return sum(forward) + (micro_batches - 1) * max(forward) if micro_batches else 0.0
+def _ideal(plan: PipelinePlan, forward: Sequence[float]) -> float:
+    """What no order of the same work on the same ranks can be faster than.
+
+    For each rank: the stages before its first, then all that it has to forward, then the stages
+    behind its last. With one stage on each rank, that is all forwards of one micro-batch and M - 1
+    more of the slowest stage.
+    """
+    if not plan.micro_batches:
+        return 0.0
+    best = 0.0
+    for rank in range(plan.ranks):
+        held = plan.stages_of(rank)
+        own = sum(forward[stage] for stage in held)
+        once = sum(forward[: held[0]]) + own + sum(forward[held[-1] + 1 :])
+        best = max(best, once + (plan.micro_batches - 1) * own)
+    return best
 
 
 def _cost(graph: Dependencies, costs: Costs, forward: tuple[float, ...]) -> Seconds:
@@ -104,7 +118,7 @@ def _cost(graph: Dependencies, costs: Costs, forward: tuple[float, ...]) -> Seco
     seconds = np.zeros(graph.events)
     seconds[ends(rows)] = np.where(IS_TRANSFER[op], costs.transfer_seconds, 0.0)
     forwards = rows[IS_FORWARD[op]]
-    seconds[ends(forwards)] = np.array(forward)[graph.table.stage[forwards]]
+    seconds[ends(forwards)] = np.array(forward)[graph.table.rows.stage[forwards]]
     return seconds
 
 
@@ -120,9 +134,10 @@ def _stage_timeline(
         for placed, (start, end) in zip(program.placed(), times, strict=True)
     )
     busy = sum(span.end - span.start for span in spans if is_forward(span.instruction))
-    held = _most_held(spans, program.rank, plan.stages)
+    held = _most_held(spans, plan.stages)
     return StageTimeline(
-        stage_id=program.rank,
+        stage_id=program.rank if plan.is_one_to_one else None,
+        rank=program.rank,
         spans=spans,
         busy=busy,
         idle=makespan - busy,
@@ -130,20 +145,20 @@ def _stage_timeline(
     )
 
 
-def _most_held(spans: tuple[Span, ...], stage_id: int, stages: int) -> int:
+def _most_held(spans: tuple[Span, ...], stages: int) -> int:
     """The most activations at once, each from the start of its write to the end of its last read.
 
     Only what a transfer moves counts: inputs that are received, outputs that are sent. The order
     of the program decides, so instructions that take no time hold what they hold, too.
     """
-    lives: defaultdict[tuple[int, Place], list[int]] = defaultdict(list)
-    travelling: set[tuple[int, Place]] = set()
+    lives: defaultdict[tuple[int, int, Place], list[int]] = defaultdict(list)
+    travelling: set[tuple[int, int, Place]] = set()
     for offset, span in enumerate(spans):
         instruction = span.instruction
         if isinstance(instruction, BufferInstruction):
             effects = instruction.effects
-            for place in places(effects.reads + effects.writes, stage_id, stages):
-                value = (instruction.micro_batch, place)
+            for touched in instruction.touches(effects.reads + effects.writes, stages):
+                value = (touched.stage, instruction.micro_batch, touched.place)
                 lives[value].append(offset)
                 if isinstance(instruction, TransferInstruction):
                     travelling.add(value)

@@ -107,7 +107,9 @@ def buffers_hold(table: PlanTable) -> bool:
     return all(
         _lives_hold(
             table,
-            _Touches.of(table, kinds[table.rows.op, where], _KINDS_OF_PEER[place][table.rows.op, where]),
+            _Touches.of(
+                table, kinds[table.rows.op, where], _KINDS_OF_PEER[place][table.rows.op, where]
+            ),
         )
         for place, kinds in _KINDS.items()
     )

@@ -39,9 +39,7 @@ def check_collectives(plan: PipelinePlan) -> Iterator[Finding]:
         present = [n for rank in members for n in programs.get(rank, ())] if few else None
         if present is None:
             present = [n for n, rank in enumerate(ranks) if rank in members]
-        yield from _check_group(
-            plan, [(ranks[n], by_program.get(n, [])) for n in sorted(present)]
-        )
+        yield from _check_group(plan, [(ranks[n], by_program.get(n, [])) for n in sorted(present)])
 
 
 def _check_group(

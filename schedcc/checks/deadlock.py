@@ -39,7 +39,11 @@ def _short_cycle(knot: "nx.DiGraph[Node]") -> list[Node]:
 def _finding(graph: "nx.DiGraph[Node]", cycle: list[Node], unit: str) -> Finding:
     around = list(pairwise([*cycle, cycle[0]]))
     waits = [
-        (_describe(graph, after, unit), _describe(graph, before, unit), graph.edges[before, after]["why"])
+        (
+            _describe(graph, after, unit),
+            _describe(graph, before, unit),
+            graph.edges[before, after]["why"],
+        )
         for before, after in reversed(around)
         if graph.edges[before, after]["why"] != "program"
     ]

@@ -81,4 +81,8 @@ def finding(
 def in_full(instruction: Instruction, unit: str) -> str:
     """An instruction in a message that says who executes it; with its stage where that is a rank."""
     stage_id = getattr(instruction, "stage", None)
-    return f"{instruction}" if unit == "stage" or stage_id is None else f"{instruction} of stage {stage_id}"
+    return (
+        f"{instruction}"
+        if unit == "stage" or stage_id is None
+        else f"{instruction} of stage {stage_id}"
+    )

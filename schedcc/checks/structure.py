@@ -210,9 +210,7 @@ def _check_groups(header: PlanHeader, program: RankProgram) -> Iterator[Finding]
         if complaint:
             yield _finding(header, program.rank, placed, f"{instruction} {complaint}")
     if group is not None:
-        yield _finding(
-                header, program.rank, group, f"{group.instruction} is not ended in its step"
-            )
+        yield _finding(header, program.rank, group, f"{group.instruction} is not ended in its step")
 
 
 def _finding(header: PlanHeader, rank: int, placed: Placed, message: str) -> Finding:

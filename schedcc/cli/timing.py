@@ -91,9 +91,9 @@ def _print_timeline(plan: PipelinePlan, timeline: Timeline) -> None:
         f"{timeline.ideal_bubble:.1%} idle with equal stages"
     )
     table = Table(box=box.ROUNDED, pad_edge=False)
-    for heading in ("stage", "busy", "idle", "peak bytes"):
+    for heading in (plan.unit, "busy", "idle", "peak bytes"):
         table.add_column(heading, justify="right")
     for stage in timeline.stages:
         seconds = (f"{stage.busy:.6g} s", f"{stage.idle:.6g} s")
-        table.add_row(str(stage.stage_id), *seconds, str(stage.peak_bytes))
+        table.add_row(str(stage.rank), *seconds, str(stage.peak_bytes))
     print_rich(table)

@@ -58,7 +58,9 @@ def placement_of(schedule: Schedule, stages: int, ranks: int) -> tuple[int, ...]
         if not 0 <= rank < ranks:
             raise ScheduleError(f"{name} puts stage {stage} on rank {rank}, {needed(ranks)}")
     if empty := gaps(placement, ranks):
-        raise ScheduleError(f"{name} puts no stage on {in_words('rank', empty)}, needed one on each")
+        raise ScheduleError(
+            f"{name} puts no stage on {in_words('rank', empty)}, needed one on each"
+        )
     return tuple(placement)
 
 
@@ -72,7 +74,10 @@ def forwards_of(schedule: Schedule, micro_batches: int, stages: int, ranks: int)
     rows = _rows(schedule, micro_batches, stages, ranks)
     step, stage, micro_batch = rows.T
     name = repr(schedule.name)
-    for noun, column, count in (("stage", stage, stages), ("micro-batch", micro_batch, micro_batches)):
+    for noun, column, count in (
+        ("stage", stage, stages),
+        ("micro-batch", micro_batch, micro_batches),
+    ):
         wrong = np.flatnonzero((column < 0) | (column >= count))
         if len(wrong):
             raise ScheduleError(f"{name} forwards {noun} {column[wrong[0]]}, {needed(count)}")

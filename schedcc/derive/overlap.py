@@ -35,7 +35,9 @@ def _overlapped(
     length = min(steps - offset, int(close.step[-1]) + 2)
     at_ends = (rows.stage == 0).astype(np.int64) + 2 * (rows.stage == header.stages - 1)
     relative = _moved(close, -base)
-    key = b"".join(column.tobytes() for column in (*relative.columns, at_ends)) + bytes([length - int(close.step[-1])])
+    key = b"".join(column.tobytes() for column in (*relative.columns, at_ends)) + bytes(
+        [length - int(close.step[-1])]
+    )
     if key not in known:
         program = RankProgram.model_construct(
             rank=rank, steps=steps_of(close, 0, length), epilogue=()

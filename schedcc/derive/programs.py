@@ -63,7 +63,9 @@ class Programs:
 class _Column:
     """Rows in the making: one kind of instruction, with the rank and the place within a step."""
 
-    def __init__(self, code: int, rank: Ints, order: Ints | int, step: Ints, **fields: Ints) -> None:
+    def __init__(
+        self, code: int, rank: Ints, order: Ints | int, step: Ints, **fields: Ints
+    ) -> None:
         self.rank, self.order = rank, np.broadcast_to(np.asarray(order), rank.shape)
         nothing = np.full(len(rank), NONE, dtype=np.int64)
         columns = {name: fields.get(name, nothing) for name in FIELDS}

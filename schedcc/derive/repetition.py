@@ -13,7 +13,8 @@ repeated in programs of some periods is derived at full length.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import pairwise
 from math import lcm
 
 import numpy as np
@@ -23,7 +24,7 @@ from schedcc.derive.forwards import forwards_of
 from schedcc.derive.overlap import overlapped_programs
 from schedcc.derive.programs import Programs, blocking_programs
 from schedcc.schedules.schedule import Period, Schedule
-from schedcc.table.table import IS_BUFFER, NONE, Ints, Rows
+from schedcc.table.table import FIELDS, IS_BUFFER, Bools, Ints, Rows
 
 _TRIED = (2, 4, 8)
 """Periods of the shortest programs in which a repetition is looked for."""
@@ -126,70 +127,73 @@ def repetition(
     return None
 
 
+class _Columns:
+    """The programs of all ranks as one matrix, to be compared at once."""
+
+    def __init__(self, programs: Programs) -> None:
+        rows = Rows.joined(programs.rows)
+        lengths = np.array([len(part) for part in programs.rows])
+        self.matrix = np.stack(rows.columns)
+        """`[columns, rows]`, as `Rows.columns`."""
+        self.length, self.start = lengths, np.cumsum(lengths) - lengths
+        self.rank = np.repeat(np.arange(len(lengths)), lengths)
+        self.offset = np.arange(len(rows)) - self.start[self.rank]
+        self.step = rows.step
+        self.is_buffer = IS_BUFFER[rows.op]
+
+    def later(self, period: Period, which: Bools) -> Ints:
+        """The matrix, with some rows a period later."""
+        moved = self.matrix.copy()
+        moved[_MICRO_BATCH] += np.where(which & self.is_buffer, period.micro_batches, 0)
+        moved[_STEP] += np.where(which, period.steps, 0)
+        return moved
+
+    def at(self, rank: Ints, offset: Ints) -> Ints:
+        """Columns of rows, of which each has to be in its rank's program."""
+        return self.matrix[:, self.start[rank] + offset]
+
+
+_MICRO_BATCH, _STEP = 1 + FIELDS.index("micro_batch"), -1
+
+
 def _found(short: list[Programs], period: Period, repeats: int) -> Repetition | None:
     """The repetition in programs that are each a period longer than the one before."""
-    first, second, third = short
     if len({programs.num_buffers for programs in short}) > 1:
         return None
-    if any(b.steps != a.steps + period.steps for a, b in ((first, second), (second, third))):
+    if any(b.steps != a.steps + period.steps for a, b in pairwise(short)):
         return None
-    cut, step = _cut(first, second)
-    longer = np.array([len(rows) for rows in second.rows]) - [len(rows) for rows in first.rows]
-    pieces_fit = _put_in(first, second, cut, longer, period)
-    if not pieces_fit or not _put_in(second, third, cut + longer, longer, period):
+    first, second, third = map(_Columns, short)
+    piece = second.length - first.length
+    if (piece < 0).any() or not np.array_equal(third.length, second.length + piece):
         return None
-    if not _alike(third, cut, cut + longer, longer, period):
-        return None
-    return Repetition(third, period, cut, cut + longer, step, repeats)
+    begins, step = _cut(first, second)
+    ends = begins + piece
+    inside = (second.offset >= begins[second.rank]) & (second.offset < ends[second.rank])
+    again = third.at(second.rank[inside], (second.offset + piece[second.rank])[inside])
+    if (
+        _put_in(first, second, begins, piece, period)
+        and _put_in(second, third, ends, piece, period)
+        and np.array_equal(second.later(period, inside)[:, inside], again)
+    ):
+        return Repetition(short[-1], period, begins, ends, step, repeats)
+    return None
 
 
-def _cut(first: Programs, second: Programs) -> tuple[Ints, Ints]:
+def _cut(first: _Columns, second: _Columns) -> tuple[Ints, Ints]:
     """For each rank the first row of the step in which the two differ, and the step."""
-    cut, steps = [], []
-    for one, other in zip(first.rows, second.rows, strict=True):
-        length = min(len(one), len(other))
-        differ = _differ(one[:length], other[:length])
-        at = int(differ[0]) if len(differ) else length
-        step = int(min(rows.step[at] for rows in (one, other) if at < len(rows)))
-        cut.append(int(np.searchsorted(one.step, step)))
-        steps.append(step)
-    return np.array(cut), np.array(steps)
+    same = (first.matrix == second.at(first.rank, first.offset)).all(axis=0)
+    differ = np.where(same, first.length[first.rank], first.offset)
+    at = np.minimum.reduceat(differ, first.start)
+    ended = at == first.length
+    rows = first.start + np.minimum(at, first.length - 1)
+    others = second.start + np.minimum(at, second.length - 1)
+    step = np.where(ended, second.step[others], np.minimum(first.step[rows], second.step[others]))
+    before = first.step < step[first.rank]
+    return np.bincount(first.rank, before, minlength=len(step)).astype(np.int64), step
 
 
-def _put_in(
-    shorter: Programs, longer: Programs, cut: Ints, more: Ints, period: Period
-) -> bool:
+def _put_in(shorter: _Columns, longer: _Columns, cut: Ints, piece: Ints, period: Period) -> bool:
     """Whether the longer programs are the shorter ones with a piece put in at the cut."""
-    return all(
-        len(other) == len(one) + piece
-        and len(_differ(one[:at], other[:at])) == 0
-        and len(_differ(_later(one[at:], period), other[at + piece :])) == 0
-        for one, other, at, piece in zip(
-            shorter.rows, longer.rows, cut.tolist(), more.tolist(), strict=True
-        )
-    )
-
-
-def _alike(programs: Programs, begin: Ints, again: Ints, length: Ints, period: Period) -> bool:
-    """Whether two pieces of each program are the same, one a period later."""
-    return all(
-        len(_differ(_later(rows[a : a + size], period), rows[b : b + size])) == 0
-        for rows, a, b, size in zip(
-            programs.rows, begin.tolist(), again.tolist(), length.tolist(), strict=True
-        )
-    )
-
-
-def _later(rows: Rows, period: Period) -> Rows:
-    moved = np.where(IS_BUFFER[rows.op], rows.micro_batch + period.micro_batches, NONE)
-    return replace(rows, micro_batch=moved, step=rows.step + period.steps)
-
-
-def _differ(one: Rows, other: Rows) -> Ints:
-    """The rows in which two parts of a program differ."""
-    if len(one) != len(other):
-        return np.arange(max(len(one), len(other)))
-    same = np.ones(len(one), dtype=bool)
-    for column, like in zip(one.columns, other.columns, strict=True):
-        same &= column == like
-    return np.flatnonzero(~same)
+    behind = shorter.offset >= cut[shorter.rank]
+    offset = shorter.offset + np.where(behind, piece[shorter.rank], 0)
+    return np.array_equal(shorter.later(period, behind), longer.at(shorter.rank, offset))

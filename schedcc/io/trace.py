@@ -51,8 +51,9 @@ def simulated_trace(timeline: Timeline) -> dict[str, Any]:
     """The trace of a simulated plan."""
     events: list[TraceEvent] = []
     for stage in timeline.stages:
-        lane = _Lane(0, stage.stage_id)
-        events += lane.names("simulated", f"stage {stage.stage_id}")
+        lane = _Lane(0, stage.rank)
+        name = f"rank {stage.rank}" if stage.stage_id is None else f"stage {stage.stage_id}"
+        events += lane.names("simulated", name)
         for number, span in enumerate(stage.spans):
             start, end = span.start * 1e6, span.end * 1e6
             described = _described(span.instruction, {"step": span.step})
@@ -71,7 +72,7 @@ def _rank_events(
         if run.data_ended is not None:
             at, text = (run.data_ended - origin) / 1e3, f"data ends after {run.micro_batches}"
             yield lane.event("i", at, s="t", name=text, cat="data")
-        posted: dict[tuple[str, int, int], float] = {}
+        posted: dict[tuple[str, int, int, int], float] = {}
         for executed in run.executed:
             instruction = executed.placed.instruction
             start = (executed.start - origin) / 1e3
@@ -84,7 +85,8 @@ def _rank_events(
             yield lane.event("X", start, dur=end - start, **described)
             if not isinstance(instruction, TransferInstruction):
                 continue
-            transfer = (instruction.direction, instruction.micro_batch, instruction.peer)
+            stages = (instruction.stage, instruction.peer)
+            transfer = (instruction.direction, instruction.micro_batch, *stages)
             if _phase(instruction) is Phase.POST:
                 posted[transfer] = start
             elif transfer in posted:

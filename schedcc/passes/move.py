@@ -121,9 +121,7 @@ def sink_waits(program: RankProgram, header: PlanHeader) -> RankProgram:
     return _rebuilt(program, sunk + [Item(end, (wait,)) for wait in waits])
 
 
-def _hoist(
-    program: RankProgram, header: PlanHeader, direction: Direction | None
-) -> RankProgram:
+def _hoist(program: RankProgram, header: PlanHeader, direction: Direction | None) -> RankProgram:
     """Move the posts of one direction to the front, or all of them, until something holds them back.
 
     Backwards through the program with the posts in hand, until an instruction touches the place

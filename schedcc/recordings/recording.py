@@ -173,7 +173,6 @@ def joined(plans: Iterable[StagePlan]) -> PipelinePlan | None:
         placement=known[0].placement,
         num_buffers=max(plan.num_buffers for plan in known),
         programs=tuple(
-            RankProgram(rank=plan.rank, steps=plan.steps, epilogue=plan.epilogue)
-            for plan in known
+            RankProgram(rank=plan.rank, steps=plan.steps, epilogue=plan.epilogue) for plan in known
         ),
     )

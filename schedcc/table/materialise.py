@@ -1,7 +1,8 @@
 """From rows to instructions: the frozen objects that plans are made of."""
 
 import gc
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise, repeat
 from typing import Any
@@ -21,34 +22,47 @@ def steps_of(rows: Rows, first: int, stop: int) -> tuple[Step, ...]:
 
 
 def _instructions(rows: Rows) -> list[StepInstruction]:
-    made: dict[int, Iterator[StepInstruction]] = {}
-    columns = dict(zip(("op", *FIELDS), rows.columns, strict=False))
-    for code in np.unique(rows.op).tolist():
-        own = rows.op == code
-        fields = [name for name in FIELDS if name in OPS[code].model_fields]
-        values = zip(*(columns[name][own].tolist() for name in fields), strict=True)
-        made[code] = map(_maker(code, fields), values) if fields else repeat(OPS[code]())
-    return [next(made[code]) for code in rows.op.tolist()]
+    made: list[StepInstruction] = []  # one class after the other
+    order = np.argsort(rows.op, kind="stable")
+    by_class = rows[order]
+    codes, first = np.unique(by_class.op, return_index=True)
+    columns = dict(zip(("op", *FIELDS), by_class.columns, strict=False))
+    for code, begin, end in zip(codes.tolist(), first, [*first[1:], len(rows)], strict=True):
+        given = {name for name in FIELDS if name in OPS[code].model_fields}
+        values = [columns[name][begin:end].tolist() for name in FIELDS if name in given]
+        made += _alike(OPS[code], given, values, int(end - begin))
+    position = np.empty(len(rows), dtype=np.int64)
+    position[order] = np.arange(len(rows))
+    return [*map(made.__getitem__, position.tolist())]
 
 
-def _maker(code: int, fields: list[str]) -> Callable[[tuple[int, ...]], StepInstruction]:
-    """What makes instructions of one class from the values of their fields, unchecked.
+def _alike(op: Any, given: set[str], values: list[list[int]], count: int) -> list[Any]:
+    """Instructions of one class, unchecked: the rows are the compiler's own.
 
-    The rows are the compiler's own. It is what `model_construct` does, without looking anything up.
+    What `model_construct` does for one at a time, for all of them at once. They share the set of
+    fields that were given, which nobody changes: instructions are frozen.
     """
-    op: Any = OPS[code]
-    new, given = op.__new__, set(fields)  # which nobody changes: instructions are frozen
     name = op.model_fields["op"].default
-
-    def make(values: tuple[int, ...]) -> StepInstruction:
-        instruction = new(op)
-        _SET_FIELDS(instruction, {"op": name, **dict(zip(fields, values, strict=True))})
-        _SET_GIVEN(instruction, given)
-        _SET_EXTRA(instruction, None)
-        _SET_PRIVATE(instruction, None)
-        return instruction  # type: ignore[no-any-return]
-
-    return make
+    fields: Iterable[dict[str, Any]]
+    if len(values) == 3:
+        fields = (
+            {"op": name, "stage": s, "micro_batch": m, "buffer": b}
+            for s, m, b in zip(*values, strict=True)
+        )
+    elif len(values) == 4:
+        fields = (
+            {"op": name, "stage": s, "micro_batch": m, "buffer": b, "peer": p}
+            for s, m, b, p in zip(*values, strict=True)
+        )
+    else:
+        names = [field for field in FIELDS if field in given]
+        rows = zip(*values, strict=True) if values else repeat((), count)
+        fields = ({"op": name, **dict(zip(names, row, strict=True))} for row in rows)
+    instructions = [*map(op.__new__, repeat(op, count))]
+    contents: tuple[Iterable[Any], ...] = (fields, repeat(given), repeat(None), repeat(None))
+    for setter, values_of in zip(_SETTERS, contents, strict=True):
+        deque(map(setter, instructions, values_of), maxlen=0)
+    return instructions
 
 
 @contextmanager
@@ -63,7 +77,7 @@ def collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-_SET_FIELDS, _SET_GIVEN, _SET_EXTRA, _SET_PRIVATE = (
+_SETTERS = tuple(
     vars(BaseModel)[slot].__set__
     for slot in (
         "__dict__",

@@ -101,13 +101,14 @@ class Rows:
     @classmethod
     def joined(cls, parts: Sequence["Rows"]) -> "Rows":
         """The rows of all parts, one after the other."""
-        columns = zip(*(part.columns for part in parts), strict=True)
-        return cls(*(np.concatenate(column) for column in columns))
+        names = ("op", *FIELDS, "step")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     @property
     def columns(self) -> tuple[Ints, ...]:
         """The columns, in the order of the fields."""
-        return self.op, *(getattr(self, name) for name in FIELDS), self.step
+        own = (self.stage, self.micro_batch, self.buffer, self.peer, self.peer_buffer)
+        return self.op, *own, self.step
 
     def __len__(self) -> int:
         return len(self.op)

@@ -10,10 +10,11 @@ from schemas import TransferInstruction, TransportModel
 class End:
     """One end of a transfer, from its post to its end."""
 
-    stage_id: int
+    rank: int
+    peer_rank: int
     instruction: TransferInstruction
-    key: tuple[int, str]
-    """The buffer and the place from or to which it moves."""
+    key: tuple[int, int, str]
+    """Stage, buffer and place from or to which it moves."""
     payload: str = ""
     done: bool = False
     group: list["End"] = field(default_factory=list)
@@ -30,12 +31,12 @@ class End:
 
     @property
     def channel(self) -> tuple[int, int]:
-        ends = (self.stage_id, self.instruction.peer)
+        ends = (self.rank, self.peer_rank)
         return ends if self.sends else ends[::-1]
 
 
 class Network:
-    """All queues of all stages. Only what is at the head of its queue can end."""
+    """All queues of all ranks. Only what is at the head of its queue can end."""
 
     def __init__(self, transport: TransportModel) -> None:
         self.transport = transport
@@ -50,8 +51,8 @@ class Network:
         entries: defaultdict[tuple, list[End]] = defaultdict(list)
         for end in ends:
             end.group = ends
-            per_channel = (end.stage_id, end.sends, end.channel)
-            entries[(end.stage_id,) if self.transport.queue == "stage" else per_channel].append(end)
+            per_channel = (end.rank, end.sends, end.channel)
+            entries[(end.rank,) if self.transport.queue == "stage" else per_channel].append(end)
         for queue, entry in entries.items():
             self.queues[queue].append(entry)
 

@@ -90,7 +90,14 @@ def retargetings(
     plan: PipelinePlan, instruction: StepInstruction
 ) -> Iterator[tuple[str, str, int]]:
     """`(kind, field, value)` for every other id, and for ids out of range."""
-    ranges = {"micro_batch": plan.micro_batches, "buffer": plan.num_buffers, "peer": plan.stages}
+    ranges = {
+        "micro_batch": plan.micro_batches,
+        "buffer": plan.num_buffers,
+        "peer": plan.stages,
+        "peer_buffer": plan.num_buffers,
+    }
+    if not plan.is_one_to_one:
+        ranges["stage"] = plan.stages
     for field, count in ranges.items():
         current = getattr(instruction, field, None)
         if current is not None:
@@ -103,6 +110,10 @@ def retargetings(
 def random_mutant(plan: PipelinePlan, random: Random) -> PipelinePlan:
     """`plan` with one random change, which may also add instructions of every kind."""
     header = {"micro_batches": plan.micro_batches, "num_buffers": plan.num_buffers}
+    if random.random() < 0.03 and not plan.is_one_to_one:
+        placement = list(plan.placement)
+        placement[random.randrange(plan.stages)] = random.randrange(-1, plan.ranks + 1)
+        return plan.model_copy(update={"placement": tuple(placement)})
     if random.random() < 0.03:
         field, value = random.choice(list(header.items()))
         return plan.model_copy(update={field: max(1, value + random.choice((-1, 1)))})
@@ -182,7 +193,11 @@ def _retarget(plan: PipelinePlan, _: int, items: Flat, random: Random) -> None:
 def _insert(plan: PipelinePlan, stage_id: int, items: Flat, random: Random) -> None:
     symbol = random.choice(list(SYMBOLS))
     micro_batch = random.randrange(plan.micro_batches)
-    fields = {"micro_batch": micro_batch, "buffer": micro_batch % 2}
+    if not plan.is_one_to_one and random.random() < 0.95:
+        stage_id = random.choice(plan.stages_of(stage_id))
+    fields = {"stage": stage_id, "micro_batch": micro_batch, "buffer": micro_batch % plan.num_buffers}
+    if symbol == "C":
+        fields["peer_buffer"] = micro_batch % plan.num_buffers
     if symbol not in "LF":
         neighbours = (stage_id - 1, stage_id + 1, random.randrange(plan.stages))
         fields["peer"] = random.choice(neighbours)

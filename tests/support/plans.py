@@ -4,7 +4,9 @@ A cell such as `L1 S0 F1` loads 1, sends 0 and forwards 1; `|` separates steps. 
 are `R` (receive) and, for split transfers, `r<` and `r.` (post and wait of a receive), `s>` and
 `s.` (of a send); `{` and `}` are the brackets of a group. A micro-batch lives in buffer `m % 2` and
 travels from a stage to the next, unless the instruction says otherwise: `S0@1:3` sends micro-batch
-0 from buffer 1 to stage 3.
+0 from buffer 1 to stage 3. Where a rank has several stages, the stage stands in front: `2F0` forwards
+micro-batch 0 on stage 2, and `2C0` hands it over from stage 1, of whose buffers the peer's is named
+last: `2C0@1:1@0`.
 """
 
 import re
@@ -15,6 +17,7 @@ from schedcc import Outcome, compile_pipeline, dependency_graph
 from schedcc.checks.deadlock import check_deadlock
 from schedcc.io.picture import cell
 from schemas import (
+    CopyActivation,
     EpilogueInstruction,
     Finding,
     ForwardPass,
@@ -37,6 +40,7 @@ from schemas import (
 SYMBOLS = {
     "L": LoadMicroBatch,
     "F": ForwardPass,
+    "C": CopyActivation,
     "R": RecvActivation,
     "S": SendActivation,
     "r<": PostRecvActivation,
@@ -44,7 +48,9 @@ SYMBOLS = {
     "s>": PostSendActivation,
     "s.": WaitSendActivation,
 }
-_INSTRUCTION = re.compile(r"(L|F|R|S|r<|r\.|s>|s\.)(-?\d+)(?:@(-?\d+))?(?::(-?\d+))?")
+_INSTRUCTION = re.compile(
+    r"(\d+)?(L|F|C|R|S|r<|r\.|s>|s\.)(-?\d+)(?:@(-?\d+))?(?::(-?\d+)(?:@(-?\d+))?)?"
+)
 
 
 def instruction(text: str, stage_id: int) -> StepInstruction:
@@ -52,12 +58,15 @@ def instruction(text: str, stage_id: int) -> StepInstruction:
         return GroupStart() if text == "{" else GroupEnd()
     matched = _INSTRUCTION.fullmatch(text)
     assert matched, text
-    symbol, micro_batch, buffer, peer = matched.groups()
-    fields = {"micro_batch": int(micro_batch)}
+    stage, symbol, micro_batch, buffer, peer, peer_buffer = matched.groups()
+    stage_id = stage_id if stage is None else int(stage)
+    fields = {"stage": stage_id, "micro_batch": int(micro_batch)}
     fields["buffer"] = int(micro_batch) % 2 if buffer is None else int(buffer)
     if symbol not in "LF":
-        neighbour = stage_id - 1 if symbol.upper().startswith("R") else stage_id + 1
+        neighbour = stage_id - 1 if symbol.upper()[0] in "RC" else stage_id + 1
         fields["peer"] = neighbour if peer is None else int(peer)
+    if symbol == "C":
+        fields["peer_buffer"] = fields["buffer"] if peer_buffer is None else int(peer_buffer)
     return SYMBOLS[symbol](**fields)
 
 
@@ -70,13 +79,28 @@ def program(stage_id: int, text: str, epilogue: Iterable[EpilogueInstruction] = 
     return RankProgram(rank=stage_id, steps=steps(text, stage_id), epilogue=tuple(epilogue))
 
 
-def pipeline(*texts: str, micro_batches: int = 1, num_buffers: int = 2) -> PipelinePlan:
-    """The plan whose stage `s` runs the `s`-th text, without an epilogue."""
+def pipeline(
+    *texts: str,
+    micro_batches: int = 1,
+    num_buffers: int = 2,
+    placement: tuple[int, ...] | None = None,
+) -> PipelinePlan:
+    """The plan whose rank `r` runs the `r`-th text, without an epilogue.
+
+    Args:
+        texts: The programs.
+        micro_batches: M.
+        num_buffers: Buffers of a stage.
+        placement: The rank of each stage; default: one stage on each rank.
+    """
+    placement = tuple(range(len(texts))) if placement is None else placement
     return PipelinePlan(
         micro_batches=micro_batches,
-        stages=len(texts),
+        stages=len(placement),
+        ranks=len(texts),
+        placement=placement,
         num_buffers=num_buffers,
-        programs=tuple(program(stage_id, text) for stage_id, text in enumerate(texts)),
+        programs=tuple(program(rank, text) for rank, text in enumerate(texts)),
     )
 
 
@@ -86,8 +110,8 @@ def words(step: Step) -> str:
 
 
 def with_program(plan: PipelinePlan, changed: RankProgram) -> PipelinePlan:
-    """`plan` with another program for one of its stages."""
-    programs = (changed if p.stage_id == changed.stage_id else p for p in plan.programs)
+    """`plan` with another program for one of its ranks."""
+    programs = (changed if p.rank == changed.rank else p for p in plan.programs)
     return plan.model_copy(update={"programs": tuple(programs)})
 
 

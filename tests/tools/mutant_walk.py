@@ -47,7 +47,7 @@ def compare(plan: PipelinePlan, transport: TransportModel, backend: Backend) -> 
     failed, report = failure(plan, transport), verdict(plan, transport, backend)
     codes = {finding.code.value for finding in report.errors()}
     agreed = report.ok == (failed is None) and (failed is None or failed.kind in codes)
-    if not transport.step_barrier:
+    if not transport.step_barrier and plan.is_one_to_one:
         # On a chain whose channels match, no order of posts and waits can deadlock; collectives of
         # different stages in different orders can.
         deadlocks = [f for f in report.errors() if f.code == "deadlock"]
@@ -59,10 +59,15 @@ def compare(plan: PipelinePlan, transport: TransportModel, backend: Backend) -> 
 
 
 def a_plan(random: Random, micro_batches: int = 8, stages: int = 6) -> PipelinePlan:
-    """A compiled plan of at most so many micro-batches and stages, blocking or overlapped."""
+    """A compiled plan of any schedule, of at most so many micro-batches and stages."""
+    schedule = random.choice(("inference", "inference", "interleaved", "v_shape"))
+    held = {"inference": 1, "v_shape": 2}.get(schedule) or random.randint(1, 3)
+    ranks = random.randint(1, max(1, stages // held))
     return compile_pipeline(
         random.randint(1, micro_batches),
-        random.randint(1, stages),
+        held * ranks,
+        schedule=schedule,
+        ranks=ranks,
         overlap=random.random() < 0.5,
         outcome=random.choice(list(all_outcomes())),
     )

@@ -12,6 +12,7 @@ from schedcc.io.exchange.buffers import with_buffers
 from schedcc.io.exchange.lowering import with_transfers
 from schedcc.io.plain_text import visible
 from schemas import (
+    CopyActivation,
     ForwardPass,
     LoadMicroBatch,
     PipelinePlan,
@@ -26,7 +27,7 @@ from schemas import (
 Format = Literal["compute_only", "compute_comms"]
 """Torch's names: a file without transfers, which torch adds itself, or with them."""
 
-MOST_STAGES = 1024
+MOST_RANKS = 1024
 """Rows of a file: a plan is drawn with a column for each, so its size grows with their square."""
 
 
@@ -61,7 +62,7 @@ def from_torch_csv(
     `eval` they do nothing. The plan is *not* checked: that is the point of reading it.
 
     Args:
-        text: The file, one row for each rank, with one stage on each.
+        text: The file, one row for each rank; a stage is on the rank in whose row it is named.
         micro_batches: M; default: as many as the forwards of the file name.
         form: Whether the file names its transfers; default: as one sees from it.
 
@@ -72,26 +73,29 @@ def from_torch_csv(
         PlanFileError: the text is no such schedule; the message names row, cell, value and need.
         ScheduleError: `micro_batches` is no integer of at least 1.
     """
-    rows = _stages(_rows(text))
+    rows = dict(enumerate(_rows(text)))
+    placement = _placement(rows)
     actions = [action for cells in rows.values() for cell in cells for action in cell.actions]
     if form is None:
         named = any(action.kind in TRANSFERS for action in actions)
         form = "compute_comms" if named else "compute_only"
     if form == "compute_only":
         _refuse_transfers(rows)
-        lowered = with_transfers(rows)
+        lowered = with_transfers(rows, placement)
     else:
-        lowered = {s: [a for cell in cells for a in cell.actions] for s, cells in rows.items()}
+        lowered = {r: [a for cell in cells for a in cell.actions] for r, cells in rows.items()}
     forwarded = [action.micro_batch for action in actions if action.kind is Kind.FORWARD]
     if not forwarded:
         raise PlanFileError(f"found {len(actions)} actions and no forward, needed one, such as 0F0")
     if micro_batches is None:
         micro_batches = max(forwarded) + 1
-    programs = [with_buffers(_program(s, len(rows), lowered[s])) for s in range(len(rows))]
+    programs = [with_buffers(_program(r, placement, lowered[r])) for r in rows]
     return PipelinePlan(
         schedule="torch",
         micro_batches=require_count("micro_batches", micro_batches),
-        stages=len(rows),
+        stages=len(placement),
+        ranks=len(rows),
+        placement=placement,
         num_buffers=max(count for _, count in programs),
         programs=tuple(program for program, _ in programs),
     )
@@ -103,8 +107,8 @@ def _rows(text: str) -> list[list[Cell]]:
         table = list(csv.reader(StringIO(text, newline="")))
     except csv.Error as error:
         raise PlanFileError(f"not CSV: {error}") from error
-    if not 1 <= len(table) <= MOST_STAGES:
-        raise PlanFileError(f"found {len(table)} rows, needed 1 to {MOST_STAGES}, one for a stage")
+    if not 1 <= len(table) <= MOST_RANKS:
+        raise PlanFileError(f"found {len(table)} rows, needed 1 to {MOST_RANKS}, one for a rank")
     return [
         [
             parse_cell(cell, f"row {row}, cell {number}")
@@ -115,28 +119,26 @@ def _rows(text: str) -> list[list[Cell]]:
     ]
 
 
-def _stages(rows: list[list[Cell]]) -> dict[int, list[Cell]]:
-    """The cells by stage, in the order of the rows."""
-    stages: dict[int, list[Cell]] = {}
-    for row, cells in enumerate(rows, start=1):
+def _placement(rows: dict[int, list[Cell]]) -> tuple[int, ...]:
+    """The rank of each stage: that of the row which names it."""
+    ranks: dict[int, int] = {}
+    for rank, cells in rows.items():
         found = sorted({action.stage_id for cell in cells for action in cell.actions})
         if not found:
-            raise PlanFileError(f"row {row} is empty, needed the actions of one stage")
-        if len(found) > 1:
-            names = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
+            raise PlanFileError(f"row {rank + 1} is empty, needed the actions of its stages")
+        for stage_id in found:
+            if stage_id in ranks:
+                raise PlanFileError(
+                    f"row {rank + 1} is the second row of stage {stage_id}, needed one"
+                )
+            ranks[stage_id] = rank
+    for stage_id, rank in ranks.items():
+        if stage_id >= len(ranks):
             raise PlanFileError(
-                f"row {row} has actions of the stages {names}, needed one stage on each rank "
-                f"(interleaved schedules are not supported)"
+                f"row {rank + 1} is of stage {stage_id}, needed the stages 0 to {len(ranks) - 1} "
+                f"(as many as are named)"
             )
-        if found[0] in stages:
-            raise PlanFileError(f"row {row} is the second row of stage {found[0]}, needed one")
-        if found[0] >= len(rows):
-            raise PlanFileError(
-                f"row {row} is of stage {found[0]}, needed the stages 0 to {len(rows) - 1} "
-                f"(as many as rows)"
-            )
-        stages[found[0]] = cells
-    return stages
+    return tuple(ranks[stage_id] for stage_id in range(len(ranks)))
 
 
 def _refuse_transfers(rows: dict[int, list[Cell]]) -> None:
@@ -147,34 +149,38 @@ def _refuse_transfers(rows: dict[int, list[Cell]]) -> None:
                     raise PlanFileError(f"{cell.place} is {action}, needed only compute actions")
 
 
-def _program(stage_id: int, stages: int, actions: Iterable[Action]) -> RankProgram:
-    """The program of one stage, all in buffer 0. The k-th forward is in step `stage_id + k`."""
-    steps: list[list[StepInstruction]] = [[] for _ in range(stage_id + 1)]
+def _program(rank: int, placement: tuple[int, ...], actions: Iterable[Action]) -> RankProgram:
+    """The program of one rank, all in buffer 0; its first step is that of its first stage."""
+    last = len(placement) - 1
+    steps: list[list[StepInstruction]] = [[] for _ in range(placement.index(rank) + 1)]
     forwarded = False  # in this step: then only sends still belong to it
-    sent: list[int] = []
-    posted: set[int] = set()
-    for _, kind, m in actions:
+    sent: list[dict[str, int]] = []
+    posted: set[tuple[int, int]] = set()
+    for stage, kind, m in actions:
         if kind not in FORWARD_KINDS:
             continue
         if forwarded and kind is not Kind.SEND:
             steps.append([])
             forwarded = False
+        fields = {"stage": stage, "micro_batch": m, "buffer": 0}
         match kind:
             case Kind.RECEIVE:
-                steps[-1].append(PostRecvActivation(micro_batch=m, buffer=0, peer=stage_id - 1))
-                posted.add(m)
+                steps[-1].append(PostRecvActivation(**fields, peer=stage - 1))
+                posted.add((stage, m))
             case Kind.SEND:
-                steps[-1].append(PostSendActivation(micro_batch=m, buffer=0, peer=stage_id + 1))
-                sent.append(m)
+                steps[-1].append(PostSendActivation(**fields, peer=stage + 1))
+                sent.append(fields)
             case Kind.FORWARD:
-                if stage_id in (0, stages - 1):
-                    steps[-1].append(LoadMicroBatch(micro_batch=m, buffer=0))
-                if m in posted:
-                    posted.discard(m)
-                    steps[-1].append(WaitRecvActivation(micro_batch=m, buffer=0, peer=stage_id - 1))
-                steps[-1].append(ForwardPass(micro_batch=m, buffer=0))
+                if stage in (0, last):
+                    steps[-1].append(LoadMicroBatch(**fields))
+                if stage > 0 and placement[stage - 1] == rank:
+                    steps[-1].append(CopyActivation(**fields, peer=stage - 1, peer_buffer=0))
+                if (stage, m) in posted:
+                    posted.discard((stage, m))
+                    steps[-1].append(WaitRecvActivation(**fields, peer=stage - 1))
+                steps[-1].append(ForwardPass(**fields))
                 forwarded = True
     steps[-1] += [  # in torch's order: the latest first
-        WaitSendActivation(micro_batch=m, buffer=0, peer=stage_id + 1) for m in reversed(sent)
+        WaitSendActivation(**fields, peer=fields["stage"] + 1) for fields in reversed(sent)
     ]
-    return RankProgram(rank=stage_id, steps=tuple(map(tuple, steps)))
+    return RankProgram(rank=rank, steps=tuple(map(tuple, steps)))

@@ -40,8 +40,8 @@ def grouped(first: int, second: int) -> PipelinePlan:
     [
         (
             "structure",
-            "not one program for each stage",
-            pipeline("L0 F0").model_copy(update={"stages": 2}),
+            "not one program for each rank",
+            pipeline("L0 F0").model_copy(update={"stages": 2, "ranks": 2, "placement": (0, 1)}),
         ),
         ("channel", "stuck", pipeline("", "R0 L0 F0")),
         ("channel", "stuck", pipeline("L0 F0 S0:0")),

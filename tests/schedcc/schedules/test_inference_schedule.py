@@ -6,8 +6,8 @@ from itertools import product
 import pytest
 
 from schedcc import compile_pipeline
-from schedcc.schedules.inference import NUM_BUFFERS, inference_steps
 from schemas import LoadMicroBatch, Step
+from tests.support.inference_steps import NUM_BUFFERS, inference_steps
 from tests.support.plans import words
 
 GOLDEN = {

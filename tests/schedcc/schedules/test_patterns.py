@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 from schedcc import (
     ScheduleError,
     check_schedule,
+    compile_epilogue,
     compile_pipeline,
     compile_stage,
     iter_steps,
 )
 from schedcc.passes import overlapped
-from schedcc.schedules.inference import inference_steps
 from schedcc.verify import verdict
 from schemas import RankProgram, Step, TransportModel
+from tests.support.inference_steps import inference_steps
 from tests.support.strategies import at_corners, outcomes, sizes
 
 
@@ -24,7 +25,8 @@ def directly(micro_batches: int, stages: int, stage_id: int, *, overlap: bool) -
     """The steps without any stretching."""
     steps = tuple(inference_steps(micro_batches, stages, stage_id))
     program = RankProgram(rank=stage_id, steps=steps)
-    return overlapped(program, stages).steps if overlap else steps
+    header = compile_epilogue(stages)
+    return overlapped(program, header).steps if overlap else steps
 
 
 @pytest.mark.parametrize("overlap", [False, True])
