@@ -17,7 +17,7 @@ class DeviceError(ValueError):
 
 
 class Clock:
-    """Tells the time of a device: the host's for a CPU, that of the current stream for a GPU."""
+    """Tells the time of a device: the host's for a CPU, that of its current stream for a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         """A clock of `device`."""
@@ -29,8 +29,10 @@ class Clock:
         """Now; on a GPU, when the work enqueued so far will be done."""
         if not self.on_gpu:
             return time.perf_counter()
+        # The current device is another one, unless somebody has set it: name the stream's.
+        stream = torch.cuda.current_stream(self._device)
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(stream)
         return event
 
     def reached(self, mark: Mark) -> bool:

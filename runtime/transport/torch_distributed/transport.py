@@ -5,12 +5,11 @@
   wait for them: hence a receive place is not overwritten before the forward that reads it, nor
   read before it is filled, and the host never blocks on a transfer.
 - A message of several tensors is one group.
-- Channels share the pipeline's process group or have one each; docs/transports.md says when which
-  is faster. All these groups are the transport's own: a failure ends them, and `open` makes others.
+- Channels share the pipeline's process group or have one each; see docs/transports.md. All these
+  groups are the transport's own: a failure ends them, and `open` makes others.
 - Between CPUs of one host, messages go through shared memory; process groups are for the rest.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -21,17 +20,18 @@ import torch.distributed as dist
 from runtime.transport.protocol import ConnectionLostError, Pending, TransportError, as_bytes
 from runtime.transport.rendezvous import RendezvousStore
 from runtime.transport.shared_memory.channels import LocalChannels
-from runtime.transport.torch_distributed.channel_groups import ChannelGroups, Channels, Route
-from runtime.transport.torch_distributed.nccl import require_eager
-from runtime.transport.torch_distributed.object_gather import Round, gather_objects
-from runtime.transport.torch_distributed.posted import Posted, begin_posted, together
-from runtime.transport.torch_distributed.process_groups import (
+from runtime.transport.torch_distributed.backends import (
     UNGUARDED_TIMEOUT,
-    RenewableGroup,
-    backend_of,
     bounded,
     default_device,
+    require_backend,
 )
+from runtime.transport.torch_distributed.channel_groups import ChannelGroups, Channels, Route
+from runtime.transport.torch_distributed.nccl import device_of_nccl
+from runtime.transport.torch_distributed.object_gather import Round, gather_objects
+from runtime.transport.torch_distributed.point_to_point import require_on
+from runtime.transport.torch_distributed.posted import Posted, begin_posted, reason_of, together
+from runtime.transport.torch_distributed.process_groups import RenewableGroup, abandon_together
 from runtime.transport.torch_distributed.rendezvous import Grid, grid_of, job_store, rendezvous
 from schemas import Direction
 
@@ -52,13 +52,13 @@ class TorchTransport:
         """Connect the stages of `group` (default: all ranks).
 
         Args:
-            group: The ranks of this pipeline; group rank is stage id, unless `grid` says otherwise.
+            group: The ranks of this pipeline, or of more; group rank is stage id, unless `grid`
+                says otherwise.
             device: Where activations live; default: the GPU of an NCCL group, else the CPU.
             replicas: The ranks of this stage in all data-parallel replicas; `None` if this
-                pipeline is the only one.
-            channels: What activations travel through: `"memory"` that is shared by the stages of
-                a host and one process group for other channels (the default on a CPU), one process
-                group for all that is `"shared"` (the default on a GPU), or one `"per-edge"`.
+                pipeline is the only one, or `group` holds those of all.
+            channels: What activations travel through, see `Channels`; default: `"memory"` on a
+                CPU, `"shared"` on a GPU.
             grid: The ranks (among all processes) of every replica's stages, in the order of the
                 stages; default: those of `group` and of the groups that the replicas name.
             name: Of this pipeline, among several that make up one replica; for recordings.
@@ -73,12 +73,8 @@ class TorchTransport:
         assert world is not None
         group = group or world
         self._device = device or default_device(group)
-        backend = backend_of(group, self._device)
-        if not backend:
-            raise TransportError(f"the process group has no backend for {self._device}, needed one")
-        if backend == "nccl":
-            bound = require_eager(world)
-            self._device = device or bound
+        if require_backend(group, self._device) == "nccl":
+            self._device = device_of_nccl(world, device)
         self.name = name
         grid = grid or grid_of(group, replicas)
         here = dist.get_rank()
@@ -89,9 +85,10 @@ class TorchTransport:
         store = job.own
         self._pipeline = RenewableGroup(group, store, self._device, pipeline)
         self._peers = None
-        if replicas is not None:
+        if len(grid) > 1:
             peers = [ranks[self._stage_id] for ranks in grid]
-            self._peers = RenewableGroup(replicas, store, self._device, peers)
+            self._peers = RenewableGroup(replicas or group, store, self._device, peers)
+        self._groups = [g for g in (self._pipeline, self._peers) if g is not None]
         channels = channels or ("memory" if self._device.type == "cpu" else "shared")
         self._channels = ChannelGroups(self._pipeline, self._device, channels)
         self._local = LocalChannels(active=channels == "memory")
@@ -159,6 +156,7 @@ class TorchTransport:
         try:
             for work in pending.works:
                 work.wait()
+            self._pipeline.require_usable()  # after an abort, waits of NCCL raise nothing
         except RuntimeError as error:
             raise self._failed(pending, error, pending.peer) from error
 
@@ -182,7 +180,10 @@ class TorchTransport:
                 collectives.broadcast(as_bytes(tensor))
             else:
                 self._local.leave()
-                self._pipeline.group.broadcast(tensor, source).wait()
+                group = self._pipeline.group
+                with self._pipeline.call():
+                    work = group.broadcast(tensor, source)
+                self._pipeline.wait(work)
         except RuntimeError as error:
             raise self._failed(f"broadcast from stage {source}", error) from error
 
@@ -225,8 +226,6 @@ class TorchTransport:
                 )
         except RuntimeError as error:
             raise self._failed("connection of neighbours", error) from error
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
 
     @property
     def rendezvous(self) -> RendezvousStore | None:
@@ -243,36 +242,34 @@ class TorchTransport:
     @property
     def usable(self) -> bool:
         """Whether the groups are there."""
-        return self._pipeline.is_open and (self._peers is None or self._peers.is_open)
+        return all(group.is_open for group in self._groups)
 
     def open(self, timeout: float) -> None:
         """Make the groups; all ranks have to come. See `Transport`."""
         self._held, self._timeout = None, bounded(timeout)
         self._channels.clear()
         self._local.clear()
-        for group in (self._pipeline, self._peers):
-            if group is not None:
-                group.open(self._generation, self._timeout)
+        for group in self._groups:
+            group.open(self._generation, self._timeout)
 
     def abandon(self) -> None:
         """End the groups and local channels, and every wait in them."""
         self._generation += 1
         self._local.abandon()
-        for group in (self._pipeline, self._peers):
-            if group is not None:
-                group.abandon()
+        abandon_together(self._groups)
 
     def close(self) -> None:
         """Let go of the groups, the channels and the store, and all that the system gave."""
         self._local.close()
         self._channels.clear()
-        for group in (self._pipeline, self._peers):
-            if group is not None:
-                group.close()
+        for group in self._groups:
+            group.close()
         self._rendezvous, self._closed = None, True
 
     def _post(self, direction: Direction, tensors: Sequence[torch.Tensor], peer: int) -> Posted:
         views = [as_bytes(tensor) for tensor in tensors if tensor.numel()]
+        if self._device.type != "cpu":
+            require_on(self._device, views)
         way = self._local.ends.get((direction, peer)) or self._channels.route(direction, peer)
         posted = Posted(direction, peer, way, views)
         if self._held is not None:
@@ -283,7 +280,11 @@ class TorchTransport:
 
     def _begin(self, members: Sequence[Posted]) -> None:
         try:
-            begin_posted(members, self._pipeline.batches_on)
+            if members[0].in_group:
+                with self._pipeline.call():
+                    begin_posted(members, self._pipeline.batches_on)
+            else:
+                begin_posted(members, None)
         except RuntimeError as error:
             peer = members[0].peer if len(members) == 1 else None
             raise self._failed(" and ".join(map(str, members)), error, peer) from error
@@ -299,9 +300,5 @@ class TorchTransport:
     def _failed(
         self, what: object, error: RuntimeError, peer: int | None = None
     ) -> ConnectionLostError:
-        """What the backend raised, as an error that names what was being done."""
-        # Without the line of its source, and its advice.
-        text = str(error).partition(" This is typically caused by")[0]
-        reason = re.sub(r"^\[\S+:\d+\] ", "", text).rstrip(".")
         at = None if peer is None else self._replica * self._stages + peer  # of the rendezvous
-        return ConnectionLostError(f"{what} failed: {reason}", at)
+        return ConnectionLostError(f"{what} failed: {reason_of(error)}", at)
