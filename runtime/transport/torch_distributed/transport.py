@@ -72,25 +72,28 @@ class TorchTransport:
         world = dist.group.WORLD
         assert world is not None
         group = group or world
-        self._device = device or default_device(group)
-        if require_backend(group, self._device) == "nccl":
-            self._device = device_of_nccl(world, device)
+        self.device = device or default_device(group)
+        """Where activations live."""
+        if require_backend(group, self.device) == "nccl":
+            self.device = device_of_nccl(world, device)
         self.name = name
         grid = grid or grid_of(group, replicas)
         here = dist.get_rank()
-        self._replica = next(number for number, ranks in enumerate(grid) if here in ranks)
-        pipeline, self._replicas = grid[self._replica], len(grid)
-        self._stage_id, self._stages = pipeline.index(here), len(pipeline)
+        self.replica = next(number for number, ranks in enumerate(grid) if here in ranks)
+        """The pipeline of this process among those of all replicas."""
+        pipeline, self.replicas = grid[self.replica], len(grid)
+        self.stage_id, self.stages = pipeline.index(here), len(pipeline)
+        """The place of this process in its pipeline, and the length of that."""
         job = job_store([rank for ranks in grid for rank in ranks])
         store = job.own
-        self._pipeline = RenewableGroup(group, store, self._device, pipeline)
+        self._pipeline = RenewableGroup(group, store, self.device, pipeline)
         self._peers = None
         if len(grid) > 1:
-            peers = [ranks[self._stage_id] for ranks in grid]
-            self._peers = RenewableGroup(replicas or group, store, self._device, peers)
+            peers = [ranks[self.stage_id] for ranks in grid]
+            self._peers = RenewableGroup(replicas or group, store, self.device, peers)
         self._groups = [g for g in (self._pipeline, self._peers) if g is not None]
-        channels = channels or ("memory" if self._device.type == "cpu" else "shared")
-        self._channels = ChannelGroups(self._pipeline, self._device, channels)
+        channels = channels or ("memory" if self.device.type == "cpu" else "shared")
+        self._channels = ChannelGroups(self._pipeline, self.device, channels)
         self._local = LocalChannels(active=channels == "memory")
         self._timeout = UNGUARDED_TIMEOUT
         self._rendezvous = rendezvous(grid, job)
@@ -99,34 +102,9 @@ class TorchTransport:
         self._held: list[Posted] | None = None
 
     @property
-    def stage_id(self) -> int:
-        """The place of this process in its pipeline."""
-        return self._stage_id
-
-    @property
-    def stages(self) -> int:
-        """The length of the pipeline."""
-        return self._stages
-
-    @property
-    def replica(self) -> int:
-        """The rank of this process among those of its stage."""
-        return self._replica
-
-    @property
-    def replicas(self) -> int:
-        """The number of replicas."""
-        return self._replicas
-
-    @property
     def rank(self) -> int:
         """The number of this process among all."""
         return dist.get_rank()
-
-    @property
-    def device(self) -> torch.device:
-        """Where activations live."""
-        return self._device
 
     def post_send(self, payload: Sequence[torch.Tensor], peer: int) -> Pending:
         """Begin to send; see `Transport`."""
@@ -164,7 +142,7 @@ class TorchTransport:
         """Shared memory, if a local channel comes here."""
         if any(direction is Direction.RECV for direction, _ in self._local.ends):
             return self._local.memory.allocate(nbytes)
-        return torch.empty(nbytes, dtype=torch.uint8, device=self._device)
+        return torch.empty(nbytes, dtype=torch.uint8, device=self.device)
 
     def release_memory(self, memory: torch.Tensor) -> None:
         """Let go of the descriptor of shared memory; see `Transport`."""
@@ -191,9 +169,9 @@ class TorchTransport:
         """Every stage's `value`."""
         collectives, what = self._local.collectives, "agreement of all stages"
         if collectives is not None:
-            return self._gather(value, collectives.all_gather, self._stages, what)
+            return self._gather(value, collectives.all_gather, self.stages, what)
         self._local.leave()
-        return self._gather(value, self._pipeline.all_gather, self._stages, what)
+        return self._gather(value, self._pipeline.all_gather, self.stages, what)
 
     def gather_from_replicas(self, value: Any) -> list[Any]:
         """The `value` of this stage in every replica."""
@@ -217,10 +195,10 @@ class TorchTransport:
             for direction, peer in self._channels.open(wanted):
                 with_peer = partial(exchange, self._channels.route(direction, peer))
                 self._local.open(direction, peer, self._timeout, with_peer)
-            if self._device.type == "cpu" and self._local.collectives is None:
+            if self.device.type == "cpu" and self._local.collectives is None:
                 self._local.open_collectives(
-                    self._stage_id,
-                    self._stages,
+                    self.stage_id,
+                    self.stages,
                     self._timeout,
                     lambda peer, data: exchange(Route(self._pipeline.group, peer), data),
                 )
@@ -268,8 +246,8 @@ class TorchTransport:
 
     def _post(self, direction: Direction, tensors: Sequence[torch.Tensor], peer: int) -> Posted:
         views = [as_bytes(tensor) for tensor in tensors if tensor.numel()]
-        if self._device.type != "cpu":
-            require_on(self._device, views)
+        if self.device.type != "cpu":
+            require_on(self.device, views)
         way = self._local.ends.get((direction, peer)) or self._channels.route(direction, peer)
         posted = Posted(direction, peer, way, views)
         if self._held is not None:
@@ -300,5 +278,5 @@ class TorchTransport:
     def _failed(
         self, what: object, error: RuntimeError, peer: int | None = None
     ) -> ConnectionLostError:
-        at = None if peer is None else self._replica * self._stages + peer  # of the rendezvous
+        at = None if peer is None else self.replica * self.stages + peer  # of the rendezvous
         return ConnectionLostError(f"{what} failed: {reason_of(error)}", at)
