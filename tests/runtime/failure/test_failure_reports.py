@@ -21,6 +21,7 @@ from runtime.cli.exits import exit_for
 from runtime.data.fingerprint import fingerprint, require_same_data
 from runtime.device import Clock
 from runtime.distributed.processes import Terminated, WorkerError
+from runtime.failure import instruction_pointer
 from runtime.failure.errors import error_of
 from runtime.failure.forced_exit import ForcedExit
 from runtime.failure.guard import Guard
@@ -30,6 +31,7 @@ from runtime.failure.store import Heartbeat
 from runtime.failure.watchdog import describe
 from runtime.testing import run_stages
 from schedcc import compile_stage
+from schemas import ForwardPass
 from tests.support.models_for_tests import batches, mlp, one_process, over_stages
 
 DATA = batches([2, 3, 1, 2])
@@ -147,6 +149,29 @@ def test_on_a_device_the_pointer_waits_watchfully_before_the_epilogue():
     thread.join(10)
     assert caught, "a host that waits for its device hears of failures"
     assert stuck_at == f"{steps[2].where}: {steps[2].instruction!r}"
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_the_host_is_no_more_than_three_forwards_ahead_of_its_device(overlap, monkeypatch):
+    device = FakeDevice()
+
+    def sleep(_: float) -> None:
+        device.done += 1
+
+    monkeypatch.setattr(instruction_pointer.time, "sleep", sleep)
+    pointer = InstructionPointer(lambda: None, device)
+    forwards: list[int] = []
+    leads = []
+    for placed in compile_stage(12, 2, 0, overlap=overlap).program.placed():
+        if placed.step is None:
+            break
+        pointer.started(placed)
+        if isinstance(placed.instruction, ForwardPass):
+            leads.append(sum(mark > device.done for mark in forwards))
+        pointer.finished(placed)
+        if isinstance(placed.instruction, ForwardPass):
+            forwards.append(device.marks)
+    assert leads == [0, 1, *[2] * 10]
 
 
 def test_fingerprints_tell_data_apart_wherever_it_differs():
