@@ -64,8 +64,7 @@ class TorchTransport:
             name: Of this pipeline, among several that make up one replica; for recordings.
 
         Raises:
-            TransportError: there is no process group, it has no backend for the device, or NCCL was
-                not initialised as it has to be.
+            TransportError: there is no process group, or none that fits the device.
         """
         if not dist.is_initialized():
             raise TransportError("torch.distributed is not initialised, needed a process group")
@@ -97,8 +96,7 @@ class TorchTransport:
         self._local = LocalChannels(active=channels == "memory")
         self._timeout = UNGUARDED_TIMEOUT
         self._rendezvous = rendezvous(grid, job)
-        self._closed = False
-        self._generation = 0
+        self._closed, self._generation = False, 0
         self._held: list[Posted] | None = None
 
     @property
