@@ -34,9 +34,10 @@ class Calls:
         self._lock = threading.Lock()
 
     @contextmanager
-    def one(self) -> Iterator[None]:
-        """A call that enqueues something."""
+    def one(self, check: Callable[[], None]) -> Iterator[None]:
+        """A call that enqueues something, unless `check` raises by now."""
         with self._lock:
+            check()
             yield
 
     @contextmanager

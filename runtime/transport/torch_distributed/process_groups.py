@@ -8,8 +8,8 @@ over the same ranks, and after a failure on the next ones. The caller's group st
 import os
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 
 import torch
@@ -36,6 +36,8 @@ from runtime.transport.torch_distributed.backends import (
 
 POLL_SECONDS = 0.0005
 """Between two looks at a device that has not got there yet."""
+
+_UNGUARDED = nullcontext()
 
 
 class RenewableGroup:
@@ -113,21 +115,17 @@ class RenewableGroup:
         if self._abandoned:
             raise TransportError("the process group was aborted after a failure")
 
-    @contextmanager
-    def call(self) -> Iterator[None]:
+    def call(self) -> AbstractContextManager[None]:
         """Inside, operations may be begun; the groups are not aborted meanwhile.
 
         Raises:
             TransportError: they have been aborted, or NCCL cannot be used any more.
         """
+        self.require_usable()
         if not self._is_nccl:
-            self.require_usable()
-            yield
-            return
+            return _UNGUARDED
         nccl.require_sound()
-        with self._calls.one():
-            self.require_usable()
-            yield
+        return self._calls.one(self.require_usable)
 
     def wait(self, work: dist.Work) -> None:
         """Make what follows come after an operation: the host on gloo, the stream on NCCL.
