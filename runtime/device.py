@@ -17,7 +17,7 @@ class DeviceError(ValueError):
 
 
 class Clock:
-    """Tells the time of a device: the host's for a CPU, that of the current stream for a GPU."""
+    """Tells the time of a device: the host's for a CPU, that of its current stream for a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         """A clock of `device`."""
@@ -29,8 +29,10 @@ class Clock:
         """Now; on a GPU, when the work enqueued so far will be done."""
         if not self.on_gpu:
             return time.perf_counter()
+        # The current device is another one, unless somebody has set it: name the stream's.
+        stream = torch.cuda.current_stream(self._device)
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(stream)
         return event
 
     def reached(self, mark: Mark) -> bool:
@@ -93,20 +95,31 @@ def restore_random_state(states: list[torch.Tensor], device: torch.device) -> No
         torch.cuda.set_rng_state(states[1], device)
 
 
-def local_device(processes: int) -> torch.device:
-    """The device of this process, one of `processes` on this machine.
+def local_device(local_rank: int | None, processes: int) -> torch.device:
+    """The device of this process: a GPU of its own where the machine has GPUs, else the CPU.
 
-    A GPU of its own, by the launcher's LOCAL_RANK, where the machine has GPUs; else the CPU.
+    Args:
+        local_rank: Its number among the processes of this machine; `None`: the launcher did not
+            say.
+        processes: Their number, as far as is known.
 
     Raises:
-        DeviceError: the machine has GPUs, but fewer than processes.
+        DeviceError: the machine has GPUs, but fewer than processes, or which of them is this
+            process's cannot be known.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
     gpus = torch.cuda.device_count()
+    if gpus == 1 and len(os.environ.get("CUDA_VISIBLE_DEVICES", ",").split(",")) == 1:
+        return torch.device("cuda", 0)  # a launcher that shows each process its own GPU
+    if local_rank is None and gpus > 1:
+        raise DeviceError(
+            f"LOCAL_RANK is not set and {gpus} GPUs are visible, needed the number of this process "
+            "among those of its machine, or one visible GPU for each process"
+        )
     if gpus < processes:
         raise DeviceError(
             f"{processes} processes on a machine with {gpus} GPUs, needed one GPU for each; "
             "hide the GPUs (CUDA_VISIBLE_DEVICES=) to run on CPUs"
         )
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cuda", local_rank or 0)

@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from runtime.distributed.launch_environment import processes_of_launcher
 from runtime.failure.errors import AgreementError
 from runtime.transport import Channels, SingleProcessTransport, TorchTransport, Transport
-from runtime.transport.torch_distributed.process_groups import default_device
+from runtime.transport.torch_distributed.backends import KINDS, backend_of, default_device
 
 DATA, PIPELINE = "dp", "pp"
 
@@ -32,15 +32,10 @@ def make_grid(stages: int | None = None, replicas: int | None = None) -> DeviceM
     Raises:
         AgreementError: there are more or fewer processes than stages x replicas.
     """
-    processes = dist.get_world_size()
-    replicas = replicas or 1
-    stages = stages or max(1, processes // replicas)
-    if stages * replicas != processes:
-        copies = f"{replicas} replicas of {stages} stages" if replicas > 1 else f"{stages} stages"
-        raise AgreementError(f"{copies} for {processes} processes, needed {stages * replicas}")
     assert dist.group.WORLD is not None
     device = default_device(dist.group.WORLD).type
-    return init_device_mesh(device, (replicas, stages), mesh_dim_names=(DATA, PIPELINE))
+    shape = _grid_shape(stages, replicas)
+    return init_device_mesh(device, shape, mesh_dim_names=(DATA, PIPELINE))
 
 
 def transport_over(
@@ -115,7 +110,13 @@ def default_transport(
         )
     if (replicas or 1) == 1 and stages in (None, dist.get_world_size()):
         return TorchTransport(channels=channels)
-    return transport_over(make_grid(stages, replicas), channels=channels)
+    assert dist.group.WORLD is not None
+    if backend_of(dist.group.WORLD, default_device(dist.group.WORLD)) not in KINDS:
+        return transport_over(make_grid(stages, replicas), channels=channels)
+    # Without a mesh, whose groups are communicators on NCCL that nothing would go through.
+    count, length = _grid_shape(stages, replicas)
+    grid = [list(range(first, first + length)) for first in range(0, count * length, length)]
+    return TorchTransport(channels=channels, grid=grid)
 
 
 def require_grid(transport: Transport, stages: int | None, replicas: int | None) -> None:
@@ -128,6 +129,17 @@ def require_grid(transport: Transport, stages: int | None, replicas: int | None)
         raise AgreementError(f"stages is {stages}, but {transport.stages} processes are connected")
     if replicas not in (None, transport.replicas):
         raise AgreementError(f"replicas is {replicas}, but {transport.replicas} are connected")
+
+
+def _grid_shape(stages: int | None, replicas: int | None) -> tuple[int, int]:
+    """Replicas and stages of a grid over all processes."""
+    processes = dist.get_world_size()
+    replicas = replicas or 1
+    stages = stages or max(1, processes // replicas)
+    if stages * replicas != processes:
+        copies = f"{replicas} replicas of {stages} stages" if replicas > 1 else f"{stages} stages"
+        raise AgreementError(f"{copies} for {processes} processes, needed {stages * replicas}")
+    return replicas, stages
 
 
 def _asked(stages: int | None, replicas: int | None) -> str:

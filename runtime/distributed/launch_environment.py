@@ -21,8 +21,8 @@ class Launched(NamedTuple):
     """The variable that says how many there are."""
     rank: int
     processes: int
-    local_rank: int
-    """Its number among the processes of this machine."""
+    local_rank: int | None
+    """Its number among the processes of this machine; `None`: the launcher does not say."""
     local_processes: int
     """Processes on this machine; where the launcher does not say, the fewest there can be."""
 
@@ -124,10 +124,15 @@ def _launched(names: _Variables) -> Launched | None:
         )
     if processes == 1 and names is not _LAUNCHERS[0]:
         return None
-    local_rank = _number(names.local_rank, names) if names.local_rank in os.environ else 0
+    local_rank = _number(names.local_rank, names) if names.local_rank in os.environ else None
     local_processes = _number(names.local_size, names) if names.local_size in os.environ else 1
     return Launched(
-        names.launcher, size, rank, processes, local_rank, max(local_processes, local_rank + 1)
+        names.launcher,
+        size,
+        rank,
+        processes,
+        local_rank,
+        max(local_processes, (local_rank or 0) + 1),
     )
 
 

@@ -72,9 +72,10 @@ def require_environment(stages: int | None = None) -> None:
         os.environ.update(
             RANK=str(found.rank),
             WORLD_SIZE=str(found.processes),
-            LOCAL_RANK=str(found.local_rank),
             LOCAL_WORLD_SIZE=str(found.local_processes),
         )
+        if found.local_rank is not None:
+            os.environ["LOCAL_RANK"] = str(found.local_rank)
 
 
 @contextmanager
@@ -90,10 +91,11 @@ def process_group(timeout: timedelta = TIMEOUT) -> Iterator[torch.device]:
 
     Raises:
         LaunchError: the launcher's environment is incomplete, or the processes do not meet.
-        DeviceError: the machine has GPUs, but fewer than processes.
+        DeviceError: the machine has GPUs, but fewer than processes, or which is this process's
+            cannot be known.
     """
     require_environment()
-    device = local_device(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    device = _local_device()
     try:
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -104,9 +106,17 @@ def process_group(timeout: timedelta = TIMEOUT) -> Iterator[torch.device]:
     except dist.DistError as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         first_line = str(error).strip().splitlines()[0]
+        if "Duplicate GPU" in str(error):
+            first_line = "several processes of one machine have the same GPU, needed one for each"
         raise LaunchError(
             f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} did not meet the others at "
             f"{where}: {first_line}"
         ) from error
     yield device
     dist.destroy_process_group()  # after an error, the end of the process does it
+
+
+def _local_device() -> torch.device:
+    local_rank = os.environ.get("LOCAL_RANK", "0" if os.environ["WORLD_SIZE"] == "1" else None)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return local_device(None if local_rank is None else int(local_rank), processes)

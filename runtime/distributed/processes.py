@@ -1,9 +1,9 @@
 """Start the processes of a pipeline on this machine, and end all of them with the first failure.
 
-torch's elastic launcher, made for jobs of many machines that restart, waits half a minute for a
-process that is stopped. Here nothing is restarted: who is not done when the run has failed, or was
-interrupted, is killed. The store on which the processes meet is in the process that starts them, so
-that it outlives each of them.
+Nothing is restarted: who is not done when the run has failed, or was interrupted, is killed. The
+store on which the processes meet is in the process that starts them, so that it outlives each of
+them. Why this is not `torch.distributed.elastic.multiprocessing.start_processes` is measured in
+docs/failures.md.
 """
 
 import multiprocessing

@@ -16,11 +16,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def ending_at_once(announcement: str | None) -> Iterator[None]:
+def ending_at_once(message: str | None) -> Iterator[None]:
     """End the process on Ctrl-C or SIGTERM, with the exit status that shells expect.
 
     Args:
-        announcement: A line for standard error on Ctrl-C; `None` leaves it to another rank.
+        message: A line for standard error on Ctrl-C; `None` leaves it to another rank.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -29,7 +29,7 @@ def ending_at_once(announcement: str | None) -> Iterator[None]:
     writer.setblocking(False)
     before = [(number, signal.signal(number, lambda *_: None)) for number in SIGNALS]
     descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    thread = threading.Thread(target=_end_on_signal, args=(reader, announcement), daemon=True)
+    thread = threading.Thread(target=_end_on_signal, args=(reader, message), daemon=True)
     thread.start()
     try:
         yield
@@ -42,10 +42,10 @@ def ending_at_once(announcement: str | None) -> Iterator[None]:
         reader.close()
 
 
-def _end_on_signal(reader: socket.socket, announcement: str | None) -> None:
+def _end_on_signal(reader: socket.socket, message: str | None) -> None:
     while data := reader.recv(1):
         if data[0] not in SIGNALS:
             continue
-        if announcement is not None and data[0] == signal.SIGINT:
-            os.write(2, f"{announcement}\n".encode())
+        if message is not None and data[0] == signal.SIGINT:
+            os.write(2, f"{message}\n".encode())
         os._exit(128 + data[0])

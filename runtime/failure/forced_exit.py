@@ -1,4 +1,4 @@
-"""The last resort: ending a process whose main thread does not come back from the device.
+"""Forced exit: the end of a process whose main thread does not come back from the device.
 
 After a failure elsewhere, aborting the communicators normally sets the main thread free. If it is
 stuck in a call of the driver all the same, no exception can reach it; then what it would have

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from runtime.device import Clock, Mark
 from schemas import (
+    ForwardPass,
     HandOver,
     Instruction,
     MoveLogits,
@@ -17,6 +18,13 @@ from schemas import (
 from schemas.base import Frozen
 
 ALL_STAGES = "all stages"
+LEAD = 3
+"""Forwards that the device may have before it: while one runs, the next ones are there already.
+
+Without a bound the host would enqueue a whole run: outputs on their way to the next stage stay
+allocated until the device has sent them, so memory would grow with M; torch's watchdog counts an
+operation's time from when it was enqueued; and an abort waits for all that was."""
+
 START = "the start of the evaluation"
 POLL_SECONDS = 0.0005
 """Between two looks at a device that has not got there yet."""
@@ -50,12 +58,18 @@ class InstructionPointer:
         self.before = 0
         """Micro-batches that came before those which the instructions name."""
         self._marks: deque[tuple[Placed, Mark]] = deque()
+        """What the device has still to reach, and the instruction before it."""
+        self._forwards = 0
+        """How many of them are forwards."""
 
     def started(self, placed: Placed) -> None:
         """The instruction is about to be executed."""
         self._check()
         if placed.step is None:
             self.drain()
+        elif isinstance(placed.instruction, ForwardPass):
+            while self._forwards >= LEAD:
+                self._await_oldest()
         self._place = (placed, "", time.monotonic())
 
     def finished(self, placed: Placed) -> None:
@@ -63,8 +77,9 @@ class InstructionPointer:
         self._progress += 1
         if self._clock.on_gpu:
             self._marks.append((placed, self._clock.mark()))
+            self._forwards += isinstance(placed.instruction, ForwardPass)
             while self._marks and self._clock.reached(self._marks[0][1]):
-                self._marks.popleft()
+                self._forget_oldest()
 
     def phase(self, at: str, *, waits_for: str = "", patient: bool = False) -> None:
         """The stage does something that no instruction stands for.
@@ -85,13 +100,7 @@ class InstructionPointer:
         A host that blocks in a device's `synchronize` could not be told.
         """
         while self._marks:
-            placed, mark = self._marks[0]
-            self._place = (placed, "", time.monotonic())
-            while not self._clock.reached(mark):
-                self._check()
-                time.sleep(POLL_SECONDS)
-            self._progress += 1
-            self._marks.popleft()
+            self._await_oldest()
 
     def alive(self) -> None:
         """The process lives; counts as progress where nothing else is asked for."""
@@ -111,6 +120,20 @@ class InstructionPointer:
             seconds=time.monotonic() - since,
             progress=self._progress,
         )
+
+    def _await_oldest(self) -> None:
+        """Poll until the device has finished the oldest instruction that it has."""
+        placed, mark = self._marks[0]
+        self._place = (placed, "", time.monotonic())
+        while not self._clock.reached(mark):
+            self._check()
+            time.sleep(POLL_SECONDS)
+        self._progress += 1
+        self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        placed, _ = self._marks.popleft()
+        self._forwards -= isinstance(placed.instruction, ForwardPass)
 
 
 def _waits_for(instruction: Instruction) -> str:

@@ -172,7 +172,7 @@ class Network:
                 self._changed.wait()
             del self._waiting[operation.owner]
             if operation.ends is None:
-                self._raise_failure(rank)
+                self._raise_failure(rank, operation)
                 raise AssertionError("woken without a reason")
         left = operation.ends - time.perf_counter()
         if left > 0:
@@ -187,9 +187,13 @@ class Network:
             self._detect_deadlock()
             self._changed.notify_all()
 
-    def _raise_failure(self, rank: int) -> None:
+    def _raise_failure(self, rank: int, operation: Operation | None = None) -> None:
         if rank in self._aborted:
-            raise ConnectionLostError("aborted")
+            peer = None
+            if operation is not None and operation.kind != "meeting":
+                (peer,) = operation.others
+            what = operation or "an operation"
+            raise ConnectionLostError(f"{what} failed: its rank abandoned the network", peer)
         if isinstance(self._failure, DeadlockError):
             raise self._failure
         if self._failure is not None:

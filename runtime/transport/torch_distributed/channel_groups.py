@@ -84,7 +84,7 @@ class ChannelGroups:
         return in_turn
 
     def exchange(self, route: Route, message: bytes) -> bytes:
-        """Tell the other end of a channel something, and hear what it says, as one group.
+        """Give the other end of a channel a message, and take one from it, as one group.
 
         Args:
             route: Of the channel.
@@ -96,8 +96,9 @@ class ChannelGroups:
             Call(Direction.SEND, own.to(self._device), route.peer),
             Call(Direction.RECV, other, route.peer),
         ]
-        for work in begin_together(route.group, both, self._pipeline.batches_on):
-            work.wait()
+        with self._pipeline.call():
+            works = begin_together(route.group, both, self._pipeline.batches_on)
+        self._pipeline.finish(works)
         return other.cpu().numpy().tobytes().rstrip(b"\0")
 
     def clear(self) -> None:

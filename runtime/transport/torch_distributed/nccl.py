@@ -40,3 +40,46 @@ def require_eager(group: dist.ProcessGroup) -> torch.device:
             "init_process_group(..., device_id=torch.device('cuda', local_rank))"
         )
     return device
+
+
+def device_of_nccl(world: dist.ProcessGroup, device: torch.device | None) -> torch.device:
+    """The GPU of this process, on which NCCL was initialised.
+
+    Args:
+        world: The default process group.
+        device: What the caller wants; without an index, or `None`, it is the GPU of `world`.
+
+    Raises:
+        TransportError: NCCL was initialised lazily, or for another GPU.
+    """
+    bound = require_eager(world)
+    if device is not None and device.index not in (None, bound.index):
+        raise TransportError(f"device is {device}, but NCCL was initialised for {bound}")
+    return bound
+
+
+_unsound: str = ""
+"""Why NCCL cannot be used in this process any more."""
+
+
+def refuse_from_here(error: BaseException) -> None:
+    """Note an error between `ncclGroupStart` and the end of `ncclGroupEnd`.
+
+    Both NCCL and torch count open groups by thread, and nothing sets the counters back: what the
+    thread posts afterwards would never be launched (`ProcessGroupNCCL::groupEnd`, torch 2.13).
+    """
+    global _unsound
+    _unsound = f"{type(error).__name__}: {error}"
+
+
+def require_sound() -> None:
+    """Refuse to go on after an error within a group of transfers.
+
+    Raises:
+        TransportError: there was one.
+    """
+    if _unsound:
+        raise TransportError(
+            f"NCCL cannot be used in this process after an error within a group of transfers "
+            f"({_unsound}): start all processes again"
+        )

@@ -1,11 +1,14 @@
 """Transfers on a process group, begun alone or several as one operation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
+from runtime.transport.protocol import TransportError
+from runtime.transport.torch_distributed.nccl import refuse_from_here
 from schemas import Direction
 
 _TAG = 0
@@ -38,10 +41,39 @@ def begin_together(
 
     Returns:
         A work for each call: of one operation the same for all, which may be waited for repeatedly.
+
+    Raises:
+        TransportError: a tensor is not on that device; nothing has begun.
     """
-    if batch_on is None or len(calls) < 2:
+    if batch_on is None:
         return [begin(group, call) for call in calls]
-    group._start_coalescing(batch_on)
-    for call in calls:
-        begin(group, call)
-    return [group._end_coalescing(batch_on)] * len(calls)
+    require_on(batch_on, [call.tensor for call in calls])
+    if len(calls) < 2:
+        return [begin(group, call) for call in calls]
+    try:
+        group._start_coalescing(batch_on)
+        for call in calls:
+            begin(group, call)
+    except BaseException as error:
+        refuse_from_here(error)
+        with suppress(Exception):  # the first error is the one to be told
+            group._end_coalescing(batch_on)
+        raise
+    try:
+        return [group._end_coalescing(batch_on)] * len(calls)
+    except BaseException as error:
+        refuse_from_here(error)
+        raise
+
+
+def require_on(device: torch.device, tensors: Iterable[torch.Tensor]) -> None:
+    """Ask what NCCL would refuse, before anything is posted: are the tensors on that GPU?
+
+    Raises:
+        TransportError: naming the first that is not.
+    """
+    for tensor in tensors:
+        if tensor.device != device:
+            raise TransportError(
+                f"{tensor.nbytes} bytes to be moved are on {tensor.device}, needed on {device}"
+            )

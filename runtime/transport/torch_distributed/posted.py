@@ -1,5 +1,6 @@
 """Transfers that have been posted, over a process group or a local channel."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -34,6 +35,12 @@ class Posted:
     def __str__(self) -> str:
         way = "send to" if self.direction is Direction.SEND else "receive from"
         return f"{way} stage {self.peer}"
+
+
+def reason_of(error: RuntimeError) -> str:
+    """What a backend said, without the line of its source and its advice."""
+    text = str(error).partition(" This is typically caused by")[0]
+    return re.sub(r"^\[\S+:\d+\] ", "", text).rstrip(".")
 
 
 def together(held: Sequence[Posted]) -> list[list[Posted]]:

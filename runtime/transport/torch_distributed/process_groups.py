@@ -3,68 +3,41 @@
 What unblocks a rank that waits in a group also ends the group, and messages of a failed run would
 be received by the next. So a pipeline does not run on the caller's group but on groups of its own
 over the same ranks, and after a failure on the next ones. The caller's group stays whole.
-
-The groups are made as `torch.distributed._dist2` makes them, not by `new_group`, which would need
-every process of the world, those of other pipelines too.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+import os
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 
+from runtime.device import Clock
 from runtime.transport.protocol import TransportError
-from runtime.transport.torch_distributed.torch_version import require_torch
+from runtime.transport.torch_distributed import nccl
+from runtime.transport.torch_distributed.abort import (
+    END_SECONDS,
+    Calls,
+    Ending,
+    abort_gloo,
+    abort_nccl,
+)
+from runtime.transport.torch_distributed.backends import (
+    CONNECT_TIMEOUT,
+    KINDS,
+    Timeouts,
+    backend_of,
+    new_group,
+)
 
-require_torch()
+POLL_SECONDS = 0.0005
+"""Between two looks at a device that has not got there yet."""
 
-RESERVED_TAG = 2**31 - 1
-"""A tag that no transfer has."""
-
-KINDS = ("gloo", "nccl")
-"""Backends whose groups can be made here."""
-
-CONNECT_TIMEOUT = timedelta(seconds=60)
-"""The guard opens a group when all ranks are there."""
-
-UNGUARDED_TIMEOUT = timedelta(minutes=30)
-"""How long a wait may take in a group that no guard has opened; the default of gloo."""
-
-
-LONGEST_TIMEOUT = timedelta(days=24)
-"""More milliseconds do not fit where some of them end up."""
-
-
-def bounded(seconds: float) -> timedelta:
-    """A timeout that every backend can hold.
-
-    >>> bounded(90), bounded(float("inf"))
-    (datetime.timedelta(seconds=90), datetime.timedelta(days=24))
-    """
-    return timedelta(seconds=min(seconds, LONGEST_TIMEOUT.total_seconds()))
-
-
-def backend_of(group: dist.ProcessGroup, device: torch.device) -> str:
-    """The name of the backend that moves a group's tensors on `device`; empty: there is none.
-
-    The name with which a group was initialised may be one for several devices
-    (`"cpu:gloo,cuda:nccl"`), or none.
-    """
-    try:
-        return str(group._get_backend(device).name())
-    except RuntimeError:  # none for this device; or one of a user's own, which is one for all
-        named = str(dist.get_backend(group))
-        return "" if named in (*KINDS, "undefined") or ":" in named else named
-
-
-def default_device(group: dist.ProcessGroup) -> torch.device:
-    """The kind of device that a group is for: a GPU if it has NCCL and there is one, else a CPU."""
-    gpu = torch.device("cuda")
-    on_gpu = torch.cuda.is_available() and backend_of(group, gpu) == "nccl"
-    return gpu if on_gpu else torch.device("cpu")
+_UNGUARDED = nullcontext()
 
 
 class RenewableGroup:
@@ -80,13 +53,13 @@ class RenewableGroup:
         """Prepare; nothing is connected before it is used.
 
         Args:
-            parent: Its ranks and its backend are meant.
+            parent: Its ranks, or some of them, and its backend are meant.
             store: Where the ranks of `parent` find each other, perhaps others of other groups too.
             device: Where tensors will be.
-            ranks: Those of `parent`, in the order that they have here; default: theirs.
+            ranks: Those of `parent`, in the order that they have here; default: all, in theirs.
 
         Raises:
-            TransportError: the backend knows no other order.
+            TransportError: the backend knows no other ranks or order.
         """
         known = dist.get_process_group_ranks(parent)
         ranks = known if ranks is None else list(ranks)
@@ -98,15 +71,21 @@ class RenewableGroup:
                 f"the ranks {ranks} are in another order than their process group has ({known}), "
                 f"which works with {' and '.join(KINDS)}, not with {self._kind or 'no backend'}"
             )
-        self.batches_on = device if self._kind == "nccl" else None
+        self._is_nccl = self._kind == "nccl"
+        self.batches_on = device if self._is_nccl else None
         """The device of a group in which several transfers have to be one operation."""
         members = "-".join(map(str, ranks))
         self._store: Store | None = PrefixStore(f"group {members}", store)
-        self._generation = 0
-        self._timeout = self._connect = UNGUARDED_TIMEOUT
+        self._generation, self._timeouts = 0, Timeouts()
         self._group: dist.ProcessGroup | None = None
-        self._edges: list[dist.ProcessGroup] = []
+        self._made: list[dist.ProcessGroup] = []
+        """The groups of this generation, without the parent."""
         self._abandoned = False
+        self._calls = Calls()
+        self._ending: Ending | None = None
+        self._clock = Clock(device)
+        # Let go of without it, a communicator warns and aborts, at the end of the program too.
+        self._shut_down = weakref.finalize(self, _shut_down, os.getpid(), self._is_nccl, self._made)
 
     @property
     def is_open(self) -> bool:
@@ -120,13 +99,58 @@ class RenewableGroup:
         Raises:
             TransportError: it has been abandoned, and none has been opened since.
         """
+        self.require_usable()
+        if self._group is None:
+            self._group = self._make("all", self.rank, self.size)
+        return self._group
+
+    def require_usable(self) -> None:
+        """Return if the groups were neither closed nor abandoned.
+
+        Raises:
+            TransportError: they were; what an operation has brought may be anything.
+        """
         if self._store is None:
             raise TransportError("the process group was closed")
         if self._abandoned:
             raise TransportError("the process group was aborted after a failure")
-        if self._group is None:
-            self._group = self._new("all", self.rank, self.size)
-        return self._group
+
+    def call(self) -> AbstractContextManager[None]:
+        """Inside, operations may be begun; the groups are not aborted meanwhile.
+
+        Raises:
+            TransportError: they have been aborted, or NCCL cannot be used any more.
+        """
+        self.require_usable()
+        if not self._is_nccl:
+            return _UNGUARDED
+        nccl.require_sound()
+        return self._calls.one(self.require_usable)
+
+    def wait(self, work: dist.Work) -> None:
+        """Make what follows come after an operation: the host on gloo, the stream on NCCL.
+
+        Raises:
+            TransportError: the group has been aborted, after which NCCL's waits raise nothing.
+        """
+        work.wait()
+        self.require_usable()
+
+    def finish(self, works: Iterable[dist.Work] = ()) -> None:
+        """Wait on the host for operations, and for all that the device was given before.
+
+        A host that blocks in the device would not hear of a failure, and could not be aborted.
+
+        Raises:
+            TransportError: the group has been aborted.
+        """
+        for work in works:
+            work.wait()
+        mark = self._clock.mark()
+        while not self._clock.reached(mark):
+            self.require_usable()
+            time.sleep(POLL_SECONDS)
+        self.require_usable()
 
     def open(self, generation: int, timeout: timedelta) -> None:
         """Make the group of `generation`, unless there is one; all ranks have to.
@@ -136,7 +160,8 @@ class RenewableGroup:
             timeout: How long a wait in it may take.
 
         Raises:
-            TransportError: a backend that this module cannot make groups of has failed before.
+            TransportError: a backend that this module cannot make groups of has failed before, or
+                NCCL cannot be used any more.
         """
         if self.is_open:
             return
@@ -144,10 +169,17 @@ class RenewableGroup:
             raise TransportError(
                 f"a group of backend {self._kind} failed, needed one of {KINDS} to begin again"
             )
-        self._generation, self._timeout, self._connect = generation, timeout, CONNECT_TIMEOUT
-        self._group, self._abandoned = None, False  # it may be abandoned in the making
-        self._edges.clear()
-        self._group = self._new("all", self.rank, self.size)
+        if self._is_nccl:
+            nccl.require_sound()
+        if self._ending and not self._ending.over(CONNECT_TIMEOUT.total_seconds()):
+            raise TransportError(
+                f"communicators on {self._device} are still being aborted after "
+                f"{CONNECT_TIMEOUT.total_seconds():g} s: start all processes again"
+            )
+        self._generation, self._timeouts = generation, Timeouts(CONNECT_TIMEOUT, timeout)
+        self._group, self._abandoned, self._ending = None, False, None  # or abandoned in the making
+        self._made.clear()
+        self._group = self._make("all", self.rank, self.size)
 
     def edge(self, source: int, destination: int) -> dist.ProcessGroup:
         """A group for the channel from one rank to another, 0 and 1 in it; both have to ask.
@@ -158,37 +190,40 @@ class RenewableGroup:
         if self._kind not in KINDS:
             raise TransportError(f"the backend is {self._kind}, needed one of {KINDS}")
         rank = (source, destination).index(self.rank)
-        edge = self._new(f"{source} to {destination}", rank, 2)
-        self._edges.append(edge)
-        return edge
+        return self._make(f"{source} to {destination}", rank, 2)
 
     def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        """Every rank's tensor on the CPU, all of one size, by rank."""
+        """Every rank's tensor on the CPU, all of one size, by rank.
+
+        Raises:
+            TransportError: the group has been aborted.
+        """
         own = tensor.to(self._device)
         gathered = [torch.empty_like(own) for _ in range(self.size)]
-        self.group.allgather([gathered], [own]).wait()
+        group = self.group
+        with self.call():
+            work = group.allgather([gathered], [own])
+        self.finish([work])
         return [tensor.cpu() for tensor in gathered]
 
     def abandon(self) -> None:
         """End every wait in the groups, from any thread; nothing can be sent over them any more."""
-        self._abandoned = True
-        for group in (self._group, *self._edges):
-            if group is None or group is self._parent:
-                continue
-            if self._kind == "gloo":
-                _close_pairs(group)
-            else:
-                group.abort()
+        abandon_together([self])
 
     def close(self) -> None:
         """Let go of the groups and of the store; nothing can be done here any more."""
-        if self._kind == "nccl" and not self._abandoned:
-            for group in (self._group, *self._edges):
-                with suppress(RuntimeError):  # let go of without it, a communicator aborts
-                    if group is not None and group is not self._parent:
-                        group.shutdown()
+        if not self._abandoned:
+            self._shut_down()
         self._abandoned, self._store, self._group = True, None, None
-        self._edges.clear()
+        self._made.clear()
+
+    def _make(self, name: str, rank: int, size: int) -> dist.ProcessGroup:
+        group = self._new(name, rank, size)
+        if group is not self._parent:
+            self._made.append(group)
+            if self._abandoned:  # in the making, by another thread
+                abandon_together([self])
+        return group
 
     def _new(self, name: str, rank: int, size: int) -> dist.ProcessGroup:
         if self.size == 1 or self._kind not in KINDS:
@@ -196,30 +231,27 @@ class RenewableGroup:
         if self._store is None:
             raise TransportError("the process group was closed")
         store = PrefixStore(f"generation {self._generation}, {name}", self._store)
-        group = dist.ProcessGroup(store, rank, size)
-        if self._kind == "gloo":
-            gloo = dist.ProcessGroupGloo(store, rank, size, self._connect)
-            gloo._set_default_timeout(self._timeout)
-            group._set_default_backend(dist.ProcessGroup.BackendType.GLOO)
-            group._register_backend(torch.device("cpu"), dist.ProcessGroup.BackendType.GLOO, gloo)
-        else:
-            options = dist.ProcessGroupNCCL.Options()
-            options._timeout = self._timeout
-            nccl = dist.ProcessGroupNCCL(store, rank, size, options)
-            nccl._set_sequence_number_for_group()
-            nccl.eager_connect_single_device(self._device)
-            group._set_default_backend(dist.ProcessGroup.BackendType.NCCL)
-            group._register_backend(self._device, dist.ProcessGroup.BackendType.NCCL, nccl)
-        return group
+        return new_group(self._kind, store, rank, size, self._device, self._timeouts)
 
 
-def _close_pairs(group: dist.ProcessGroup) -> None:
-    """Close all connections of a gloo group, so that whoever waits on them raises at once.
+def abandon_together(renewables: Sequence[RenewableGroup]) -> None:
+    """Abandon several groups: on NCCL all their communicators are aborted at once."""
+    for renewable in renewables:
+        renewable._abandoned = True
+    on_nccl = [renewable for renewable in renewables if renewable._is_nccl]
+    groups = [group for renewable in on_nccl for group in renewable._made]
+    if groups:
+        ending = abort_nccl(groups, [renewable._calls for renewable in on_nccl])
+        for renewable in on_nccl:
+            renewable._ending = ending
+            renewable._made.clear()
+    for renewable in renewables:
+        if renewable._kind == "gloo":
+            for group in renewable._made:
+                abort_gloo(group)
 
-    A receive that times out does it. But one on a connection that the peer has closed already
-    fails before its time, and leaves the others open: hence one on each.
-    """
-    probe = torch.zeros(1, dtype=torch.uint8)
-    for peer in set(range(group.size())) - {group.rank()}:
-        with suppress(RuntimeError):
-            group.recv([probe], peer, RESERVED_TAG).wait(timedelta(milliseconds=1))
+
+def _shut_down(process: int, is_nccl: bool, groups: list[dist.ProcessGroup]) -> None:
+    """Shut communicators down together, except in a process that was forked off."""
+    if is_nccl and groups and os.getpid() == process:
+        Ending("schedcc shutdown", [group.shutdown for group in groups]).over(END_SECONDS)

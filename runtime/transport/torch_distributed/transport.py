@@ -5,12 +5,11 @@
   wait for them: hence a receive place is not overwritten before the forward that reads it, nor
   read before it is filled, and the host never blocks on a transfer.
 - A message of several tensors is one group.
-- Channels share the pipeline's process group or have one each; docs/transports.md says when which
-  is faster. All these groups are the transport's own: a failure ends them, and `open` makes others.
+- Channels share the pipeline's process group or have one each; see docs/transports.md. All these
+  groups are the transport's own: a failure ends them, and `open` makes others.
 - Between CPUs of one host, messages go through shared memory; process groups are for the rest.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -21,17 +20,18 @@ import torch.distributed as dist
 from runtime.transport.protocol import ConnectionLostError, Pending, TransportError, as_bytes
 from runtime.transport.rendezvous import RendezvousStore
 from runtime.transport.shared_memory.channels import LocalChannels
-from runtime.transport.torch_distributed.channel_groups import ChannelGroups, Channels, Route
-from runtime.transport.torch_distributed.nccl import require_eager
-from runtime.transport.torch_distributed.object_gather import Round, gather_objects
-from runtime.transport.torch_distributed.posted import Posted, begin_posted, together
-from runtime.transport.torch_distributed.process_groups import (
+from runtime.transport.torch_distributed.backends import (
     UNGUARDED_TIMEOUT,
-    RenewableGroup,
-    backend_of,
     bounded,
     default_device,
+    require_backend,
 )
+from runtime.transport.torch_distributed.channel_groups import ChannelGroups, Channels, Route
+from runtime.transport.torch_distributed.nccl import device_of_nccl
+from runtime.transport.torch_distributed.object_gather import Round, gather_objects
+from runtime.transport.torch_distributed.point_to_point import require_on
+from runtime.transport.torch_distributed.posted import Posted, begin_posted, reason_of, together
+from runtime.transport.torch_distributed.process_groups import RenewableGroup, abandon_together
 from runtime.transport.torch_distributed.rendezvous import Grid, grid_of, job_store, rendezvous
 from schemas import Direction
 
@@ -52,84 +52,57 @@ class TorchTransport:
         """Connect the stages of `group` (default: all ranks).
 
         Args:
-            group: The ranks of this pipeline; group rank is stage id, unless `grid` says otherwise.
+            group: The ranks of this pipeline, or of more; group rank is stage id, unless `grid`
+                says otherwise.
             device: Where activations live; default: the GPU of an NCCL group, else the CPU.
             replicas: The ranks of this stage in all data-parallel replicas; `None` if this
-                pipeline is the only one.
-            channels: What activations travel through: `"memory"` that is shared by the stages of
-                a host and one process group for other channels (the default on a CPU), one process
-                group for all that is `"shared"` (the default on a GPU), or one `"per-edge"`.
+                pipeline is the only one, or `group` holds those of all.
+            channels: What activations travel through, see `Channels`; default: `"memory"` on a
+                CPU, `"shared"` on a GPU.
             grid: The ranks (among all processes) of every replica's stages, in the order of the
                 stages; default: those of `group` and of the groups that the replicas name.
             name: Of this pipeline, among several that make up one replica; for recordings.
 
         Raises:
-            TransportError: there is no process group, it has no backend for the device, or NCCL was
-                not initialised as it has to be.
+            TransportError: there is no process group, or none that fits the device.
         """
         if not dist.is_initialized():
             raise TransportError("torch.distributed is not initialised, needed a process group")
         world = dist.group.WORLD
         assert world is not None
         group = group or world
-        self._device = device or default_device(group)
-        backend = backend_of(group, self._device)
-        if not backend:
-            raise TransportError(f"the process group has no backend for {self._device}, needed one")
-        if backend == "nccl":
-            bound = require_eager(world)
-            self._device = device or bound
+        self.device = device or default_device(group)
+        """Where activations live."""
+        if require_backend(group, self.device) == "nccl":
+            self.device = device_of_nccl(world, device)
         self.name = name
         grid = grid or grid_of(group, replicas)
         here = dist.get_rank()
-        self._replica = next(number for number, ranks in enumerate(grid) if here in ranks)
-        pipeline, self._replicas = grid[self._replica], len(grid)
-        self._stage_id, self._stages = pipeline.index(here), len(pipeline)
+        self.replica = next(number for number, ranks in enumerate(grid) if here in ranks)
+        """The pipeline of this process among those of all replicas."""
+        pipeline, self.replicas = grid[self.replica], len(grid)
+        self.stage_id, self.stages = pipeline.index(here), len(pipeline)
+        """The place of this process in its pipeline, and the length of that."""
         job = job_store([rank for ranks in grid for rank in ranks])
         store = job.own
-        self._pipeline = RenewableGroup(group, store, self._device, pipeline)
+        self._pipeline = RenewableGroup(group, store, self.device, pipeline)
         self._peers = None
-        if replicas is not None:
-            peers = [ranks[self._stage_id] for ranks in grid]
-            self._peers = RenewableGroup(replicas, store, self._device, peers)
-        channels = channels or ("memory" if self._device.type == "cpu" else "shared")
-        self._channels = ChannelGroups(self._pipeline, self._device, channels)
+        if len(grid) > 1:
+            peers = [ranks[self.stage_id] for ranks in grid]
+            self._peers = RenewableGroup(replicas or group, store, self.device, peers)
+        self._groups = [g for g in (self._pipeline, self._peers) if g is not None]
+        channels = channels or ("memory" if self.device.type == "cpu" else "shared")
+        self._channels = ChannelGroups(self._pipeline, self.device, channels)
         self._local = LocalChannels(active=channels == "memory")
         self._timeout = UNGUARDED_TIMEOUT
         self._rendezvous = rendezvous(grid, job)
-        self._closed = False
-        self._generation = 0
+        self._closed, self._generation = False, 0
         self._held: list[Posted] | None = None
-
-    @property
-    def stage_id(self) -> int:
-        """The place of this process in its pipeline."""
-        return self._stage_id
-
-    @property
-    def stages(self) -> int:
-        """The length of the pipeline."""
-        return self._stages
-
-    @property
-    def replica(self) -> int:
-        """The rank of this process among those of its stage."""
-        return self._replica
-
-    @property
-    def replicas(self) -> int:
-        """The number of replicas."""
-        return self._replicas
 
     @property
     def rank(self) -> int:
         """The number of this process among all."""
         return dist.get_rank()
-
-    @property
-    def device(self) -> torch.device:
-        """Where activations live."""
-        return self._device
 
     def joins(self, direction: Direction, peer: int) -> bool:
         """Local channels do: process groups need the exact size at both ends."""
@@ -167,6 +140,7 @@ class TorchTransport:
         try:
             for work in pending.works:
                 work.wait()
+            self._pipeline.require_usable()  # after an abort, waits of NCCL raise nothing
         except RuntimeError as error:
             raise self._failed(pending, error, pending.peer) from error
 
@@ -174,7 +148,7 @@ class TorchTransport:
         """Shared memory, if a local channel comes here."""
         if any(direction is Direction.RECV for direction, _ in self._local.ends):
             return self._local.memory.allocate(nbytes)
-        return torch.empty(nbytes, dtype=torch.uint8, device=self._device)
+        return torch.empty(nbytes, dtype=torch.uint8, device=self.device)
 
     def release_memory(self, memory: torch.Tensor) -> None:
         """Let go of the descriptor of shared memory; see `Transport`."""
@@ -190,7 +164,10 @@ class TorchTransport:
                 collectives.broadcast(as_bytes(tensor))
             else:
                 self._local.leave()
-                self._pipeline.group.broadcast(tensor, source).wait()
+                group = self._pipeline.group
+                with self._pipeline.call():
+                    work = group.broadcast(tensor, source)
+                self._pipeline.wait(work)
         except RuntimeError as error:
             raise self._failed(f"broadcast from stage {source}", error) from error
 
@@ -198,9 +175,9 @@ class TorchTransport:
         """Every stage's `value`."""
         collectives, what = self._local.collectives, "agreement of all stages"
         if collectives is not None:
-            return self._gather(value, collectives.all_gather, self._stages, what)
+            return self._gather(value, collectives.all_gather, self.stages, what)
         self._local.leave()
-        return self._gather(value, self._pipeline.all_gather, self._stages, what)
+        return self._gather(value, self._pipeline.all_gather, self.stages, what)
 
     def gather_from_replicas(self, value: Any) -> list[Any]:
         """The `value` of this stage in every replica."""
@@ -224,17 +201,15 @@ class TorchTransport:
             for direction, peer in self._channels.open(wanted):
                 with_peer = partial(exchange, self._channels.route(direction, peer))
                 self._local.open(direction, peer, self._timeout, with_peer)
-            if self._device.type == "cpu" and self._local.collectives is None:
+            if self.device.type == "cpu" and self._local.collectives is None:
                 self._local.open_collectives(
-                    self._stage_id,
-                    self._stages,
+                    self.stage_id,
+                    self.stages,
                     self._timeout,
                     lambda peer, data: exchange(Route(self._pipeline.group, peer), data),
                 )
         except RuntimeError as error:
             raise self._failed("connection of neighbours", error) from error
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
 
     @property
     def rendezvous(self) -> RendezvousStore | None:
@@ -251,38 +226,36 @@ class TorchTransport:
     @property
     def usable(self) -> bool:
         """Whether the groups are there."""
-        return self._pipeline.is_open and (self._peers is None or self._peers.is_open)
+        return all(group.is_open for group in self._groups)
 
     def open(self, timeout: float) -> None:
         """Make the groups; all ranks have to come. See `Transport`."""
         self._held, self._timeout = None, bounded(timeout)
         self._channels.clear()
         self._local.clear()
-        for group in (self._pipeline, self._peers):
-            if group is not None:
-                group.open(self._generation, self._timeout)
+        for group in self._groups:
+            group.open(self._generation, self._timeout)
 
     def abandon(self) -> None:
         """End the groups and local channels, and every wait in them."""
         self._generation += 1
         self._local.abandon()
-        for group in (self._pipeline, self._peers):
-            if group is not None:
-                group.abandon()
+        abandon_together(self._groups)
 
     def close(self) -> None:
         """Let go of the groups, the channels and the store, and all that the system gave."""
         self._local.close()
         self._channels.clear()
-        for group in (self._pipeline, self._peers):
-            if group is not None:
-                group.close()
+        for group in self._groups:
+            group.close()
         self._rendezvous, self._closed = None, True
 
     def _post(
         self, direction: Direction, tensors: Sequence[torch.Tensor], peer: int, *, joined: bool
     ) -> Posted:
         views = [as_bytes(tensor) for tensor in tensors if tensor.numel()]
+        if self.device.type != "cpu":
+            require_on(self.device, views)
         way = self._local.ends.get((direction, peer)) or self._channels.route(direction, peer)
         posted = Posted(direction, peer, way, views, joined)
         assert not (joined and posted.in_group), "process groups take no joined messages"
@@ -294,7 +267,11 @@ class TorchTransport:
 
     def _begin(self, members: Sequence[Posted]) -> None:
         try:
-            begin_posted(members, self._pipeline.batches_on)
+            if members[0].in_group:
+                with self._pipeline.call():
+                    begin_posted(members, self._pipeline.batches_on)
+            else:
+                begin_posted(members, None)
         except RuntimeError as error:
             peer = members[0].peer if len(members) == 1 else None
             raise self._failed(" and ".join(map(str, members)), error, peer) from error
@@ -310,9 +287,5 @@ class TorchTransport:
     def _failed(
         self, what: object, error: RuntimeError, peer: int | None = None
     ) -> ConnectionLostError:
-        """What the backend raised, as an error that names what was being done."""
-        # Without the line of its source, and its advice.
-        text = str(error).partition(" This is typically caused by")[0]
-        reason = re.sub(r"^\[\S+:\d+\] ", "", text).rstrip(".")
-        at = None if peer is None else self._replica * self._stages + peer  # of the rendezvous
-        return ConnectionLostError(f"{what} failed: {reason}", at)
+        at = None if peer is None else self.replica * self.stages + peer  # of the rendezvous
+        return ConnectionLostError(f"{what} failed: {reason_of(error)}", at)
