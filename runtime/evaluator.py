@@ -37,10 +37,12 @@ from runtime.outputs.options import (
 from runtime.outputs.results import EvalResult
 from runtime.outputs.values import LossFunction
 from runtime.planning.autotuning import Overlap
+from runtime.planning.sources import plan_source
 from runtime.recording.recorder import Recorder
 from runtime.transport import Channels, Transport
 from schedcc.errors import require_count
-from schemas import CheckpointManifest
+from schedcc.schedules import Schedule
+from schemas import CheckpointManifest, PipelinePlan
 
 
 class Evaluator(Closable):
@@ -59,6 +61,8 @@ class Evaluator(Closable):
         loss_fn: LossFunction | None = None,
         metrics: Mapping[str, Metric] | None = None,
         stages: int | None = None,
+        schedule: str | Schedule = "inference",
+        plan: PipelinePlan | None = None,
         replicas: int | None = None,
         mesh: DeviceMesh | None = None,
         partition: Partition = "parameters",
@@ -89,9 +93,14 @@ class Evaluator(Closable):
                 several in nested tuples, lists and dicts.
             metrics: By name. Functions `(output, label) -> value` are reduced like the loss.
                 Objects with `update`, `compute` and `reset` (as of torchmetrics) keep a state.
-            stages: S; default: the number of processes, divided by `replicas`. Where a launcher
+            stages: S; default: as many as the schedule needs for the number of processes, divided
+                by `replicas`. Where a launcher
                 started several processes and `init_process_group` was not called, 1 means that
                 each of them evaluates the whole model by itself.
+            schedule: Which stage forwards which micro-batch when, and on which process each stage
+                is: the name of one that ships, or a value of one's own (`schedcc.Schedule`).
+            plan: A plan to be run as it is, once it has passed all checks, in place of plans that
+                are compiled: made, changed or imported anywhere. It says S and the placement.
             replicas: Data-parallel copies of the pipeline, each with its own share of the data;
                 default: one. Their weights have to be the same.
             mesh: The grid of processes, with a dimension `"pp"`, and `"dp"` for replicas; default:
@@ -138,9 +147,13 @@ class Evaluator(Closable):
         if transport is not None and channels is not None:
             raise ValueError(f"channels is {channels!r}, but the transport has channels already")
         entries = require_layers(layers)
-        self._transport = transport or default_transport(stages, replicas, mesh, channels)
-        require_grid(self._transport, stages, replicas)
-        self.stages, self.stage_id = self._transport.stages, self._transport.stage_id
+        ranks = stages if schedule == "inference" and plan is None else None
+        if plan is not None:
+            ranks = plan.ranks
+        self._transport = transport or default_transport(ranks, replicas, mesh, channels)
+        require_grid(self._transport, ranks, replicas)
+        plans = plan_source(schedule, plan, stages, self._transport.stages)
+        self.stages, self.rank = len(plans.placement), self._transport.stage_id
         self.replicas, self.replica = self._transport.replicas, self._transport.replica
         guarded = guard or Guard(self._transport, timeout=timeout)
         own = None if guard else guarded
@@ -155,8 +168,10 @@ class Evaluator(Closable):
             keyword_inputs=keyword_inputs,
         )
         self.boundaries = divide(entries, self.stages, partition, profile)
-        division = Division.of(self.boundaries)
-        ties = Ties(entries, division, self.stage_id)
+        division = Division.of(self.boundaries, plans.placement)
+        self.stage_ids = division.stages_of(self.rank)
+        """The stages on this rank."""
+        ties = Ties(entries, division, self.rank)
         built = digests_of(entries, ties.names) if check_weights else None
         device, tied = self._transport.device, dict[Hashable, nn.Module]()
 
@@ -165,11 +180,10 @@ class Evaluator(Closable):
             module = build_stage(layers, first, stop, keyword_inputs=keyword_inputs, tied=tied)
             return module.to(device)
 
-        stages_here = build_with_ties(entries, ties, division, self._transport, self._guard, build)
-        self.module = stages_here[self.stage_id]
-        """This stage's layers; nothing keeps the others alive."""
+        self.modules = build_with_ties(entries, ties, division, self._transport, self._guard, build)
+        """The layers of each stage on this rank; nothing keeps the others alive."""
 
-        self._layers = layers_of(stages_here, division)
+        self._layers = layers_of(self.modules, division)
         self._weights = RankWeights(self._layers, division, self._transport, ties, built)
         self._micro_batches = micro_batches
         metric_fns, stateful = split_metrics(metrics or {})
@@ -177,7 +191,8 @@ class Evaluator(Closable):
         if recorder is not None:
             self._lifetime.at_end(recorder.close)
         setup = Setup(
-            modules=stages_here,
+            modules=self.modules,
+            plans=plans,
             division=division,
             weights=self._weights,
             loss_fn=loss_fn,
@@ -196,14 +211,31 @@ class Evaluator(Closable):
         self._lifetime.at_end(self._runner.close)
 
     @property
+    def stage_id(self) -> int:
+        """The first stage on this rank; mostly the only one."""
+        return self.stage_ids[0]
+
+    @property
+    def module(self) -> StageModule:
+        """The layers of this rank's only stage; of several, see `modules`.
+
+        Raises:
+            ValueError: the rank holds several stages.
+        """
+        if len(self.modules) > 1:
+            held = ", ".join(map(str, self.stage_ids))
+            raise ValueError(f"rank {self.rank} holds the stages {held}: see modules[stage]")
+        return self.modules[self.stage_id]
+
+    @property
     def is_first(self) -> bool:
-        """Whether this stage reads inputs."""
-        return self.stage_id == 0
+        """Whether this rank reads inputs."""
+        return 0 in self.stage_ids
 
     @property
     def is_last(self) -> bool:
-        """Whether this stage reads labels and has the logits."""
-        return self.stage_id == self.stages - 1
+        """Whether this rank reads labels and has the logits."""
+        return self.stages - 1 in self.stage_ids
 
     def eval_batch(
         self,

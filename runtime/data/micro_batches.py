@@ -148,8 +148,11 @@ class Prefetcher:
         """What is known of the micro-batches that have been fetched and not taken."""
         return [fetched.note for fetched in self._waiting]
 
-    def fetch(self) -> None:
+    def fetch(self, least: int = 1) -> None:
         """Fetch what is there soon: one micro-batch at least, unless the data has ended.
+
+        Args:
+            least: So many micro-batches are to be there, whatever it takes.
 
         Raises:
             DataError: there is no data, or an item is no micro-batch.
@@ -158,14 +161,15 @@ class Prefetcher:
             raise DataError(f"stage {self._stage_id} reads micro-batches, but its data is None")
         start, nbytes = time.monotonic(), 0
         with self._around():
-            while not self.ended and len(self._waiting) < MOST:
+            while not self.ended and len(self._waiting) < max(least, MOST):
                 if self.count == self._most or (item := self._next()) is _END:
                     self.ended = True
                     break
                 self._last_nbytes = self._take(item)
                 nbytes += self._last_nbytes
                 del item
-                if nbytes >= MOST_BYTES or time.monotonic() - start >= MOST_SECONDS:
+                enough = nbytes >= MOST_BYTES or time.monotonic() - start >= MOST_SECONDS
+                if enough and len(self._waiting) >= least:
                     self.ended = self.count == self._most
                     break
 

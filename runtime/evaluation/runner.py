@@ -2,7 +2,7 @@
 
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +34,6 @@ from runtime.planning.handshake import Handshake, Proposal, handshake
 from runtime.planning.plan_cache import PlanCache
 from runtime.tensors.ownership import Owner
 from runtime.transport import Transport
-
-CHUNK = 256
-"""Micro-batches between two drains of the pipe when a whole data set is evaluated."""
 
 
 @dataclass
@@ -115,7 +112,9 @@ class Runner:
 
     def _forget(self) -> None:
         """Know nothing that stages agree on."""
-        self._plans = PlanCache(self._transport, self._setup.division, self._buffers)
+        self._plans = PlanCache(
+            self._transport, self._setup.plans, self._setup.division, self._buffers
+        )
         self._tuner = Autotuner(self._setup.overlap, self._transport)
         self._layout = None
 
@@ -189,16 +188,18 @@ class Runner:
             run: Told what this stage is at.
             weights: What it says of its weights.
         """
-        prefetcher = evaluation.prefetcher
+        prefetcher, limit = (
+            evaluation.prefetcher,
+            evaluation.asked or self._setup.plans.micro_batches,
+        )
         found, ended = None, True
         digests: tuple[Digests, ...] = ()
         window: Window | None = None
         if prefetcher is not None:
             if prefetcher.is_empty:
                 run.phase(FETCHING, waits_for="", patient=True)
-                prefetcher.fetch()
-            most = CHUNK if evaluation.asked is None else evaluation.asked
-            fetched = window_of(prefetcher, 0, most)
+                prefetcher.fetch(limit if self._setup.plans.fetches_all else 1)
+            fetched = window_of(prefetcher, 0, limit)
             found, ended = len(fetched.notes), fetched.ended
             window = fetched if self._route.reads_inputs else None
             if self._compares_data:
@@ -214,9 +215,27 @@ class Runner:
                 window=window,
                 digests=digests,
                 check_finite=self._setup.check_finite,
+                endless=self._can_go_on(evaluation),
                 weights=weights,
                 before=evaluation.micro_batches,
             ),
+        )
+
+    def _can_go_on(self, evaluation: Evaluation) -> bool:
+        """Whether one run can evaluate all the data, however much there is.
+
+        Logits that travel, notes on what is finite and recordings would grow with the data; and
+        variants are measured in runs that end.
+        """
+        setup, options = self._setup, evaluation.options
+        logits_travel = options.logits_in_epilogue and options.logits_to != "last"
+        return not (
+            evaluation.asked is not None
+            or (logits_travel and self._transport.stages > 1)
+            or setup.check_finite
+            or setup.recorder is not None
+            or self._tuner.is_measuring
+            or not setup.plans.is_endless
         )
 
     def _run(self, evaluation: Evaluation, shaken: Handshake, run: GuardedRun) -> bool:
@@ -228,17 +247,25 @@ class Runner:
         self._plans.connect()
         if not final and window.ended and not window.notes:
             return False  # other replicas have more data, and meet this one in the last run
-        planned = len(window.notes) if window.ended else evaluation.asked or CHUNK
-        outcome = evaluation.outcome if final else part_of(evaluation.outcome)
         kind = window.notes[0].kind if window.notes else ""
         overlap = self._tuner.overlap(kind)
+        outcome = evaluation.outcome if final else part_of(evaluation.outcome)
         run.phase("the comparison of plans")
-        interpreter = self._plans.interpreter(planned, outcome, overlap=overlap)
+        limit: int | None = evaluation.asked or setup.plans.micro_batches
+        if window.ended:
+            limit = len(window.notes)
+        elif shaken.endless:
+            limit = None
+        interpreter = (
+            self._plans.endless(outcome, overlap=overlap)
+            if limit is None
+            else self._plans.interpreter(limit, outcome, overlap=overlap)
+        )
         recorder, results = setup.recorder, evaluation.results
         stream = Stream(
             self._route,
             window,
-            planned,
+            limit,
             evaluation.prefetcher,
             run,
             rank=setup.division.name(transport.stage_id),
@@ -251,13 +278,13 @@ class Runner:
             self._buffers,
             stream,
             self._placement,
-            num_buffers=interpreter.plan.num_buffers,
+            num_buffers=interpreter.program.num_buffers,
             dynamic_shapes=setup.dynamic_shapes,
         )
-        if final:  # a run that is not may find fewer micro-batches, and tells no losses
-            results.losses.expect(planned)
-        checked = setup.modules if setup.check_finite else ()
-        finite = {stage: FiniteCheck(planned, transport.device) for stage in checked}
+        finite: dict[int, FiniteCheck] = {}
+        if setup.check_finite:
+            assert limit is not None
+            finite = {stage: FiniteCheck(limit, transport.device) for stage in setup.modules}
         work = Work(
             forwards=self._forwards(evaluation, stream, transfers, finite),
             stream=stream,
@@ -266,17 +293,18 @@ class Runner:
             own=self._owner.own,
             listeners=(run, *setup.listeners),
         )
-        recorded = recorder.run(interpreter.plan, transfers) if recorder else nullcontext()
+        recorded: AbstractContextManager[None] = nullcontext()
+        if recorder is not None:
+            assert interpreter.program.plan is not None
+            recorded = recorder.run(interpreter.program.plan, transfers)
         try:
-            with self._tuner.measuring(kind, overlap, max(1, planned)), recorded:
+            with self._tuner.measuring(kind, overlap, lambda: stream.count), recorded:
                 interpreter.run(work)
                 run.phase("the end of the data")
                 transfers.finish_sends()
                 stream.finish()
         finally:
             self._buffers.clear()
-        if not final:
-            results.losses.expect(stream.count)
         evaluation.micro_batches += stream.count
         if finite:
             run.drain()

@@ -14,6 +14,7 @@ from runtime.outputs.metrics import StatefulMetrics
 from runtime.outputs.options import EvalOptions
 from runtime.outputs.values import LossFunction
 from runtime.planning.autotuning import Overlap
+from runtime.planning.sources import PlanSource
 from runtime.recording.recorder import Recorder
 
 
@@ -23,6 +24,8 @@ class Setup:
 
     modules: Mapping[int, nn.Module]
     """The layers of each stage that this rank holds."""
+    plans: PlanSource
+    """Where plans come from."""
     division: Division
     """How the layers are divided into stages, and these are placed on ranks."""
     weights: RankWeights

@@ -12,6 +12,7 @@ from typing import Any, assert_never
 from runtime.data.stream import Stream
 from runtime.execution.buffers import BufferPool
 from runtime.execution.listeners import Listener
+from runtime.execution.program import Program
 from runtime.execution.transfers import Transfer, Transfers
 from runtime.outputs.results import Results
 from runtime.transport.protocol import Transport
@@ -28,7 +29,6 @@ from schemas import (
     ForwardPass,
     GroupEnd,
     GroupStart,
-    Instruction,
     LoadMicroBatch,
     MoveLogits,
     Place,
@@ -38,7 +38,7 @@ from schemas import (
     RecvActivation,
     ReduceLoss,
     SendActivation,
-    StagePlan,
+    StepInstruction,
     TransferInstruction,
     WaitRecvActivation,
     WaitSendActivation,
@@ -63,28 +63,18 @@ class Work:
 
 
 class Interpreter:
-    """Executes the plan of one stage, as often as there is work for it."""
+    """Executes the program of one rank, as often as there is work for it."""
 
-    def __init__(self, plan: StagePlan, transport: Transport, buffers: BufferPool) -> None:
-        """Prepare to execute `plan` over `transport`, in `buffers`."""
-        self._plan, self._transport, self._buffers = plan, transport, buffers
-        # Looked up once: asking for the class of an instruction takes longer than most of them.
-        self._program = [
-            (
-                placed,
-                getattr(placed.instruction, "micro_batch", None),
-                self._method(placed.instruction),
-            )
-            for placed in plan.program.placed()
-        ]
-        self._last = plan.stages - 1
+    def __init__(self, program: Program, transport: Transport, buffers: BufferPool) -> None:
+        """Prepare to execute `program` over `transport`, in `buffers`."""
+        self.program = program
+        self._transport, self._buffers = transport, buffers
+        self._last = len(program.placement) - 1
         self._posted: dict[tuple[Direction, int, int], Transfer] = {}
         self._group: list[Transfer] | None = None
-
-    @property
-    def plan(self) -> StagePlan:
-        """What is executed."""
-        return self._plan
+        # Looked up once: asking for the class of an instruction takes longer than most of them.
+        known = None if program.plan is None else [*map(_entry, program.steps())]
+        self._known: list[_Entry] | None = known
 
     def run(self, work: Work) -> None:
         """Execute every instruction in order, but those of micro-batches that do not exist.
@@ -92,59 +82,50 @@ class Interpreter:
         Raises:
             Exception: what an instruction raised, with a note on where in the plan that was.
         """
-        listeners, has = work.listeners, work.stream.has
+        listeners, stream = work.listeners, work.stream
+        each, executed = self.program.instructions_of_a_micro_batch, 0
         placed: Placed | None = None
         try:
-            for placed, micro_batch, method in self._program:
-                if micro_batch is not None and not has(micro_batch):
-                    continue
+            for placed, micro_batch, method in self._known or map(_entry, self.program.steps()):
+                if micro_batch is not None:
+                    if not stream.has(micro_batch):
+                        if each is not None and executed == each * stream.count:
+                            break
+                        continue
+                    executed += 1
                 for listener in listeners:
                     listener.started(placed)
                 method(self, placed.instruction, work)
                 for listener in listeners:
                     listener.finished(placed)
+            work.results.losses.expect(stream.count)
+            for placed in self.program.epilogue:
+                for listener in listeners:
+                    listener.started(placed)
+                self._deliver(placed.instruction, work.results)
+                for listener in listeners:
+                    listener.finished(placed)
         except Exception as error:
             if placed is not None:
-                where = f"at {self._plan.unit} {self._plan.rank}, {placed.where}"
+                where = f"at {self.program.unit} {self.program.rank}, {placed.where}"
                 error.add_note(f"{where}: {placed.instruction!r}")
             raise
         finally:
             self._posted.clear()
             self._group = None
 
-    @classmethod
-    def _method(cls, instruction: Instruction) -> "Method":
-        """What executes instructions of this class."""
-        match instruction:
-            case LoadMicroBatch():
-                return cls._load
-            case ForwardPass():
-                return cls._forward
-            case CopyActivation():
-                return cls._copy
-            case RecvActivation() | SendActivation():
-                return cls._transfer
-            case PostRecvActivation() | PostSendActivation():
-                return cls._post
-            case WaitRecvActivation() | WaitSendActivation():
-                return cls._wait
-            case GroupStart():
-                return cls._start_group
-            case GroupEnd():
-                return cls._end_group
-            case _:
-                return cls._deliver
-
-    def _deliver(self, instruction: EpilogueInstruction, work: Work) -> None:
-        results, transport = work.results, self._transport
-        match instruction:
+    def _deliver(self, instruction: Any, results: Results) -> None:
+        delivered: EpilogueInstruction = instruction
+        transport = self._transport
+        match delivered:
             case ReduceLoss(reduction=reduction):
                 results.losses.reduce(reduction)
             case AllReduceLoss():
                 results.losses.all_reduce(transport)
             case BroadcastLoss(source=source):
-                results.losses.broadcast(transport, source)
-                results.metrics.broadcast(source)
+                rank = self._rank_of(source)
+                results.losses.broadcast(transport, rank)
+                results.metrics.broadcast(rank)
             case ComputeMetrics():
                 results.metrics.compute()
             case AllReduceMetrics():
@@ -152,11 +133,15 @@ class Interpreter:
             case CollectLogits():
                 results.logits.collect()
             case MoveLogits(source=source, destination=destination):
-                results.logits.move(transport, source, destination)
+                ends = self._rank_of(source), self._rank_of(destination)
+                results.logits.move(transport, *ends)
             case BroadcastLogits(source=source):
-                results.logits.broadcast(transport, source)
+                results.logits.broadcast(transport, self._rank_of(source))
             case _:
-                assert_never(instruction)
+                assert_never(delivered)
+
+    def _rank_of(self, stage: int) -> int:
+        return self.program.placement[stage]
 
     def _load(self, instruction: LoadMicroBatch, work: Work) -> None:
         buffer = self._buffers[instruction.stage, instruction.buffer]
@@ -216,3 +201,40 @@ class Interpreter:
 
 
 Method = Callable[[Interpreter, Any, Work], None]
+_Entry = tuple[Placed, int | None, Method]
+
+
+def _entry(placed: Placed) -> _Entry:
+    """An instruction of a step, with its micro-batch and what executes it."""
+    instruction = placed.instruction
+    kind = type(instruction)
+    if kind not in _METHODS:
+        _METHODS[kind] = _method(instruction)
+    return placed, getattr(instruction, "micro_batch", None), _METHODS[kind]
+
+
+_METHODS: dict[type, Method] = {}
+"""What executes the instructions of a class."""
+
+
+def _method(instruction: Any) -> Method:
+    found: StepInstruction = instruction
+    match found:
+        case LoadMicroBatch():
+            return Interpreter._load
+        case ForwardPass():
+            return Interpreter._forward
+        case CopyActivation():
+            return Interpreter._copy
+        case RecvActivation() | SendActivation():
+            return Interpreter._transfer
+        case PostRecvActivation() | PostSendActivation():
+            return Interpreter._post
+        case WaitRecvActivation() | WaitSendActivation():
+            return Interpreter._wait
+        case GroupStart():
+            return Interpreter._start_group
+        case GroupEnd():
+            return Interpreter._end_group
+        case _:
+            assert_never(found)

@@ -46,7 +46,7 @@ class Losses:
         self._received: _Received | None = None
 
     def expect(self, micro_batches: int) -> None:
-        """Go on with so many further micro-batches."""
+        """So many further micro-batches have been evaluated, here or on another rank."""
         self._micro_batches += micro_batches
 
     def record(self, values: dict[str, Any], weight: float | torch.Tensor) -> None:

@@ -7,7 +7,7 @@ follow have the variant that was faster. No layer runs more often than the data 
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -61,6 +61,14 @@ class Autotuner:
         self._clock = Clock(transport.device)
         self._measured: OrderedDict[str, _Measured] = OrderedDict()
 
+    @property
+    def is_measuring(self) -> bool:
+        """Whether the next run is one that is measured, or may be."""
+        if self._overlap != "auto" or self._transport.stages == 1:
+            return False
+        measured = self._measured.values()
+        return not measured or any(m.missing is not None for m in measured)
+
     def overlap(self, kind: str) -> bool:
         """Whether a run whose first micro-batch is of this kind is to be overlapped."""
         if self._overlap != "auto" or self._transport.stages == 1:
@@ -73,8 +81,16 @@ class Autotuner:
         return measured.overlap if measured.missing is None else measured.missing
 
     @contextmanager
-    def measuring(self, kind: str, overlap: bool, micro_batches: int) -> Iterator[None]:
-        """Measure a run, on all stages, if it is one that has to be."""
+    def measuring(
+        self, kind: str, overlap: bool, micro_batches: Callable[[], int]
+    ) -> Iterator[None]:
+        """Measure a run, on all stages, if it is one that has to be.
+
+        Args:
+            kind: Of the first micro-batch.
+            overlap: The variant that runs.
+            micro_batches: How many there were, once it is over.
+        """
         measured = self._measured.get(kind)
         if measured is None or measured.missing is None:
             yield
@@ -84,4 +100,4 @@ class Autotuner:
         self._clock.synchronize()
         # The slowest stage counts, the same on all stages, and so is the decision.
         slowest = max(self._transport.gather_objects(perf_counter() - start))
-        measured.seconds[overlap].append(slowest / micro_batches)
+        measured.seconds[overlap].append(slowest / max(1, micro_batches()))

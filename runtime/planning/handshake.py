@@ -33,6 +33,8 @@ class Proposal:
     """Of what was fetched, from the stages that compare it."""
     check_finite: bool = False
     """Whether the stages compare notes after the run as well."""
+    endless: bool = False
+    """Whether the rank can go on for as long as there is data, in one run."""
     weights: Any = None
     """What the stage says of its weights, where an evaluation begins."""
     before: int = 0
@@ -46,7 +48,9 @@ class Handshake:
     window: Window
     """The first micro-batches of the run, in this replica."""
     final: bool
-    """Whether no replica has any others."""
+    """Whether no replica has any others after this run."""
+    endless: bool
+    """Whether the run goes on for as long as there is data."""
     everywhere: int
     """Micro-batches that have been fetched for this run, in all replicas."""
     weights: list[list[Any]]
@@ -86,10 +90,12 @@ def handshake(transport: Transport, proposal: Proposal) -> Handshake:
     require_same_data([p.digests for p in pipeline], proposal.before)
     window = pipeline[0].window
     assert window is not None
+    endless = all(p.endless for p in by_name.values())
     firsts = [proposals[0] for proposals in replicas]
     return Handshake(
         window=window,
-        final=all(first.ended for first in firsts),
+        final=endless or all(first.ended for first in firsts),
+        endless=endless,
         everywhere=sum(first.found or 0 for first in firsts),
         weights=[[p.weights for p in proposals] for proposals in replicas],
     )

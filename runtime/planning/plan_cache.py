@@ -2,14 +2,20 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 import schedcc
 from runtime.distributed.agreement import require_same
 from runtime.execution.buffers import BufferPool
 from runtime.execution.interpreter import Interpreter
+from runtime.execution.program import Program
 from runtime.modules.division import Division
+from runtime.planning.sources import PlanSource
 from runtime.transport.protocol import PeerChannel, Transport
-from schemas import Direction, MoveLogits, StagePlan, TransferInstruction
+from schemas import Direction, MoveLogits, Placed
+
+_Key = tuple[int | None, schedcc.Outcome, bool]
 
 PLANS = 16
 """Plans that are remembered; all stages forget the same ones."""
@@ -28,30 +34,33 @@ class Build:
 
 
 class PlanCache:
-    """One stage's plans, by number of micro-batches, wanted outcome and variant."""
+    """One rank's plans, by number of micro-batches, wanted outcome and variant."""
 
     def __init__(
         self,
         transport: Transport,
+        source: PlanSource,
         division: Division,
         buffers: BufferPool,
     ) -> None:
-        """Compile plans for the stages of `transport`, which hold layers by `division`.
+        """Have plans of `source` executed over `transport`.
 
         Args:
-            transport: Connection to the other stages.
+            transport: Connection to the other ranks.
+            source: Where plans come from.
             division: How the layers are divided into stages.
-            buffers: Where the plans of this stage are executed.
+            buffers: Where the plans of this rank are executed.
         """
-        self._transport, self._division, self._buffers = transport, division, buffers
-        self._known: OrderedDict[tuple[int, schedcc.Outcome, bool], Interpreter] = OrderedDict()
+        self._transport, self._source = transport, source
+        self._division, self._buffers = division, buffers
+        self._known: OrderedDict[_Key, Interpreter] = OrderedDict()
         self._connected: set[PeerChannel] = set()
 
     def connect(self) -> None:
         """Make sure of the schedule's channels before anything else uses them.
 
         Raises:
-            AgreementError: the stages' builds or partitions differ.
+            AgreementError: the ranks' builds or partitions differ.
         """
         if not self._connected and self._transport.stages > 1:
             self.interpreter(1, schedcc.Outcome(compute_loss=False), overlap=True)
@@ -59,32 +68,51 @@ class PlanCache:
     def interpreter(
         self, micro_batches: int, outcome: schedcc.Outcome, *, overlap: bool
     ) -> Interpreter:
-        """What executes this stage's plan; all stages have to ask for the same at the same time.
+        """What executes this rank's plan; all ranks have to ask for the same at the same time.
 
-        A new plan is compiled with its checks, compared with that of the other stages, and the
+        A new plan has passed its checks. It is compared with that of the other ranks, and the
         channels that it uses are warmed up. The plans that were asked for last are remembered.
 
         Raises:
-            AgreementError: the stages' plans differ, or what the plans are for.
+            AgreementError: the ranks' plans differ, or what the plans are for.
+            ScheduleError: there is no plan for so many micro-batches.
         """
         key = (micro_batches, outcome, overlap)
         if key not in self._known:
-            stages = self._transport.stages
-            pipeline = (
-                schedcc.compile_pipeline(micro_batches, stages, overlap=overlap, outcome=outcome)
-                if micro_batches
-                else schedcc.compile_epilogue(stages, outcome=outcome)
+            plan = self._source.plan(micro_batches, outcome, overlap=overlap)
+            program = Program.of(plan.rank(self._transport.stage_id))
+            self._remember(key, program, plan.fingerprint)
+        return self._recalled(key)
+
+    def endless(self, outcome: schedcc.Outcome, *, overlap: bool) -> Interpreter:
+        """The same for any number of micro-batches, where there are such plans."""
+        key = (None, outcome, overlap)
+        if key not in self._known:
+            rank = self._transport.stage_id
+            plan = self._source.endless_plan(outcome, overlap=overlap)
+            epilogue = tuple(Placed(0, None, found) for found in plan.epilogue(rank))
+            program = Program(
+                rank,
+                plan.unit,
+                plan.placement,
+                plan.num_buffers,
+                partial(plan.placed, rank),
+                epilogue,
+                plan.instructions_of_a_micro_batch(rank),
             )
-            plan = pipeline.stage(self._transport.stage_id)
-            opens = _channels(plan) - self._connected
-            build = Build(
-                schedcc.__version__, self._division, micro_batches, pipeline.fingerprint, opens
-            )
-            if self._compare(build):
-                self._open(opens)
-            self._known[key] = Interpreter(plan, self._transport, self._buffers)
-            if len(self._known) > PLANS:
-                self._known.popitem(last=False)
+            self._remember(key, program, plan.fingerprint)
+        return self._recalled(key)
+
+    def _remember(self, key: _Key, program: Program, fingerprint: str) -> None:
+        opens = _channels(program) - self._connected
+        build = Build(schedcc.__version__, self._division, key[0] or 0, fingerprint, opens)
+        if self._compare(build):
+            self._open(opens)
+        self._known[key] = Interpreter(program, self._transport, self._buffers)
+        if len(self._known) > PLANS:
+            self._known.popitem(last=False)
+
+    def _recalled(self, key: _Key) -> Interpreter:
         self._known.move_to_end(key)
         return self._known[key]
 
@@ -114,15 +142,19 @@ class PlanCache:
         self._connected |= channels
 
 
-def _channels(plan: StagePlan) -> frozenset[PeerChannel]:
-    """The channels that a plan uses, in its epilogue as well."""
+def _channels(program: Program) -> frozenset[PeerChannel]:
+    """The channels that a program uses, in its epilogue as well."""
     channels: set[PeerChannel] = set()
-    for placed in plan.program.placed():
+    here, rank_of = program.rank, program.placement
+    for before, after in pairwise(rank_of):
+        if before == here != after:
+            channels.add((Direction.SEND, after))
+        if before != here == after:
+            channels.add((Direction.RECV, before))
+    for placed in program.epilogue:
         match placed.instruction:
-            case TransferInstruction(direction=direction, peer=peer):
-                channels.add((direction, peer))
             case MoveLogits(source=source, destination=destination):
-                sends = source == plan.stage_id
-                other = destination if sends else source
+                sends = rank_of[source] == here
+                other = rank_of[destination if sends else source]
                 channels.add((Direction.SEND if sends else Direction.RECV, other))
     return frozenset(channels)

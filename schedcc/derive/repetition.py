@@ -69,13 +69,15 @@ class Repetition:
         """The number of steps."""
         return self.programs.steps + (self.repeats - 2) * self.period.steps
 
-    def blocks(self, rank: int) -> Iterator[tuple[Rows, int, int]]:
+    def blocks(
+        self, rank: int, *, periods: int = _PERIODS_PER_BLOCK
+    ) -> Iterator[tuple[Rows, int, int]]:
         """A rank's program in pieces of bounded size: rows, first step, and the step behind."""
         rows, step = self.programs.rows[rank], int(self.step[rank])
         begin, end = int(self.begins[rank]), int(self.ends[rank])
         yield rows[:begin], 0, step
-        for first in range(0, self.repeats, _PERIODS_PER_BLOCK):
-            count = min(_PERIODS_PER_BLOCK, self.repeats - first)
+        for first in range(0, self.repeats, periods):
+            count = min(periods, self.repeats - first)
             number = first + np.arange(count)
             yield (
                 rows[begin:end].repeated(

@@ -22,6 +22,8 @@ def steps_of(rows: Rows, first: int, stop: int) -> tuple[Step, ...]:
 
 
 def _instructions(rows: Rows) -> list[StepInstruction]:
+    if not len(rows):
+        return []
     made: list[StepInstruction] = []  # one class after the other
     order = np.argsort(rows.op, kind="stable")
     by_class = rows[order]

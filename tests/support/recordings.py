@@ -9,6 +9,7 @@ from torch import nn
 
 from runtime.execution.buffers import BufferPool
 from runtime.execution.interpreter import Interpreter, Work
+from runtime.execution.program import Program
 from runtime.execution.transfers import Transfers
 from runtime.outputs.logits import Logits
 from runtime.outputs.losses import Losses
@@ -148,7 +149,7 @@ def run_recorded(plan: PipelinePlan, directory: Path, *, fails: int | None = Non
         )
         try:
             with recorder.run(stage_plan, transfers):
-                Interpreter(stage_plan, end, buffers).run(work)
+                Interpreter(Program.of(stage_plan), end, buffers).run(work)
         finally:
             recorder.close()
 

@@ -31,7 +31,7 @@ def decide(slower: bool, choice: Autotuner, kind: str) -> list[bool]:
     for _ in range(2 * RUNS + 3):
         overlap = choice.overlap(kind)
         variants.append(overlap)
-        with choice.measuring(kind, overlap, 4):
+        with choice.measuring(kind, overlap, lambda: 4):
             pass
         if choice._measured[kind].seconds[overlap]:
             choice._measured[kind].seconds[overlap][-1] = 2.0 if overlap is slower else 1.0

@@ -1,0 +1,192 @@
+"""Where plans come from: a schedule that has one for any number of micro-batches, or the caller."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Protocol
+
+import schedcc
+from schedcc.endless import EndlessPlan, compile_endless
+from schedcc.schedules import Schedule, find_schedule
+from schedcc.schedules.epilogue import epilogues
+from schemas import GroupStart, PipelinePlan
+
+CHUNK = 256
+"""Micro-batches between two drains of the pipe, where a plan cannot go on without an end."""
+
+
+class PlanSource(Protocol):
+    """Gives plans for the stages and ranks of one pipeline."""
+
+    @property
+    def placement(self) -> Sequence[int]:
+        """The rank of each stage."""
+
+    @property
+    def micro_batches(self) -> int:
+        """Of a run, if more are to be evaluated than one run takes."""
+
+    @property
+    def fetches_all(self) -> bool:
+        """Whether all micro-batches of a run have to be fetched before it."""
+
+    def plan(self, micro_batches: int, outcome: schedcc.Outcome, *, overlap: bool) -> PipelinePlan:
+        """The plan of a run; it has passed all checks.
+
+        Raises:
+            ScheduleError: there is none for so many micro-batches.
+        """
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether there are plans for any number of micro-batches."""
+
+    def endless_plan(self, outcome: schedcc.Outcome, *, overlap: bool) -> EndlessPlan:
+        """A plan for any number of micro-batches, where there are such."""
+
+
+class ScheduledPlans:
+    """Plans that are compiled from a schedule."""
+
+    micro_batches = CHUNK
+    fetches_all = False
+
+    def __init__(self, schedule: str | Schedule, stages: int, ranks: int) -> None:
+        """Compile `schedule` for S stages on R ranks.
+
+        Raises:
+            ScheduleError: the schedule does not exist for so many stages and ranks.
+        """
+        self._schedule, self._stages, self._ranks = find_schedule(schedule), stages, ranks
+        self.placement = schedcc.compile_epilogue(
+            stages, schedule=self._schedule, ranks=ranks
+        ).placement
+
+    def plan(self, micro_batches: int, outcome: schedcc.Outcome, *, overlap: bool) -> PipelinePlan:
+        """Compile a plan, see `PlanSource`."""
+        if not micro_batches:
+            return schedcc.compile_epilogue(
+                self._stages, schedule=self._schedule, ranks=self._ranks, outcome=outcome
+            )
+        return schedcc.compile_pipeline(
+            micro_batches,
+            self._stages,
+            schedule=self._schedule,
+            ranks=self._ranks,
+            overlap=overlap,
+            outcome=outcome,
+        )
+
+    @cached_property
+    def is_endless(self) -> bool:
+        """Whether the schedule repeats, in both variants."""
+        return all(self._endless(schedcc.Outcome(), overlap) for overlap in (False, True))
+
+    def endless_plan(self, outcome: schedcc.Outcome, *, overlap: bool) -> EndlessPlan:
+        """Compile a plan without an end."""
+        plan = self._endless(outcome, overlap)
+        assert plan is not None
+        return plan
+
+    def _endless(self, outcome: schedcc.Outcome, overlap: bool) -> EndlessPlan | None:
+        return compile_endless(
+            self._stages,
+            schedule=self._schedule,
+            ranks=self._ranks,
+            overlap=overlap,
+            outcome=outcome,
+        )
+
+
+class GivenPlan:
+    """One plan from anywhere, which is run as it is, with the epilogue that a call asks for."""
+
+    is_endless = False
+
+    def __init__(self, plan: PipelinePlan) -> None:
+        """Run `plan`.
+
+        Raises:
+            UnsoundPlanError: it is not sound; the message lists its findings.
+        """
+        self._plan = schedcc.require_sound(plan)
+        self.placement = plan.placement
+        self.micro_batches = plan.micro_batches
+        self.fetches_all = any(
+            isinstance(placed.instruction, GroupStart)
+            for program in plan.programs
+            for placed in program.placed()
+        )
+
+    def plan(
+        self,
+        micro_batches: int,
+        outcome: schedcc.Outcome,
+        *,
+        overlap: bool,  # noqa: ARG002 - the plan's own
+    ) -> PipelinePlan:
+        """The plan with another epilogue; for fewer micro-batches it is cut.
+
+        Raises:
+            ScheduleError: it is for fewer micro-batches.
+        """
+        own = self._plan
+        if micro_batches > own.micro_batches:
+            raise schedcc.ScheduleError(
+                f"num_micro_batches is {micro_batches}, but the plan is for {own.micro_batches}: "
+                f"needed at most {own.micro_batches}, or evaluate(loader), which runs it as often "
+                "as the data asks"
+            )
+        after = epilogues(self.placement, outcome)
+        programs = tuple(
+            program.model_copy(update={"epilogue": after[program.rank]}) for program in own.programs
+        )
+        return schedcc.require_sound(own.model_copy(update={"programs": programs}))
+
+    def endless_plan(self, outcome: schedcc.Outcome, *, overlap: bool) -> EndlessPlan:
+        """A plan that is given has an end, see `is_endless`."""
+        raise NotImplementedError
+
+
+def plan_source(
+    schedule: str | Schedule, plan: PipelinePlan | None, stages: int | None, ranks: int
+) -> PlanSource:
+    """Where the plans of an evaluator come from.
+
+    Args:
+        schedule: Its schedule.
+        plan: Its plan, in place of a schedule.
+        stages: S; default: the fewest that the schedule needs.
+        ranks: R.
+
+    Raises:
+        ScheduleError: the schedule does not exist for so many stages and ranks.
+        UnsoundPlanError: the plan is not sound.
+    """
+    if plan is None:
+        value = find_schedule(schedule)
+        return ScheduledPlans(
+            value, fewest_stages(value, ranks) if stages is None else stages, ranks
+        )
+    if stages not in (None, plan.stages):
+        raise schedcc.ScheduleError(f"stages is {stages}, but the plan is for {plan.stages}")
+    if ranks != plan.ranks:
+        raise schedcc.ScheduleError(f"the plan is for {plan.ranks} ranks, but there are {ranks}")
+    return GivenPlan(plan)
+
+
+def fewest_stages(schedule: Schedule, ranks: int) -> int:
+    """The smallest S, a multiple of R, for which a schedule exists.
+
+    Raises:
+        ScheduleError: what it says to S = R, if there is none up to 8 R.
+    """
+    refusal: schedcc.ScheduleError | None = None
+    for each in range(1, 9):
+        try:
+            schedule.placement(each * ranks, ranks)
+        except schedcc.ScheduleError as error:
+            refusal = refusal or error
+        else:
+            return each * ranks
+    assert refusal is not None
+    raise refusal
