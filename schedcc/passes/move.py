@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 from schemas import (
     BufferInstruction,
+    BufferPlace,
     Direction,
     GroupEnd,
     GroupStart,
     Phase,
     PlanHeader,
     RankProgram,
-    BufferPlace,
     StepInstruction,
     Transfer,
     TransferInstruction,

@@ -19,7 +19,6 @@ training on GPU clusters using Megatron-LM", 2021, has the idea for training.)
 
 from dataclasses import dataclass
 
-
 from schedcc.schedules.grid import Numbers, grid
 from schedcc.schedules.schedule import Period, require_stages
 

@@ -16,7 +16,6 @@ its own, and R - 1 more come behind it.
 
 from dataclasses import dataclass
 
-
 from schedcc.schedules.grid import Numbers, grid
 from schedcc.schedules.schedule import Period, require_stages
 

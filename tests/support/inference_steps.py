@@ -34,17 +34,30 @@ def inference_steps(micro_batches: int, stages: int, stage_id: int) -> Iterator[
         receive: list[StepInstruction] = []
         forward: list[StepInstruction] = []
         if active and (first or last):
-            load.append(LoadMicroBatch(
-                    stage=stage_id, micro_batch=micro_batch, buffer=receive_buffer))
+            load.append(
+                LoadMicroBatch(stage=stage_id, micro_batch=micro_batch, buffer=receive_buffer)
+            )
         if sending:
             send.append(
-                SendActivation(stage=stage_id, micro_batch=micro_batch - 1, buffer=send_buffer, peer=stage_id + 1)
+                SendActivation(
+                    stage=stage_id,
+                    micro_batch=micro_batch - 1,
+                    buffer=send_buffer,
+                    peer=stage_id + 1,
+                )
             )
         if active and not first:
             receive.append(
-                RecvActivation(stage=stage_id, micro_batch=micro_batch, buffer=receive_buffer, peer=stage_id - 1)
+                RecvActivation(
+                    stage=stage_id,
+                    micro_batch=micro_batch,
+                    buffer=receive_buffer,
+                    peer=stage_id - 1,
+                )
             )
         if active:
-            forward.append(ForwardPass(stage=stage_id, micro_batch=micro_batch, buffer=receive_buffer))
+            forward.append(
+                ForwardPass(stage=stage_id, micro_batch=micro_batch, buffer=receive_buffer)
+            )
         transfers = send + receive if even else receive + send
         yield tuple(load + transfers + forward)

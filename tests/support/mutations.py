@@ -17,8 +17,8 @@ from schemas import (
     GroupStart,
     MoveLogits,
     PipelinePlan,
-    ReduceLoss,
     RankProgram,
+    ReduceLoss,
     StepInstruction,
 )
 from tests.support.plans import SYMBOLS, with_program
@@ -195,7 +195,11 @@ def _insert(plan: PipelinePlan, stage_id: int, items: Flat, random: Random) -> N
     micro_batch = random.randrange(plan.micro_batches)
     if not plan.is_one_to_one and random.random() < 0.95:
         stage_id = random.choice(plan.stages_of(stage_id))
-    fields = {"stage": stage_id, "micro_batch": micro_batch, "buffer": micro_batch % plan.num_buffers}
+    fields = {
+        "stage": stage_id,
+        "micro_batch": micro_batch,
+        "buffer": micro_batch % plan.num_buffers,
+    }
     if symbol == "C":
         fields["peer_buffer"] = micro_batch % plan.num_buffers
     if symbol not in "LF":
