@@ -1,4 +1,4 @@
-"""The inference schedule as DeepSpeed's `InferenceSchedule` has it: an oracle for what is derived."""
+"""The inference schedule as DeepSpeed has it: an oracle for what is derived."""
 
 from collections.abc import Iterator
 

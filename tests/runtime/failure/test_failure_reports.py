@@ -51,7 +51,8 @@ def test_a_stall_is_told_as_who_waits_for_whom():
     assert describe(stages, 5.0, beats, silence | {3: 0.0}).splitlines() == [
         "no stage got on for 5 s (the timeout): stage 2 gave no sign of life; "
         "stage 3 and stage 4 did not take part; stage 1 did not finish what it was at",
-        "  stage 0: at step 3: SendActivation(stage=0, micro_batch=2, buffer=0, peer=1), for 5.1 s, "
+        "  stage 0: at step 3: SendActivation(stage=0, micro_batch=2, buffer=0, peer=1), "
+        "for 5.1 s, "
         "waits for stage 1",
         "  stage 1: at step 3: ForwardPass(stage=1, micro_batch=2, buffer=0), for 5.2 s",
         "  stage 2: no sign of life for 4.0 s; last at step 4: RecvActivation(micro_batch=2, "

@@ -189,10 +189,10 @@ def test_any_picture_becomes_a_sound_plan(data, micro_batches, stages):
     class Drawn:
         name = "drawn"
 
-        def placement(self, stages, ranks):
+        def placement(self, *_):
             return placement
 
-        def forwards(self, micro_batches, stages, ranks):
+        def forwards(self, *_):
             return [(step, s, m) for (s, m), step in steps.items()]
 
     for overlap in (False, True):
@@ -212,10 +212,10 @@ class Broken:
     def __init__(self, rows, placement=(0, 1)):
         self.rows, self.ranks = rows, placement
 
-    def placement(self, stages, ranks):
+    def placement(self, *_):
         return self.ranks
 
-    def forwards(self, micro_batches, stages, ranks):
+    def forwards(self, *_):
         return self.rows
 
 
