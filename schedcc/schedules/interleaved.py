@@ -2,7 +2,8 @@
 
 Rank `r` of R holds the `v` stages `r`, `r + R`, `r + 2 R`, ...; the pipeline passes the ranks `v`
 times, in a ring. Micro-batches go by in groups of R: a group takes all its laps, one right after
-the other, before the next group enters. R = 2, v = 2, M = 4, each forward with stage and micro-batch::
+the other, before the next group enters. R = 2, v = 2, M = 4, each forward with stage and
+micro-batch::
 
     step     0     1     2     3     4     5     6     7     8
     rank 0   0:0   0:1   2:0   2:1   0:2   0:3   2:2   2:3

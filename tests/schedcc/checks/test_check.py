@@ -25,8 +25,8 @@ from schemas import (
 )
 from tests.support.plans import SYMBOLS, pipeline
 
-ALONE = ("structure", "coverage", "buffers", "splits")
-TOGETHER = ("stages", "channels", "collectives", "deadlock", "latency")
+ALONE = ("placement", "structure", "coverage", "buffers", "splits")
+TOGETHER = ("ranks", "channels", "collectives", "deadlock", "latency")
 
 
 def test_a_pipeline_is_asked_everything():
@@ -189,7 +189,7 @@ def test_findings_of_a_kind_beyond_a_number_are_counted(run, tmp_path):
         assert str(findings[-1]) == f"{code}: 500 more of these, on {stages}"
     file = tmp_path / "plan.json"
     file.write_text(plan.model_dump_json())
-    assert f"{file}: 1200 findings (structure" in run("check", file).out
+    assert f"{file}: 1200 findings (placement" in run("check", file).out
     alone = check(plan.stage(1)).findings
     assert str(alone[-1]) == "buffer: stage 1: 200 more of these"
 
