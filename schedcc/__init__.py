@@ -26,9 +26,9 @@ from schemas import Costs, Finding, PipelinePlan, Report, StagePlan, Timeline, T
 __version__ = "0.1.0"
 
 __all__ = [
+    "SCHEDULES",
     "Costs",
     "Finding",
-    "SCHEDULES",
     "Outcome",
     "Period",
     "PipelinePlan",

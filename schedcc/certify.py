@@ -1,8 +1,8 @@
 """`check_schedule`: the verdict on what `compile_pipeline` would compile, without compiling it."""
 
-from schedcc.proof import proven
 from schedcc.compiler import compile_pipeline, required
 from schedcc.derive.repetition import derived, repetition
+from schedcc.proof import proven
 from schedcc.schedules import Schedule
 from schedcc.schedules.epilogue import Outcome
 from schedcc.verify import check, questions

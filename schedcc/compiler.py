@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import TypeVar
 
-from schedcc.proof import proven
 from schedcc.derive.forwards import placement_of
 from schedcc.derive.programs import Programs
 from schedcc.derive.repetition import Repetition, derived, repetition
 from schedcc.errors import ScheduleError, UnsoundPlanError, require_count, require_stage
+from schedcc.proof import proven
 from schedcc.schedules import Schedule, find_schedule
 from schedcc.schedules.epilogue import Outcome, epilogue, epilogues
 from schedcc.table.materialise import collection_paused, steps_of

@@ -37,9 +37,7 @@ def _upgraded_program(program: Any) -> Any:
     if not isinstance(program, dict):
         return program
     _refuse(program, "a program", ("rank",))
-    if "stage_id" not in program:
-        raise PydanticCustomError("first_format", "a program has no 'stage_id'")
-    stage_id = program["stage_id"]
+    stage_id = program.get("stage_id")  # without it, its rank is missing, too
     upgraded = {"rank" if key == "stage_id" else key: program[key] for key in program}
     steps = program.get("steps")
     if isinstance(steps, list | tuple):

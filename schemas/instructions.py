@@ -40,7 +40,7 @@ class BaseInstruction(Frozen):
 
 
 class BufferInstruction(BaseInstruction):
-    """An instruction that works on one micro-batch in a buffer of one stage, as a part of a step."""
+    """An instruction that works on one micro-batch in a buffer of a stage, as a part of a step."""
 
     stage: Id
     micro_batch: Id

@@ -93,5 +93,5 @@ class Timeline(Frozen):
     its first, its own forwards of all micro-batches, and the stages behind its last. With equal
     stages and one on each rank, `(M + S - 1)` forwards."""
     ideal_bubble: float
-    """The bubble of equal stages without transfers: `(S - 1) / (M + S - 1)` with one on each rank."""
+    """The bubble of equal stages without transfers: `(S - 1) / (M + S - 1)` with one a rank."""
     stages: tuple[StageTimeline, ...]

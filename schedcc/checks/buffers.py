@@ -145,7 +145,7 @@ def _lives_hold(table: PlanTable, touches: _Touches) -> bool:
     if len(touches.row) == 0:
         return True
     stage, buffer = touches.stage, touches.buffer
-    if 0 <= int(min(buffer.min(), stage.min())) and max(int(buffer.max()), int(stage.max())) < 2**8:
+    if int(min(buffer.min(), stage.min())) >= 0 and max(int(buffer.max()), int(stage.max())) < 2**8:
         key = (stage * 2**8 + buffer).astype(np.uint16)  # numpy sorts these by radix
         order = np.argsort(key, kind="stable")
     else:

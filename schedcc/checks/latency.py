@@ -56,7 +56,8 @@ def check_latency(plan: PipelinePlan, order: Order, backend: Backend) -> Iterato
         measured = f" with a barrier after each step{without}"
     message = (
         f"the critical path is {timed.length} long{measured}, a forward or a transfer 1 each; "
-        f"needed at most {most.total} = {most.units} x {most.steps} steps; the longest chain in it of transfers that "
+        f"needed at most {most.total} = {most.units} x {most.steps} steps; the longest "
+        f"chain in it of transfers that "
         f"wait for one another:"
     )
     yield Finding(

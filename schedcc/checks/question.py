@@ -79,7 +79,7 @@ def finding(
 
 
 def in_full(instruction: Instruction, unit: str) -> str:
-    """An instruction in a message that says who executes it; with its stage where that is a rank."""
+    """An instruction in a message that says who executes it; of a rank, with its stage."""
     stage_id = getattr(instruction, "stage", None)
     return (
         f"{instruction}"

@@ -6,10 +6,13 @@ from typing import Annotated
 import typer
 
 from schedcc.cli.options import (
+    DEFAULT_SCHEDULE,
     File,
     MicroBatches,
     Output,
     Overlap,
+    Ranks,
+    ScheduleName,
     Stages,
     all_stages,
     read_or_compiled,
@@ -23,6 +26,8 @@ def export_command(
     file: File = None,
     micro_batches: MicroBatches = None,
     stages: Stages = None,
+    schedule: ScheduleName = DEFAULT_SCHEDULE,
+    ranks: Ranks = None,
     overlap: Overlap = False,
     output: Output = None,
 ) -> None:
@@ -30,7 +35,9 @@ def export_command(
 
     Load it with _PipelineScheduleRuntime._load_csv(file, format="compute_comms") and call eval.
     """
-    plan = all_stages(read_or_compiled(file, micro_batches, stages, None, overlap), file)
+    plan = all_stages(
+        read_or_compiled(file, micro_batches, stages, None, overlap, schedule, ranks), file
+    )
     write_text(to_torch_csv(plan), output)
 
 

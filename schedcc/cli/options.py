@@ -8,8 +8,10 @@ import typer
 from pydantic import ValidationError
 
 from schedcc.compiler import compile_pipeline, compile_stage
+from schedcc.errors import ScheduleError
 from schedcc.io.plain_text import visible
 from schedcc.io.plan_files import explain, read_plan
+from schedcc.schedules import SCHEDULES
 from schemas import Costs, PipelinePlan, StagePlan, TransportModel
 
 File = Annotated[Path | None, typer.Argument(help="Plan file (or CSV); or give -M and -S.")]
@@ -20,6 +22,13 @@ MicroBatches = Annotated[
     int | None, typer.Option("--micro-batches", "-M", help="M, the number of micro-batches.")
 ]
 Stages = Annotated[int | None, typer.Option("--stages", "-S", help="S, the number of stages.")]
+ScheduleName = Annotated[
+    str, typer.Option("--schedule", help=f"One of {', '.join(known.name for known in SCHEDULES)}.")
+]
+Ranks = Annotated[
+    int | None,
+    typer.Option("--ranks", "-R", help="R, the number of ranks; default: one for each stage."),
+]
 StageId = Annotated[int | None, typer.Option("--stage-id", help="Only this stage, 0 to S - 1.")]
 Overlap = Annotated[
     bool, typer.Option("--overlap", help="Split transfers, so that they cross the forwards.")
@@ -37,6 +46,8 @@ StepBarrier = Annotated[
     bool, typer.Option("--step-barrier", help="All stages meet after each step.")
 ]
 
+DEFAULT_SCHEDULE = "inference"
+
 Forward = Annotated[
     str, typer.Option(help="Seconds of a forward: one number, or one for each stage (1,1,2).")
 ]
@@ -50,13 +61,19 @@ def compiled(
     stages: int | None,
     stage_id: int | None,
     overlap: bool,
+    schedule: str = DEFAULT_SCHEDULE,
+    ranks: int | None = None,
     instead: str = "",
 ) -> PipelinePlan | StagePlan:
     """The plan that -M, -S and their companions ask for; `instead` as in `required_sizes`."""
     micro_batches, stages = required_sizes(micro_batches, stages, instead)
     if stage_id is None:
-        return compile_pipeline(micro_batches, stages, overlap=overlap)
-    return compile_stage(micro_batches, stages, stage_id, overlap=overlap)
+        return compile_pipeline(
+            micro_batches, stages, schedule=schedule, ranks=ranks, overlap=overlap
+        )
+    if ranks not in (None, stages):
+        raise ScheduleError(f"--stage-id is for one stage on each rank, found --ranks {ranks}")
+    return compile_stage(micro_batches, stages, stage_id, schedule=schedule, overlap=overlap)
 
 
 def required_sizes(
@@ -89,11 +106,16 @@ def read_or_compiled(
     stages: int | None,
     stage_id: int | None,
     overlap: bool,
+    schedule: str = DEFAULT_SCHEDULE,
+    ranks: int | None = None,
 ) -> PipelinePlan | StagePlan:
     """The plan in a file, or the one that -M, -S and their companions ask for."""
     if file is None:
-        return compiled(micro_batches, stages, stage_id, overlap, PLAN_FILE)
-    if (micro_batches, stages, stage_id, overlap) != (None, None, None, False):
+        return compiled(
+            micro_batches, stages, stage_id, overlap, schedule, ranks, instead=PLAN_FILE
+        )
+    given = (micro_batches, stages, stage_id, overlap, schedule, ranks)
+    if given != (None, None, None, False, DEFAULT_SCHEDULE, None):
         raise ValueError("needed a plan file or -M and -S, not both")
     return read_plan(file)
 
@@ -105,8 +127,8 @@ def all_stages(plan: PipelinePlan | StagePlan, source: Path | None) -> PipelineP
         ValueError: it is of one stage.
     """
     if isinstance(plan, StagePlan):
-        found = f"the plan of stage {plan.stage_id} alone"
-        raise ValueError(f"{visible(source)}: {found}, needed all stages")
+        found = f"the plan of {plan.unit} {plan.rank} alone"
+        raise ValueError(f"{visible(source)}: {found}, needed all {plan.unit}s")
     return plan
 
 

@@ -6,6 +6,7 @@ import typer
 
 from schedcc.certify import check_schedule
 from schedcc.cli.options import (
+    DEFAULT_SCHEDULE,
     PLAN_FILE,
     AsJson,
     BufferedSends,
@@ -14,6 +15,8 @@ from schedcc.cli.options import (
     Output,
     Overlap,
     Queue,
+    Ranks,
+    ScheduleName,
     StageId,
     Stages,
     StepBarrier,
@@ -34,11 +37,13 @@ def compile_command(
     micro_batches: MicroBatches = None,
     stages: Stages = None,
     stage_id: StageId = None,
+    schedule: ScheduleName = DEFAULT_SCHEDULE,
+    ranks: Ranks = None,
     overlap: Overlap = False,
     output: Output = None,
 ) -> None:
     """Compile a checked plan and write it as JSON."""
-    plan = compiled(micro_batches, stages, stage_id, overlap)
+    plan = compiled(micro_batches, stages, stage_id, overlap, schedule, ranks)
     write_text(plan.model_dump_json() + "\n", output)
 
 
@@ -47,13 +52,15 @@ def show(
     micro_batches: MicroBatches = None,
     stages: Stages = None,
     stage_id: StageId = None,
+    schedule: ScheduleName = DEFAULT_SCHEDULE,
+    ranks: Ranks = None,
     overlap: Overlap = False,
     steps: Annotated[
         str | None, typer.Option(help="Steps to draw, A:B; default: as many as fit.")
     ] = None,
 ) -> None:
-    """Draw the grid of steps and stages."""
-    plan = read_or_compiled(file, micro_batches, stages, stage_id, overlap)
+    """Draw the grid of steps and ranks."""
+    plan = read_or_compiled(file, micro_batches, stages, stage_id, overlap, schedule, ranks)
     total, width = step_count(plan), screen_width()
     window = fitting(plan, width) if steps is None else Window.parse(steps, total)
     say(title(plan, window))
@@ -70,6 +77,8 @@ def check_command(
     file: File = None,
     micro_batches: MicroBatches = None,
     stages: Stages = None,
+    schedule: ScheduleName = DEFAULT_SCHEDULE,
+    ranks: Ranks = None,
     overlap: Overlap = False,
     queue: Queue = "stage",
     buffered_sends: BufferedSends = 0,
@@ -84,14 +93,17 @@ def check_command(
     transport = transport_model(queue, buffered_sends, step_barrier)
     alone = ""
     if file is not None:
-        plan = read_or_compiled(file, micro_batches, stages, None, overlap)
+        plan = read_or_compiled(file, micro_batches, stages, None, overlap, schedule, ranks)
         report, name = check(plan, transport), str(file)
         if isinstance(plan, StagePlan):
-            alone = f"; stage {plan.stage_id} alone, not its transfers with the others"
+            alone = f"; {plan.unit} {plan.rank} alone, not its transfers with the others"
     else:
         sizes = required_sizes(micro_batches, stages, PLAN_FILE)
-        report = check_schedule(*sizes, overlap=overlap, transport=transport)
-        name = f"M = {sizes[0]}, S = {sizes[1]}"
+        report = check_schedule(
+            *sizes, schedule=schedule, ranks=ranks, overlap=overlap, transport=transport
+        )
+        on_ranks = "" if ranks is None else f", R = {ranks}"
+        name = f"M = {sizes[0]}, S = {sizes[1]}{on_ranks}"
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:

@@ -7,6 +7,7 @@ from rich.table import Table
 from schedcc.analysis.compare import compare
 from schedcc.analysis.simulate import simulate
 from schedcc.cli.options import (
+    DEFAULT_SCHEDULE,
     ActivationBytes,
     AsJson,
     Bandwidth,
@@ -16,6 +17,8 @@ from schedcc.cli.options import (
     MicroBatches,
     Overlap,
     Queue,
+    Ranks,
+    ScheduleName,
     Stages,
     Transfer,
     all_stages,
@@ -32,6 +35,8 @@ def simulate_command(
     file: File = None,
     micro_batches: MicroBatches = None,
     stages: Stages = None,
+    schedule: ScheduleName = DEFAULT_SCHEDULE,
+    ranks: Ranks = None,
     overlap: Overlap = False,
     forward: Forward = "1",
     transfer: Transfer = 0.0,
@@ -42,7 +47,9 @@ def simulate_command(
     as_json: AsJson = False,
 ) -> None:
     """Predict how long a plan takes, and where stages are idle."""
-    plan = all_stages(read_or_compiled(file, micro_batches, stages, None, overlap), file)
+    plan = all_stages(
+        read_or_compiled(file, micro_batches, stages, None, overlap, schedule, ranks), file
+    )
     costs = cost_model(forward, transfer, activation_bytes, bandwidth)
     timeline = simulate(plan, costs, transport_model(queue, buffered_sends))
     if as_json:

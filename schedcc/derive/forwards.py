@@ -98,9 +98,10 @@ def forwards_of(schedule: Schedule, micro_batches: int, stages: int, ranks: int)
 
 def _rows(schedule: Schedule, micro_batches: int, stages: int, ranks: int) -> Ints:
     found = schedule.forwards(micro_batches, stages, ranks)
-    if isinstance(found, np.ndarray) and found.ndim == 2 and found.shape[1] == 3:
-        if np.issubdtype(found.dtype, np.integer):
-            return found.astype(np.int64)
+    if isinstance(found, np.ndarray) and np.issubdtype(found.dtype, np.integer):
+        found = found.astype(np.int64)
+        if found.ndim == 2 and found.shape[1] == 3:
+            return found
     what = f"the forwards of {schedule.name!r}"
     try:
         rows = [tuple(map(_integer, row)) for row in found]

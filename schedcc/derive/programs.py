@@ -7,6 +7,7 @@ behind its forward.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -128,4 +129,4 @@ def _by_rank(parts: list[_Column], ranks: int) -> list[Rows]:
     sorting = np.lexsort((order, rows.step, rank))
     rows, rank = rows[sorting], rank[sorting]
     bounds = np.searchsorted(rank, np.arange(ranks + 1)).tolist()
-    return [rows[begin:end] for begin, end in zip(bounds, bounds[1:], strict=False)]
+    return [rows[begin:end] for begin, end in pairwise(bounds)]

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from schedcc.io.plain_text import visible
-from schemas import BufferInstruction, PipelinePlan, StagePlan, RankProgram, Step
+from schemas import BufferInstruction, PipelinePlan, RankProgram, StagePlan, Step
 
 SYMBOLS = {
     "LoadMicroBatch": ("L", "cyan"),

@@ -81,6 +81,8 @@ def explain(error: ValidationError) -> str:
     match first["type"]:
         case "missing":
             return f"{place} is missing"
+        case "first_format":
+            return first["msg"]
         case "extra_forbidden":
             *_, op, key = first["loc"]
             near = nearest(str(key), _OPS[str(op)].model_fields) if op in _OPS else None

@@ -1,8 +1,9 @@
 """Move posts ahead and waits behind, as far as the places of the buffers allow.
 
-Transfers of a rank end in the order of its queue. Where the ranks form a chain, no order of them can
-deadlock (`docs/checking.md`), and receives are posted ahead of sends. Where the channels lead around
-in a circle, as in a ring, they stay in the order of the blocking program, which is free of deadlock.
+Transfers of a rank end in the order of its queue. Where the ranks form a chain, no order of them
+can deadlock (`docs/checking.md`), and receives are posted ahead of sends. Where the channels lead
+around in a circle, as in a ring, they stay in the order of the blocking program, which is free of
+deadlock.
 """
 
 from collections.abc import Callable, Hashable
@@ -11,13 +12,13 @@ from typing import NamedTuple
 
 from schemas import (
     BufferInstruction,
+    BufferPlace,
     Direction,
     GroupEnd,
     GroupStart,
     Phase,
     PlanHeader,
     RankProgram,
-    BufferPlace,
     StepInstruction,
     Transfer,
     TransferInstruction,
@@ -122,7 +123,7 @@ def sink_waits(program: RankProgram, header: PlanHeader) -> RankProgram:
 
 
 def _hoist(program: RankProgram, header: PlanHeader, direction: Direction | None) -> RankProgram:
-    """Move the posts of one direction to the front, or all of them, until something holds them back.
+    """Move the posts of one direction to the front, or all of them, until something holds them.
 
     Backwards through the program with the posts in hand, until an instruction touches the place
     of one of them: it goes right behind that instruction, and so do the posts behind it on its

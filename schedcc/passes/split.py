@@ -1,8 +1,8 @@
 """Split every blocking transfer into its post and its wait."""
 
 from schemas import (
-    PostRecvActivation,
     PlanHeader,
+    PostRecvActivation,
     PostSendActivation,
     RankProgram,
     RecvActivation,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from schedcc.io.plain_text import visible
-from schemas import PipelinePlan, Placed, StagePlan, RankProgram
+from schemas import PipelinePlan, Placed, RankProgram, StagePlan
 from schemas.recording import (
     ErrorRaised,
     RecordingHeader,

@@ -15,7 +15,6 @@ send first and then receive, odd stages receive first, and micro-batch `m` lies 
 
 from dataclasses import dataclass
 
-
 from schedcc.schedules.grid import Numbers, grid
 from schedcc.schedules.schedule import Period, require_stages
 

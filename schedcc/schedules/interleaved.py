@@ -1,24 +1,24 @@
 """The interleaved schedule: several stages on each rank, so that the pipeline fills in less time.
 
 Rank `r` of R holds the `v` stages `r`, `r + R`, `r + 2 R`, ...; the pipeline passes the ranks `v`
-times, in a ring. Micro-batches go by in groups of R: a group takes all its laps, one right after the
-other, before the next group enters. R = 2, v = 2, M = 4, each forward with stage and micro-batch::
+times, in a ring. Micro-batches go by in groups of R: a group takes all its laps, one right after
+the other, before the next group enters. R = 2, v = 2, M = 4, each forward with stage and
+micro-batch::
 
     step     0     1     2     3     4     5     6     7     8
     rank 0   0:0   0:1   2:0   2:1   0:2   0:3   2:2   2:3
     rank 1         1:0   1:1   3:0   3:1   1:2   1:3   3:2   3:3
 
-It takes `v M + R - 1` steps, each `1 / v` of a rank's forward, if R divides M: no rank is idle but at
-the start and at the end. If not, the last group leaves gaps between its laps,
+It takes `v M + R - 1` steps, each `1 / v` of a rank's forward, if R divides M: no rank is idle but
+at the start and at the end. If not, the last group leaves gaps between its laps,
 `(v - 1) (R - M mod R)` steps in all. No micro-batch ever waits, so two buffers are enough; and of
-all schedules in which none waits, none is shorter: micro-batches that enter at steps which are alike
-modulo R have to follow each other at a distance of `v R`, and so some such class has
+all schedules in which none waits, none is shorter: micro-batches that enter at steps which are
+alike modulo R have to follow each other at a distance of `v R`, and so some such class has
 `ceil(M / R)` of them one after the other. (Narayanan et al., "Efficient large-scale language model
 training on GPU clusters using Megatron-LM", 2021, has the idea for training.)
 """
 
 from dataclasses import dataclass
-
 
 from schedcc.schedules.grid import Numbers, grid
 from schedcc.schedules.schedule import Period, require_stages

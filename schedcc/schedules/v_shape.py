@@ -10,12 +10,11 @@ micro-batch::
 
 A micro-batch enters every second step, so the two directions of a rank never meet; on the last rank
 one stage follows the other. It takes `2 M + 2 R - 2` steps, of half a rank's forward each: no
-schedule of this placement can be shorter, since the last rank begins after R - 1 of them, has 2 M of
-its own, and R - 1 more come behind it.
+schedule of this placement can be shorter, since the last rank begins after R - 1 of them, has 2 M
+of its own, and R - 1 more come behind it.
 """
 
 from dataclasses import dataclass
-
 
 from schedcc.schedules.grid import Numbers, grid
 from schedcc.schedules.schedule import Period, require_stages

@@ -5,8 +5,8 @@ are `R` (receive) and, for split transfers, `r<` and `r.` (post and wait of a re
 `s.` (of a send); `{` and `}` are the brackets of a group. A micro-batch lives in buffer `m % 2` and
 travels from a stage to the next, unless the instruction says otherwise: `S0@1:3` sends micro-batch
 0 from buffer 1 to stage 3. Where a rank has several stages, the stage stands in front: `2F0`
-forwards micro-batch 0 on stage 2, and `2C0` hands it over from stage 1, of whose buffers the peer's is named
-last: `2C0@1:1@0`.
+forwards micro-batch 0 on stage 2, and `2C0` hands it over from stage 1, of whose buffers the
+peer's is named last: `2C0@1:1@0`.
 """
 
 import re

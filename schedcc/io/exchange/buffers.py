@@ -44,7 +44,7 @@ def with_buffers(program: RankProgram) -> tuple[RankProgram, int]:
 
 
 def _coloured(lives: dict[int, list[int]]) -> dict[int, int]:
-    """A number for each interval, given in the order of their beginnings; the lowest that is free."""
+    """A number for each interval, in the order of their beginnings; the lowest that is free."""
     colours: dict[int, int] = {}
     free: list[int] = []
     ends: list[tuple[int, int]] = []

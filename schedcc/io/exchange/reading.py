@@ -73,7 +73,7 @@ def from_torch_csv(
         PlanFileError: the text is no such schedule; the message names row, cell, value and need.
         ScheduleError: `micro_batches` is no integer of at least 1.
     """
-    rows = dict(enumerate(_rows(text)))
+    rows = _ranks(_rows(text))
     placement = _placement(rows)
     actions = [action for cells in rows.values() for cell in cells for action in cell.actions]
     if form is None:
@@ -117,6 +117,15 @@ def _rows(text: str) -> list[list[Cell]]:
         ]
         for row, cells in enumerate(table, start=1)
     ]
+
+
+def _ranks(rows: list[list[Cell]]) -> dict[int, list[Cell]]:
+    """The cells of each rank: a row is one, but where each is of one stage, in their order."""
+    stages = [sorted({a.stage_id for cell in cells for a in cell.actions}) for cells in rows]
+    in_order = range(len(rows))
+    if sorted(stages) == [[rank] for rank in in_order]:
+        return {rank: rows[stages.index([rank])] for rank in in_order}
+    return dict(enumerate(rows))
 
 
 def _placement(rows: dict[int, list[Cell]]) -> tuple[int, ...]:

@@ -21,8 +21,8 @@ def to_torch_csv(plan: PipelinePlan) -> str:
 
     A file of torch's names neither buffers nor waits nor results: torch keeps a receive buffer and
     an output for each micro-batch, waits for a receive in its forward and for all sends at the end,
-    and returns the losses unreduced. Loads, waits, groups, hand-overs between stages of one rank and
-    the epilogue have no cell.
+    and returns the losses unreduced. Loads, waits, groups, hand-overs between stages of one rank
+    and the epilogue have no cell.
 
     Args:
         plan: A sound plan of any schedule and variant.

@@ -143,7 +143,7 @@ def test_a_layer_that_fails_at_once_is_an_error_everywhere():
     for stage_id, error in enumerate(errors(4, call, layers=layers)):
         if stage_id == 1:
             assert isinstance(error, ArithmeticError)
-            note = "at stage 1, step 1: ForwardPass(micro_batch=0, buffer=0)"
+            note = "at stage 1, step 1: ForwardPass(stage=1, micro_batch=0, buffer=0)"
             assert error.__notes__ == [note]
         else:
             assert isinstance(error, RemoteError)
@@ -196,7 +196,7 @@ def test_a_layer_that_fails_during_the_run_is_raised_with_its_place():
     assert all(error is not None for error in found)
     origin = found[1]
     assert isinstance(origin, ArithmeticError)
-    note = "at stage 1, step 3: ForwardPass(micro_batch=2, buffer=0)"
+    note = "at stage 1, step 3: ForwardPass(stage=1, micro_batch=2, buffer=0)"
     assert origin.__notes__ == [note]
 
 

@@ -171,4 +171,6 @@ def test_an_error_says_where_in_the_plan_it_happened():
 
     with pytest.raises(ArithmeticError, match="three rows") as caught:
         run_stages(1, stage)
-    assert caught.value.__notes__ == ["at stage 0, step 2: ForwardPass(micro_batch=2, buffer=0)"]
+    assert caught.value.__notes__ == [
+        "at stage 0, step 2: ForwardPass(stage=0, micro_batch=2, buffer=0)"
+    ]

@@ -146,7 +146,9 @@ def test_an_error_in_a_run_is_recorded_once_with_the_instruction_left_open(tmp_p
     assert rank.closed
     ((_, error),) = rank.errors
     assert "runtime/recording/recorder.py" not in error.traceback
-    assert error.traceback.endswith("at stage 0, step 1: ForwardPass(micro_batch=1, buffer=1)\n")
+    assert error.traceback.endswith(
+        "at stage 0, step 1: ForwardPass(stage=0, micro_batch=1, buffer=1)\n"
+    )
     inside = rank.runs[0].open
     assert inside is not None
     assert str(inside.placed.instruction) == "ForwardPass(micro_batch=1)"

@@ -17,7 +17,7 @@ def edges(plan: PipelinePlan) -> set[str]:
     """Every edge as `stage.offset start|end -> stage.offset start|end  why`."""
     graph = dependency_graph(plan)
     return {
-        f"{a.stage_id}.{a.offset} {a.moment} -> {b.stage_id}.{b.offset} {b.moment}  {why}"
+        f"{a.rank}.{a.offset} {a.moment} -> {b.rank}.{b.offset} {b.moment}  {why}"
         for a, b, why in graph.edges(data="why")
     }
 
@@ -96,13 +96,13 @@ def test_nobody_leaves_a_collective_before_all_have_entered():
     ends = [event for event in broadcasts if event.moment == "end"]
     assert len(starts) == len(ends) == 3
     assert all(nx.has_path(graph, start, end) for start in starts for end in ends)
-    assert {event.stage_id for event in starts} == {0, 1, 2}
+    assert {event.rank for event in starts} == {0, 1, 2}
     assert {graph.nodes[event]["step"] for event in broadcasts} == {None}
 
 
 def test_a_forward_depends_on_the_load_of_the_first_stage_and_not_on_later_ones():
     graph = dependency_graph(compile_pipeline(4, 3))
-    by_name = {(n.stage_id, str(i), n.moment): n for n, i in graph.nodes(data="instruction")}
+    by_name = {(n.rank, str(i), n.moment): n for n, i in graph.nodes(data="instruction")}
     forward = by_name[2, "ForwardPass(micro_batch=0)", "start"]
     assert nx.has_path(graph, by_name[0, "LoadMicroBatch(micro_batch=0)", "end"], forward)
     later = by_name[0, "LoadMicroBatch(micro_batch=3)", "start"]

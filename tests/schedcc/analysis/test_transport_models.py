@@ -32,7 +32,7 @@ BOTH_RECEIVE_FIRST = pipeline("R1:1 S0:1", "R0:0 S1:0", micro_batches=2)
 def edges(plan: PipelinePlan, transport: TransportModel, *reasons: str) -> set[str]:
     """The edges that have one of the reasons, as `stage.offset moment -> ... why`."""
     return {
-        f"{a.stage_id}.{a.offset} {a.moment} -> {b.stage_id}.{b.offset} {b.moment} {why}"
+        f"{a.rank}.{a.offset} {a.moment} -> {b.rank}.{b.offset} {b.moment} {why}"
         for a, b, why in dependency_graph(plan, transport).edges(data="why")
         if why in reasons
     }

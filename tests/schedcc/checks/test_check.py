@@ -17,16 +17,16 @@ from schemas import (
     Finding,
     MoveLogits,
     PipelinePlan,
+    RankProgram,
     ReduceLoss,
     Report,
     StagePlan,
-    RankProgram,
     TransportModel,
 )
 from tests.support.plans import SYMBOLS, pipeline
 
-ALONE = ("structure", "coverage", "buffers", "splits")
-TOGETHER = ("stages", "channels", "collectives", "deadlock", "latency")
+ALONE = ("placement", "structure", "coverage", "buffers", "splits")
+TOGETHER = ("ranks", "channels", "collectives", "deadlock", "latency")
 
 
 def test_a_pipeline_is_asked_everything():
@@ -92,7 +92,14 @@ def test_an_unsound_plan_is_refused_with_all_its_findings():
 
 ids = st.integers(-1, 3) | st.integers()
 step_instructions = st.one_of(
-    st.builds(kind, micro_batch=ids, buffer=ids, **({} if symbol in "LF" else {"peer": ids}))
+    st.builds(
+        kind,
+        stage=ids,
+        micro_batch=ids,
+        buffer=ids,
+        **({} if symbol in "LF" else {"peer": ids}),
+        **({"peer_buffer": ids} if symbol == "C" else {}),
+    )
     for symbol, kind in SYMBOLS.items()
 )
 epilogue_instructions = st.one_of(
@@ -107,7 +114,7 @@ epilogue_instructions = st.one_of(
 )
 programs = st.builds(
     RankProgram,
-    stage_id=ids,
+    rank=ids,
     steps=st.lists(st.lists(step_instructions, max_size=5).map(tuple), max_size=3).map(tuple),
     epilogue=st.lists(epilogue_instructions, max_size=3).map(tuple),
 )
@@ -116,6 +123,8 @@ plans = st.builds(
     PipelinePlan,
     micro_batches=counts,
     stages=counts,
+    ranks=counts,
+    placement=st.lists(ids, max_size=4).map(tuple),
     num_buffers=counts,
     programs=st.lists(programs, max_size=3).map(tuple),
 )
@@ -128,7 +137,7 @@ def test_whatever_the_plan_the_checks_report_and_do_not_fail(plan):
     assert report.checks == ALONE + TOGETHER
     assert PipelinePlan.model_validate_json(plan.model_dump_json()) == plan
     for program in plan.programs:
-        stage = plan.stage(program.rank)
+        stage = plan.rank(program.rank)
         assert StagePlan.model_validate_json(stage.model_dump_json()) == stage
         check(stage)
 
@@ -148,7 +157,7 @@ def test_a_plan_has_no_stage_that_it_does_not_name():
 )
 def test_programs_of_stages_beyond_all_numbers_get_their_findings(code, first, far, backend):
     plan = pipeline(first, far)
-    beyond = plan.programs[1].model_copy(update={"stage_id": 10**25})
+    beyond = plan.programs[1].model_copy(update={"rank": 10**25})
     plan = plan.model_copy(update={"programs": (plan.programs[0], beyond)})
     assert {"structure", code} <= {
         finding.code.value for finding in verdict(plan, None, backend).findings
@@ -180,7 +189,7 @@ def test_findings_of_a_kind_beyond_a_number_are_counted(run, tmp_path):
         assert str(findings[-1]) == f"{code}: 500 more of these, on {stages}"
     file = tmp_path / "plan.json"
     file.write_text(plan.model_dump_json())
-    assert f"{file}: 1200 findings (structure" in run("check", file).out
+    assert f"{file}: 1200 findings (placement" in run("check", file).out
     alone = check(plan.stage(1)).findings
     assert str(alone[-1]) == "buffer: stage 1: 200 more of these"
 

@@ -82,7 +82,7 @@ def test_no_edge_leads_back_in_time_and_those_between_stages_take_time(size, ove
     graph = dependency_graph(plan, model)
     assert times.keys() == set(graph.nodes)
     for before, after, why in graph.edges(data="why"):
-        between = before.stage_id != after.stage_id or why == "queue"
+        between = before.rank != after.rank or why == "queue"
         needed = 0 if why == "collective" and before.moment == "end" else int(between)
         assert times[after] >= times[before] + needed, (before, after, why)
 

@@ -151,7 +151,7 @@ def test_instructions_may_move_to_another_step_if_their_order_stays():
 
 def test_a_program_moved_to_another_stage_is_refused():
     plan = compile_pipeline(2, 3)
-    renamed = plan.programs[1].model_copy(update={"stage_id": 2})
+    renamed = plan.programs[1].model_copy(update={"rank": 2})
     spoilt = plan.model_copy(update={"programs": (plan.programs[0], renamed, plan.programs[2])})
     messages = [finding.message for finding in check(spoilt).findings]
     assert "no program for stage 1 (stages=3)" in messages
@@ -237,7 +237,7 @@ def orders(program_epilogue: Iterable[EpilogueInstruction]) -> Orders:
 @cache
 def orders_of_outcomes(stages: int) -> set[tuple[Orders, ...]]:
     return {
-        tuple(orders(epilogue(stages, s, outcome)) for s in range(stages))
+        tuple(orders(epilogue(range(stages), s, outcome)) for s in range(stages))
         for outcome in all_outcomes()
     }
 

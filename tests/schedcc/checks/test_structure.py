@@ -14,8 +14,8 @@ from schemas import (
     MoveLogits,
     PipelinePlan,
     PlanHeader,
-    ReduceLoss,
     RankProgram,
+    ReduceLoss,
 )
 from schemas.instructions import KEPT, REDUCED
 from tests.support.plans import pipeline, program

@@ -37,7 +37,7 @@ def test_compile_writes_a_file_that_check_finds_sound(run, tmp_path):
     file = tmp_path / "plan.json"
     assert run("compile", "-M", 3, "-S", 2, "-o", file) == (0, "", "")
     checks = (
-        "structure, coverage, buffers, splits, stages, channels, collectives, deadlock, latency; "
+        "structure, coverage, buffers, splits, ranks, channels, collectives, deadlock, latency; "
     )
     checks += "one queue per stage, rendezvous"
     assert run("check", file) == (0, f"{file}: sound ({checks})\n", "")
@@ -47,7 +47,7 @@ def test_check_says_what_one_stage_alone_cannot_tell(run, tmp_path):
     file = tmp_path / "stage.json"
     assert run("compile", "-M", 3, "-S", 2, "--stage-id", 1, "--output", file).status == 0
     alone = "stage 1 alone, not its transfers with the others"
-    sound = f"{file}: sound (structure, coverage, buffers, splits; {alone})\n"
+    sound = f"{file}: sound (placement, structure, coverage, buffers, splits; {alone})\n"
     assert run("check", file) == (0, sound, "")
 
 
@@ -62,7 +62,7 @@ def test_check_lists_every_finding_and_returns_1(run, unsound):
         "channel: stage 1, step 0: channel 0->1: micro-batch 0 is received once more than sent: "
         "RecvActivation(micro_batch=0) waits for a send that never comes",
     ]
-    assert verdict.startswith(f"{unsound}: 3 findings (structure, coverage,")
+    assert verdict.startswith(f"{unsound}: 3 findings (placement, structure, coverage,")
 
 
 def test_check_prints_the_report_as_json(run, unsound):
@@ -238,7 +238,7 @@ def test_the_version_is_that_of_the_package(run):
 def test_check_takes_the_compilers_own_plans_of_any_size(run):
     done = run("check", "-M", 5000, "-S", 40, "--overlap")
     assert done.status == 0
-    assert done.out.startswith("M = 5000, S = 40: sound (structure, ")
+    assert done.out.startswith("M = 5000, S = 40: sound (placement, structure, ")
     both = run("check", "plan.json", "-M", 5)
     assert both == (2, "", "schedcc: needed a plan file or -M and -S, not both\n")
 

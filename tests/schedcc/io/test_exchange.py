@@ -124,8 +124,8 @@ def test_buffers_given_anew_are_as_many_as_micro_batches_alive(size, overlap):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "found 0 rows, needed 1 to 1024, one for a stage"),
-        ("0F0\n" * 1025, "found 1025 rows, needed 1 to 1024, one for a stage"),
+        ("", "found 0 rows, needed 1 to 1024, one for a rank"),
+        ("0F0\n" * 1025, "found 1025 rows, needed 1 to 1024, one for a rank"),
         ("hello", "row 1, cell 1 is 'hello', needed an action such as 2F0 or 1SEND_F3"),
         ("0F0,F1", "row 1, cell 2 is 'F1', needed an action such as 2F0 or 1SEND_F3"),
         ("0F0,0F1O", "row 1, cell 2 is '0F1O', needed an action such as 2F0 or 1SEND_F3"),
@@ -134,15 +134,10 @@ def test_buffers_given_anew_are_as_many_as_micro_batches_alive(size, overlap):
         ("0F٣", "row 1, cell 1 is '0F٣', needed an action such as 2F0 or 1SEND_F3"),
         ("0F0,0F", "row 1, cell 2 is '0F', needed its micro-batch, such as 0F0"),
         ("(0F0;1B)OVERLAP_F_B", "row 1, cell 1 is '1B', needed its micro-batch, such as 1B0"),
-        ("0F0\n\n1F0", "row 2 is empty, needed the actions of one stage"),
-        ("0F0\n,,\n", "row 2 is empty, needed the actions of one stage"),
-        (
-            "0F0,2F0\n1F0,3F0",
-            "row 1 has actions of the stages 0, 2, needed one stage on each rank "
-            "(interleaved schedules are not supported)",
-        ),
+        ("0F0\n\n1F0", "row 2 is empty, needed the actions of its stages"),
+        ("0F0\n,,\n", "row 2 is empty, needed the actions of its stages"),
         ("0F0\n0F1", "row 2 is the second row of stage 0, needed one"),
-        ("0F0\n5F0", "row 2 is of stage 5, needed the stages 0 to 1 (as many as rows)"),
+        ("0F0\n5F0", "row 2 is of stage 5, needed the stages 0 to 1 (as many as are named)"),
         ("0B0", "found 1 actions and no forward, needed one, such as 0F0"),
         (
             "0F0\n1F1",
@@ -210,3 +205,32 @@ def test_the_plan_of_one_stage_is_not_exported(run, tmp_path):
 def test_a_file_that_cannot_be_written_is_an_error_of_one_line(run, tmp_path):
     complaint = f"schedcc: {tmp_path}: cannot be written: Is a directory\n"
     assert run("export", "-M", 2, "-S", 2, "-o", tmp_path) == (2, "", complaint)
+
+
+def test_a_row_may_have_several_stages():
+    plan = from_torch_csv("0F0,0F1,2F0,2F1\n,1F0,1F1,3F0,3F1\n")
+    assert (plan.stages, plan.ranks, plan.placement) == (4, 2, (0, 1, 0, 1))
+    assert check(plan).ok
+    assert [i.stage for step in plan.programs[0].steps for i in step if i.op == "ForwardPass"] == [
+        0,
+        0,
+        2,
+        2,
+    ]
+
+
+def test_stages_of_one_rank_hand_over_without_a_transfer():
+    plan = from_torch_csv("0F0,0F1,3F0,3F1\n,1F0,2F0,1F1,2F1\n")
+    copies = [i for p in plan.programs for step in p.steps for i in step if i.op[0] == "C"]
+    assert [(i.peer, i.stage, i.micro_batch) for i in copies] == [(1, 2, 0), (1, 2, 1)]
+    assert check(plan).ok
+
+
+@pytest.mark.parametrize(("schedule", "stages"), [("interleaved", 6), ("v_shape", 4)])
+@pytest.mark.parametrize("overlap", [False, True])
+def test_what_is_exported_with_several_stages_is_read_back(schedule, stages, overlap):
+    plan = compile_pipeline(5, stages, schedule=schedule, ranks=2, overlap=overlap)
+    again = from_torch_csv(to_torch_csv(plan))
+    assert again.placement == plan.placement
+    assert check(again).ok
+    assert to_torch_csv(again) == to_torch_csv(plan)

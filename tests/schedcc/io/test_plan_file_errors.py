@@ -46,7 +46,10 @@ def test_what_is_not_json_is_said_to_be_none(tmp_path, content):
     assert one_line(file).startswith("not JSON: ")
 
 
-FORMATS = "needed a 'format' of 'schedcc.plan/1' or 'schedcc.stage-plan/1'"
+FORMATS = (
+    "needed a 'format' of 'schedcc.plan/2' or 'schedcc.stage-plan/2' or 'schedcc.plan/1' "
+    "or 'schedcc.stage-plan/1'"
+)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +58,7 @@ FORMATS = "needed a 'format' of 'schedcc.plan/1' or 'schedcc.stage-plan/1'"
         ("null", "found None, needed a JSON object"),
         ("[1, 2]", "found [1, 2], needed a JSON object"),
         ("{}", f"found None, {FORMATS}"),
-        ('{"format": "schedcc.plan/2"}', f"found 'schedcc.plan/2', {FORMATS}"),
+        ('{"format": "schedcc.plan/3"}', f"found 'schedcc.plan/3', {FORMATS}"),
         ('{"format": ["schedcc.plan/1"]}', f"found ['schedcc.plan/1'], {FORMATS}"),
         ('{"format": "a\\nb"}', f"found 'a\\nb', {FORMATS}"),
         (json.dumps({"format": "x" * 999}), f"found '{'x' * 56}..., {FORMATS}"),
@@ -69,10 +72,11 @@ def test_what_is_not_of_a_known_format_is_no_plan(tmp_path, content, complaint):
     assert one_line(file) == f"not a plan: {complaint}"
 
 
-FORWARD = {"op": "ForwardPass", "micro_batch": 0, "buffer": 0}
+FORWARD = {"op": "ForwardPass", "stage": 0, "micro_batch": 0, "buffer": 0}
 STEP_OPS = (
-    "'LoadMicroBatch', 'ForwardPass', 'RecvActivation', 'SendActivation', 'PostRecvActivation', "
-    "'WaitRecvActivation', 'PostSendActivation', 'WaitSendActivation', 'GroupStart', 'GroupEnd'"
+    "'LoadMicroBatch', 'ForwardPass', 'CopyActivation', 'RecvActivation', 'SendActivation', "
+    "'PostRecvActivation', 'WaitRecvActivation', 'PostSendActivation', 'WaitSendActivation', "
+    "'GroupStart', 'GroupEnd'"
 )
 EPILOGUE_OPS = (
     "'ReduceLoss', 'AllReduceLoss', 'ComputeMetrics', 'AllReduceMetrics', 'BroadcastLoss', "
@@ -95,8 +99,8 @@ INTEGER = "needed a valid integer"
         (["programs"], {}, "programs is {}, needed a list"),
         (["programs"], "ab", "programs is 'ab', needed a list"),
         (["programs", 1], 7, "programs[1] is 7, needed an object"),
-        (["programs", 1], {"steps": []}, "programs[1].stage_id is missing"),
-        (["programs", 0, "stage_id"], False, f"programs[0].stage_id is False, {INTEGER}"),
+        (["programs", 1], {"steps": []}, "programs[1].rank is missing"),
+        (["programs", 0, "rank"], False, f"programs[0].rank is False, {INTEGER}"),
         (["programs", 0, "steps"], None, "programs[0].steps is None, needed a list"),
         (["programs", 0, "steps", 2], 1, "programs[0].steps[2] is 1, needed a list"),
         (["programs", 0, "steps", 0, 1], 1, "programs[0].steps[0][1] is 1, needed an object"),
@@ -107,7 +111,7 @@ INTEGER = "needed a valid integer"
         ),
         (
             ["programs", 0, "steps", 0, 1],
-            {"op": "ForwardPass", "buffer": 0},
+            {"op": "ForwardPass", "stage": 0, "buffer": 0},
             "programs[0].steps[0][1].micro_batch is missing",
         ),
         (
@@ -170,7 +174,7 @@ def test_the_first_flaw_of_what_is_nearly_a_plan_is_named(tmp_path, place, value
 
 
 EXTENSIONS = "(extensions begin with 'x-')"
-PROGRAM = f"a program, which has 'stage_id', 'steps', 'epilogue' {EXTENSIONS}"
+PROGRAM = f"a program, which has 'rank', 'steps', 'epilogue' {EXTENSIONS}"
 
 
 @pytest.mark.parametrize(
@@ -182,8 +186,8 @@ PROGRAM = f"a program, which has 'stage_id', 'steps', 'epilogue' {EXTENSIONS}"
         (
             [],
             "made_by",
-            "a plan, which has 'format', 'schedule', 'micro_batches', 'stages', 'num_buffers', "
-            f"'programs' {EXTENSIONS}",
+            "a plan, which has 'format', 'schedule', 'micro_batches', 'stages', 'ranks', "
+            f"'placement', 'num_buffers', 'programs' {EXTENSIONS}",
         ),
         (["programs", 1], "epilog", f"a program, did you mean 'epilogue'? {EXTENSIONS}"),
         (["programs", 1], "step", f"a program, did you mean 'steps'? {EXTENSIONS}"),
@@ -228,7 +232,7 @@ def test_a_misspelled_key_of_an_instruction_is_told_with_the_right_one(tmp_path)
     ("old", "new", "place"),
     [
         ('{"format"', '{"stages": 3, "format"', "stages"),
-        ('{"stage_id": 1', '{"stage_id": 0, "stage_id": 1', "programs[1].stage_id"),
+        ('{"rank": 1', '{"rank": 0, "rank": 1', "programs[1].rank"),
         ('"buffer": 0}', '"buffer": 0, "buffer": 1}', "programs[0].steps[0][0].buffer"),
         ('{"format"', '{"x-a": {"b": [1, {"c": 1, "c": 1}]}, "format"', "[x-a].b[1].c"),
         ('{"format"', '{"f\\u006frmat": "other", "format"', "format"),

@@ -16,27 +16,28 @@ from schemas import (
     BroadcastLoss,
     ForwardPass,
     PipelinePlan,
+    RankProgram,
     Report,
     StagePlan,
-    RankProgram,
     json_schemas,
 )
 from tests.support.strategies import at_corners, outcomes, sizes
 
 EXAMPLE = """
-{"format": "schedcc.plan/1", "schedule": "inference", "micro_batches": 2, "stages": 2, "num_buffers": 2,
- "programs": [{"stage_id": 0,
-   "steps": [[{"op": "LoadMicroBatch", "micro_batch": 0, "buffer": 0}, {"op": "ForwardPass", "micro_batch": 0, "buffer": 0}],
-             [{"op": "LoadMicroBatch", "micro_batch": 1, "buffer": 1}, {"op": "SendActivation", "micro_batch": 0, "buffer": 0, "peer": 1},
-              {"op": "ForwardPass", "micro_batch": 1, "buffer": 1}],
-             [{"op": "SendActivation", "micro_batch": 1, "buffer": 1, "peer": 1}]],
+{"format": "schedcc.plan/2", "schedule": "inference", "micro_batches": 2, "stages": 2,
+ "ranks": 2, "placement": [0, 1], "num_buffers": 2,
+ "programs": [{"rank": 0,
+   "steps": [[{"op": "LoadMicroBatch", "stage": 0, "micro_batch": 0, "buffer": 0}, {"op": "ForwardPass", "stage": 0, "micro_batch": 0, "buffer": 0}],
+             [{"op": "LoadMicroBatch", "stage": 0, "micro_batch": 1, "buffer": 1}, {"op": "SendActivation", "stage": 0, "micro_batch": 0, "buffer": 0, "peer": 1},
+              {"op": "ForwardPass", "stage": 0, "micro_batch": 1, "buffer": 1}],
+             [{"op": "SendActivation", "stage": 0, "micro_batch": 1, "buffer": 1, "peer": 1}]],
    "epilogue": [{"op": "BroadcastLoss", "source": 1}]},
-  {"stage_id": 1,
+  {"rank": 1,
    "steps": [[],
-             [{"op": "LoadMicroBatch", "micro_batch": 0, "buffer": 0}, {"op": "RecvActivation", "micro_batch": 0, "buffer": 0, "peer": 0},
-              {"op": "ForwardPass", "micro_batch": 0, "buffer": 0}],
-             [{"op": "LoadMicroBatch", "micro_batch": 1, "buffer": 1}, {"op": "RecvActivation", "micro_batch": 1, "buffer": 1, "peer": 0},
-              {"op": "ForwardPass", "micro_batch": 1, "buffer": 1}]],
+             [{"op": "LoadMicroBatch", "stage": 1, "micro_batch": 0, "buffer": 0}, {"op": "RecvActivation", "stage": 1, "micro_batch": 0, "buffer": 0, "peer": 0},
+              {"op": "ForwardPass", "stage": 1, "micro_batch": 0, "buffer": 0}],
+             [{"op": "LoadMicroBatch", "stage": 1, "micro_batch": 1, "buffer": 1}, {"op": "RecvActivation", "stage": 1, "micro_batch": 1, "buffer": 1, "peer": 0},
+              {"op": "ForwardPass", "stage": 1, "micro_batch": 1, "buffer": 1}]],
    "epilogue": [{"op": "ReduceLoss", "reduction": "avg"}, {"op": "BroadcastLoss", "source": 1}]}]}
 """  # noqa: E501 (as the format is documented)
 
@@ -56,7 +57,7 @@ def test_a_plan_survives_its_json(size, outcome):
 
 @given(number=st.integers())
 def test_numbers_of_any_size_survive_json(number):
-    forward = ForwardPass(micro_batch=number, buffer=-number)
+    forward = ForwardPass(stage=number, micro_batch=number, buffer=-number)
     program = RankProgram(rank=number, steps=((forward,),), epilogue=())
     plan = PipelinePlan(micro_batches=abs(number) + 1, stages=1, programs=(program,))
     assert PipelinePlan.model_validate_json(plan.model_dump_json()) == plan

@@ -35,7 +35,7 @@ def test_a_sound_plan_for_fewer_micro_batches_is_sound(
             for p in before.placed()
             if not isinstance(p.instruction, BufferInstruction) or p.instruction.micro_batch < fewer
         ]
-        stage = before.stage_id
+        stage = before.rank
         assert restricted(plan.stage(stage), fewer) == left.stage(stage)
 
 

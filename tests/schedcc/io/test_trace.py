@@ -58,7 +58,7 @@ def test_a_recorded_run_shows_every_instruction_at_its_time(tmp_path, overlap):
     assert event["name"] == "ForwardPass 0"
     assert event["ts"] == pytest.approx(span.start * 1e6)
     assert event["dur"] == pytest.approx(1e6)
-    assert event["args"] == {"micro_batch": 0, "buffer": 0, "run": 0, "step": span.step}
+    assert event["args"] == {"stage": 1, "micro_batch": 0, "buffer": 0, "run": 0, "step": span.step}
     assert len(slices(trace, "b")) == counted(plan, "WaitSendActivation") + counted(
         plan, "WaitRecvActivation"
     )

@@ -65,12 +65,12 @@ NEARLY = {
     ),
     "a wait that is forgotten": (
         (FIRST.replace("s.3", ""), MIDDLE, LAST),
-        "channel: stage 0, step 3: PostSendActivation(micro_batch=3, buffer=1, peer=1) "
+        "channel: stage 0, step 3: PostSendActivation(stage=0, micro_batch=3, buffer=1, peer=1) "
         "is never waited for",
     ),
     "a post that is forgotten": (
         (FIRST, MIDDLE, LAST.replace("r<0", "")),
-        "channel: stage 2, step 2: WaitRecvActivation(micro_batch=0, buffer=0, peer=1) "
+        "channel: stage 2, step 2: WaitRecvActivation(stage=2, micro_batch=0, buffer=0, peer=1) "
         "waits for a transfer that was not posted",
     ),
     "a send posted before its forward": (

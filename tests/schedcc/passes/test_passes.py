@@ -18,7 +18,7 @@ from tests.support.strategies import at_corners, sizes
 
 
 def lowered(plan: PipelinePlan) -> PipelinePlan:
-    programs = tuple(overlapped(program, plan.stages) for program in plan.programs)
+    programs = tuple(overlapped(program, plan) for program in plan.programs)
     return plan.model_copy(update={"programs": programs})
 
 
@@ -30,23 +30,24 @@ def contents(program: RankProgram) -> Counter[object]:
 @given(size=sizes())
 def test_a_pass_only_reorders_once_transfers_are_split(size):
     micro_batches, stages = size
-    for program in compile_pipeline(*size).programs:
-        split = split_transfers(program, stages)
-        assert contents(overlapped(program, stages)) == contents(split)
-        assert len(overlapped(program, stages).steps) == micro_batches + stages - 1
-        assert overlapped(program, stages).epilogue == program.epilogue
+    plan = compile_pipeline(*size)
+    for program in plan.programs:
+        split = split_transfers(program, plan)
+        assert contents(overlapped(program, plan)) == contents(split)
+        assert len(overlapped(program, plan).steps) == micro_batches + stages - 1
+        assert overlapped(program, plan).epilogue == program.epilogue
 
 
 @at_corners()
 @given(size=sizes())
 def test_a_second_application_changes_nothing(size):
-    stages = size[1]
-    for program in compile_pipeline(*size).programs:
-        done = overlapped(program, stages)
-        assert overlapped(done, stages) == done
+    plan = compile_pipeline(*size)
+    for program in plan.programs:
+        done = overlapped(program, plan)
+        assert overlapped(done, plan) == done
         for transform in PASSES:
-            program = transform(program, stages)
-            assert transform(program, stages) == program
+            program = transform(program, plan)
+            assert transform(program, plan) == program
 
 
 @at_corners()
@@ -55,7 +56,7 @@ def test_a_second_application_changes_nothing(size):
 def test_every_pass_takes_and_leaves_sound_plans(size):
     plan = compile_pipeline(*size)
     for transform in PASSES:
-        programs = tuple(transform(program, plan.stages) for program in plan.programs)
+        programs = tuple(transform(program, plan) for program in plan.programs)
         plan = plan.model_copy(update={"programs": programs})
         assert check(plan).ok
         execute(plan)

@@ -99,8 +99,9 @@ def test_an_exchanged_pair_of_instructions_is_shown_with_what_the_plan_has(tmp_p
     shown = run("conform", file, directory)
     assert shown.status == 1
     assert shown.out == (
-        "sequence: rank 1, run 0, step 2: executed SendActivation(micro_batch=0, buffer=0, peer=2) "
-        "(step 2), the plan has RecvActivation(micro_batch=1, buffer=1, peer=0) (step 2)\n"
+        "sequence: rank 1, run 0, step 2: executed "
+        "SendActivation(stage=1, micro_batch=0, buffer=0, peer=2) "
+        "(step 2), the plan has RecvActivation(stage=1, micro_batch=1, buffer=1, peer=0) (step 2)\n"
         f"{directory}: 1 deviation (1 run, 40 instructions)\n"
     )
 

@@ -102,7 +102,8 @@ def test_an_instruction_of_a_micro_batch_that_is_not_there_may_be_entered_before
     write(tmp_path, 0, 1, [*whole[:beyond], told, load, end, *epilogue, whole[-1], CLOSE])
     (deviation,) = conform(plan, read_recording(tmp_path)).deviations
     assert deviation.message == (
-        "executed LoadMicroBatch(micro_batch=2, buffer=0) (step 2), though it knew that the data "
+        "executed LoadMicroBatch(stage=0, micro_batch=2, buffer=0) (step 2), "
+        "though it knew that the data "
         "ends after 2 micro-batches"
     )
 

@@ -27,7 +27,7 @@ AVERAGE, KEEP = ReduceLoss(reduction="avg"), ReduceLoss(reduction="none")
 
 
 def of_all_stages(stages: int, **wanted) -> list[tuple]:
-    return [epilogue(stages, stage_id, Outcome(**wanted)) for stage_id in range(stages)]
+    return [epilogue(range(stages), stage_id, Outcome(**wanted)) for stage_id in range(stages)]
 
 
 def test_by_default_every_stage_learns_the_average_loss():
@@ -138,7 +138,7 @@ def test_an_epilogue_without_micro_batches_is_a_sound_plan(stages):
         plan = compile_epilogue(stages, outcome=outcome)
         assert check(plan).findings == ()
         assert [p.epilogue for p in plan.programs] == [
-            epilogue(stages, stage_id, outcome) for stage_id in range(stages)
+            epilogue(range(stages), stage_id, outcome) for stage_id in range(stages)
         ]
         assert not any(program.steps for program in plan.programs)
 
