@@ -83,7 +83,7 @@ class SchedccLM(TemplateLM):
             enable_thinking: Handed to the chat template.
             think_end_token: What a generation has up to it is no part of the answer.
             chat_template_args: Handed to the chat template.
-            device: `"cpu"` or `"cuda"`; default: a GPU for each process where there are any.
+            device: Not chosen here: each process has a GPU where there are any, else the CPU.
 
         Raises:
             ModelError, PartitionError, WorkerError: the model cannot be loaded.

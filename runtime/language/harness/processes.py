@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from runtime.device import local_device
 from runtime.distributed.process_group import process_group, processes_of_launcher
 from runtime.language.models import ModelFiles
 from runtime.language.scoring import DistributedScorer, LocalScorer, Scorer, ScorerOptions
@@ -109,12 +108,14 @@ def started(
 
 
 def require_device(wanted: str | None) -> None:
-    """Refuse a device that the processes will not use.
+    """Refuse the CPU where the processes would use GPUs.
+
+    The harness's command line names `cuda:0` where the user names nothing, so that says nothing.
 
     Raises:
-        ValueError: they use GPUs where there are any, and CPUs elsewhere.
+        ValueError: the CPU is wanted, and there are GPUs.
     """
-    kind = local_device(0).type
-    if wanted is not None and wanted.partition(":")[0] != kind:
-        hint = "; hide the GPUs (CUDA_VISIBLE_DEVICES=) to run on CPUs" if kind == "cuda" else ""
-        raise ValueError(f"device is {wanted!r}, needed {kind!r} on this machine{hint}")
+    if wanted == "cpu" and torch.cuda.is_available():
+        raise ValueError(
+            "device is 'cpu' on a machine with GPUs, needed hidden GPUs: CUDA_VISIBLE_DEVICES="
+        )

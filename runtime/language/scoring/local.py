@@ -132,7 +132,7 @@ class LocalScorer(Scorer):
         try:
             stage = ScoringStage(self.files, options, stages=stages, device=device)
         except RemoteError as error:
-            raise workers.reason(error) from error
+            raise workers.reason(error) from None
         for rank in range(1, stages):
             workers.receive(rank)
         return stage
@@ -153,7 +153,7 @@ class LocalScorer(Scorer):
             self.close()
             if reason is error:
                 raise
-            raise reason from error
+            raise reason from None  # what is gone explains all that the others saw
         assert answers is not None
         return answers
 
