@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,8 @@ class SchedccLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[Encoded], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        pairs = [scored_pair(*tokens, self.max_length) for _, *tokens in requests]
+        length = self.max_length
+        pairs = [scored_pair(context, answer, length) for _, context, answer in requests]
         # The longest first, and beside each other what has the same inputs.
         order = sorted(range(len(pairs)), key=lambda n: (-len(pairs[n].inputs), pairs[n].inputs))
         answers: dict[int, tuple[float, bool]] = {}
@@ -262,9 +264,7 @@ class SchedccLM(TemplateLM):
                     self._scorer,
                     contexts,
                     max_new_tokens=wanted.max_gen_toks,
-                    is_done=lambda new, until=wanted.until: (
-                        new[-1] in ends or is_stopped(self.tokenizer, new, until)
-                    ),
+                    is_done=partial(self._is_done, ends, wanted.until),
                     progress=bar.update,
                 )
                 for n, tokens in zip(numbers, generated, strict=True):
@@ -287,6 +287,9 @@ class SchedccLM(TemplateLM):
         )
         tokens: list[int] = self.tokenizer(text, **options)["input_ids"]
         return tokens[-room:]
+
+    def _is_done(self, ends: Set[int], until: Sequence[str], new: Sequence[int]) -> bool:
+        return new[-1] in ends or is_stopped(self.tokenizer, new, until)
 
     def _text(self, tokens: list[int], until: Sequence[str]) -> str:
         thought = self.think_end_token

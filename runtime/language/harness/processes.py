@@ -99,9 +99,7 @@ def started(
     if replicas > 1:
         processes._peers = data.get_group()
     processes.device = device
-    local = DistributedScorer(
-        files, options, stages=pipeline.size(), mesh=pipeline, device=device
-    )
+    local = DistributedScorer(files, options, stages=pipeline.size(), mesh=pipeline, device=device)
     processes.scorer = local
     processes._end.callback(local.close)
     return processes

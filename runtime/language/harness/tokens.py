@@ -61,9 +61,7 @@ def special_tokens(
     return {} if add_bos_token is None else {"add_special_tokens": add_bos_token}
 
 
-def scored_pair(
-    context: Sequence[int], continuation: Sequence[int], max_length: int
-) -> TokenPair:
+def scored_pair(context: Sequence[int], continuation: Sequence[int], max_length: int) -> TokenPair:
     """A pair that fits the model: cut from the left.
 
     The last token is predicted and not given to the model, so there is room for one more.

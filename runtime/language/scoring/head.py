@@ -5,6 +5,8 @@ evaluation, and most of them are not read. Here the last stage hands its hidden 
 gets the positions in question, in pieces of tokens, and of each piece only what is asked stays.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -53,7 +55,7 @@ class ScoringHead(nn.Module):
             0, len(label.positions) + self.positions, self.positions, device=hidden.device
         )
         bounds: list[int] = torch.searchsorted(label.questions, starts).tolist()
-        for piece, (first, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        for piece, (first, stop) in enumerate(pairwise(bounds)):
             logits = self._logits(hidden, label.positions, piece)
             log_probs = logits.log_softmax(dim=-1, dtype=self.softmax_dtype)
             at = label.questions[first:stop] - piece * self.positions

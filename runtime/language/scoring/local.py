@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
 
 from runtime.failure.errors import LostPeerError, RemoteError
 from runtime.language.models import ModelFiles, locate_model
@@ -118,7 +119,7 @@ class LocalScorer(Scorer):
                 "group: a scorer of several stages makes one (use DistributedScorer in processes "
                 "that a launcher has started)"
             )
-        store = dist.TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
+        store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
         threads = options.threads or max(1, (os.cpu_count() or 1) // stages)
         torch.set_num_threads(threads)
         workers = self._workers

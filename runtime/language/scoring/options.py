@@ -41,11 +41,9 @@ class ScorerOptions:
         Raises:
             ValueError: one sentence with the value and what was needed.
         """
-        for name in ("dtype", "softmax_dtype"):
-            value, others = getattr(self, name), {"dtype": ["auto"], "softmax_dtype": [None]}[name]
-            if value not in (*DTYPES, *others):
-                needed = ", ".join([*DTYPES, *(other for other in others if other)])
-                raise ValueError(f"{name} is {value!r}, needed one of {needed}")
+        _require_dtype("dtype", self.dtype, (*DTYPES, "auto"))
+        if self.softmax_dtype is not None:
+            _require_dtype("softmax_dtype", self.softmax_dtype, DTYPES)
         for name in ("max_tokens", "max_rows", "threads"):
             if getattr(self, name) is not None:
                 require_count(name, getattr(self, name))
@@ -68,6 +66,11 @@ class ScorerOptions:
     def torch_softmax_dtype(self) -> torch.dtype | None:
         """The dtype of log-probabilities."""
         return None if self.softmax_dtype is None else _dtype(self.softmax_dtype)
+
+
+def _require_dtype(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}, needed one of {', '.join(known)}")
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -43,9 +43,7 @@ class Scorer(ABC):
     ) -> Sequence[torch.Tensor]:
         """What the last stage makes of each micro-batch."""
 
-    def score(
-        self, pairs: Sequence[TokenPair], *, progress: Progress | None = None
-    ) -> list[Score]:
+    def score(self, pairs: Sequence[TokenPair], *, progress: Progress | None = None) -> list[Score]:
         """The log-probability of each pair's continuation, in the order of the pairs.
 
         Pairs are sorted by length for the computation; inputs that several have in common are

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import Store, TCPStore
 
 from runtime.device import local_device
 from runtime.distributed.process_group import TIMEOUT
@@ -53,7 +54,7 @@ class Failed:
     trace: str
 
 
-def join(store: dist.Store, rank: int, stages: int, timeout: timedelta = TIMEOUT) -> torch.device:
+def join(store: Store, rank: int, stages: int, timeout: timedelta = TIMEOUT) -> torch.device:
     """Join the process group of a pipeline on this machine, as the stage `rank`."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
     device = local_device(stages)
@@ -65,9 +66,7 @@ def join(store: dist.Store, rank: int, stages: int, timeout: timedelta = TIMEOUT
             "nccl", store=store, rank=rank, world_size=stages, timeout=timeout, device_id=device
         )
     else:
-        dist.init_process_group(
-            "gloo", store=store, rank=rank, world_size=stages, timeout=timeout
-        )
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=stages, timeout=timeout)
     return device
 
 
@@ -109,7 +108,7 @@ def receive(connection: Connection) -> Any:
 
 def _work(connection: Connection, settings: WorkerSettings) -> None:
     torch.set_num_threads(settings.threads)
-    store = dist.TCPStore(HOST, settings.port, is_master=False, wait_for_workers=False)
+    store = TCPStore(HOST, settings.port, is_master=False, wait_for_workers=False)
     device = join(store, settings.rank, settings.stages)
     stage = ScoringStage(settings.files, settings.options, stages=settings.stages, device=device)
     send(connection, None)  # the layers are loaded
