@@ -50,6 +50,7 @@ _CONDITIONS: tuple[dict[str, torch.Tensor], ...] = (
     {"position_ids": _POSITIONS},
     {"attention_mask": _MASK, "position_ids": _POSITIONS},
 )
+_WARNING = "warn_if_padding_and_no_attention_mask"
 CONDITIONS = ("attention_mask", "position_ids")
 """What a model may be given beside its tokens."""
 
@@ -71,6 +72,11 @@ class Separation:
 class _RefusedError(Exception):
     """Why a model cannot be split: the end of a sentence that begins with its name."""
 
+    def __init__(self, reason: str, reached: int) -> None:
+        """Tell how many layers were called before."""
+        super().__init__(reason)
+        self.reached = reached
+
 
 @torch.no_grad()
 def require_separable(name: str, model: PreTrainedModel, blocks: nn.ModuleList) -> Separation:
@@ -85,14 +91,19 @@ def require_separable(name: str, model: PreTrainedModel, blocks: nn.ModuleList) 
         ModelError: it cannot; says why.
     """
     frame = frame_of(model, blocks, None, _in_memory)
-    reason = ""
+    for module in frame.modules():
+        if hasattr(module, _WARNING):  # it looks at tokens, to warn and for nothing else
+            setattr(module, _WARNING, lambda *_: None)
+    refusals: list[_RefusedError] = []
     for returned in (as_tensor, as_tuple, as_pair):
         try:
             return _separation(model, frame, blocks, returned)
         except _RefusedError as refused:
-            reason = str(refused)
+            refusals.append(refused)
         except Exception as error:  # what models raise when their layers return something else
-            reason = reason or f"its forward does not run without them ({one_line(error)})"
+            reason = f"its forward does not run without them ({one_line(error)})"
+            refusals.append(_RefusedError(reason, 0))
+    reason = str(max(refusals, key=lambda refused: refused.reached))
     raise ModelError(f"{name} ({type(model).__name__}) cannot be split into its layers: {reason}")
 
 
@@ -117,7 +128,8 @@ def _separation(
         other = {"inputs_embeds": torch.ones_like(hidden), **conditions}
         again = arguments_of_layers(bare, len(blocks), returned, **other)
         if len(again) != len(calls) or not all(map(_same, calls, again)):
-            raise _RefusedError("what its layers are given is another thing without its embeddings")
+            reason = "what its layers are given is another thing without its embeddings"
+            raise _RefusedError(reason, len(calls))
         accepted |= conditions.keys()
     separation.conditions = frozenset(accepted)
     return separation
@@ -137,12 +149,12 @@ def _traced(
 
     def visit(index: int, hidden: torch.Tensor, arguments: Arguments) -> Any:
         if index != len(calls) or (calls and hidden is not chain[-1]):
-            raise _RefusedError(f"layer {index} is not called with what the one before it returned")
+            reason = f"layer {index} is not called with what the one before it returned"
+            raise _RefusedError(reason, len(calls))
         _require_plain(index, arguments)
         if others := flow.marks(arguments.values):
-            raise _RefusedError(
-                f"layer {index} is also given what is computed from {_named(others)}"
-            )
+            reason = f"layer {index} is also given what is computed from {_named(others)}"
+            raise _RefusedError(reason, len(calls))
         calls.append(arguments)
         chain.extend((hidden, torch.zeros_like(hidden)))
         flow.mark(chain[-1], _layer(index))
@@ -156,11 +168,11 @@ def _traced(
         logits = run(frame, visit, input_ids=ids, **conditions).logits
         marks = {mark for mark in flow.marks(logits) if not mark.startswith("weight ")}
     if len(calls) != layers:
-        raise _RefusedError(f"its forward calls {len(calls)} of its {layers} layers")
+        raise _RefusedError(f"its forward calls {len(calls)} of its {layers} layers", len(calls))
     if marks != {_layer(layers - 1)}:
-        raise _RefusedError(f"its logits are computed from {_named(marks)}")
+        raise _RefusedError(f"its logits are computed from {_named(marks)}", layers)
     if flow.decisions:
-        raise _RefusedError(f"which operations it runs depends on {_named(flow.decisions)}")
+        raise _RefusedError(f"which operations it runs depends on {_named(flow.decisions)}", layers)
     return chain[0], calls
 
 
@@ -196,7 +208,8 @@ def _require_plain(index: int, arguments: Arguments) -> None:
         if not isinstance(value, _PLAIN):
             raise _RefusedError(
                 f"layer {index} is given a {type(value).__name__}, through which layers may hand "
-                "each other values"
+                "each other values",
+                index,
             )
 
 
