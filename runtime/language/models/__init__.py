@@ -8,6 +8,13 @@ from runtime.language.models.lazy import LazyModel, lazy_causal_lm, lazy_encoder
 from runtime.language.models.loading import load_causal_lm
 from runtime.language.models.split.causal import split_causal_lm
 from runtime.language.models.split.layers import BlockLayer, EmbeddingLayer, HeadLayer
+from runtime.language.models.split.scores import (
+    LabelScores,
+    PendingLogits,
+    ScoringLayer,
+    label_scores,
+    mean_loss,
+)
 from runtime.language.models.tokenizers.loading import check_tokenizer, load_tokenizer
 from runtime.language.models.tokenizers.vocabulary import check_token_ids
 
@@ -16,17 +23,22 @@ __all__ = [
     "BlockLayer",
     "EmbeddingLayer",
     "HeadLayer",
+    "LabelScores",
     "LazyModel",
     "ModelError",
     "ModelFiles",
+    "PendingLogits",
+    "ScoringLayer",
     "check_sequence_length",
     "check_token_ids",
     "check_tokenizer",
+    "label_scores",
     "layer_costs",
     "lazy_causal_lm",
     "lazy_encoder",
     "load_causal_lm",
     "load_tokenizer",
     "locate_model",
+    "mean_loss",
     "split_causal_lm",
 ]

@@ -25,7 +25,8 @@ from runtime.language.models.errors import ModelError, one_line
 from runtime.language.models.files.directory import read_config, require_all_is_read
 from runtime.language.models.files.names import CONFIG
 from runtime.language.models.files.shape import ModelFiles
-from runtime.language.models.split.layers import BlockLayer
+from runtime.language.models.split.layers import BlockLayer, HeadLayer
+from runtime.language.models.split.scores import ScoringLayer
 from runtime.language.models.weights.fit import require_fit
 from runtime.language.models.weights.memory import Loaded, materialise
 from runtime.modules.layers import LayerSpec
@@ -50,9 +51,19 @@ class LazyModel:
     _loaded: Loaded = field(default_factory=WeakValueDictionary)
     _before: threading.local = field(default_factory=threading.local)
 
-    def specs(self, device: torch.device | str = "cpu") -> list[LayerSpec]:
-        """The layers for an evaluator: each is loaded to `device` by the stage that builds it."""
-        return [LayerSpec(self.load, index, device) for index in range(len(self.layers))]
+    def specs(
+        self, device: torch.device | str = "cpu", *, scoring: bool = False
+    ) -> list[LayerSpec]:
+        """The layers for an evaluator: each is loaded to `device` by the stage that builds it.
+
+        Args:
+            device: Where the weights go.
+            scoring: Whether the last layer gives `PendingLogits`, for `label_scores`.
+        """
+        specs = [LayerSpec(self.load, index, device) for index in range(len(self.layers))]
+        if scoring:
+            specs[-1] = LayerSpec(self._load_scoring, device)
+        return specs
 
     def load(self, index: int, device: torch.device | str = "cpu") -> nn.Module:
         """Read one layer, and nothing but its tensors, to `device`.
@@ -64,6 +75,11 @@ class LazyModel:
         self._materialise(layer, self.source.tensors(index), device)
         self._before.last = index, ref(layer)
         return layer
+
+    def _load_scoring(self, device: torch.device | str) -> nn.Module:
+        head = self.load(len(self.layers) - 1, device)
+        assert isinstance(head, HeadLayer), "encoders have no head"
+        return ScoringLayer(head)
 
     def load_whole(self) -> PreTrainedModel:
         """Read all layers into `model`.
