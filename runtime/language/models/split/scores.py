@@ -1,6 +1,6 @@
 """Scores of labels, without the logits of everything: the head is applied where somebody asks.
 
-Logits are [tokens, vocabulary]: with 100 thousand words, the largest tensor of an evaluation by far.
+Logits are [tokens, vocabulary]: with 100 thousand words, the largest tensor of an evaluation.
 A `ScoringLayer` in the place of the head hands out the hidden states and the head itself, and
 `label_scores` goes through the positions with a label, a piece at a time.
 
