@@ -6,8 +6,8 @@ The model can be split where
 1. every decoder layer is called once, in order, with what the one before it returned;
 2. what else a layer is given depends on the shapes, the mask and the positions, and not on tokens,
    hidden states or weights;
-3. the logits depend on the last layer's output alone;
-4. no element of a hidden state decides which operations run;
+3. the logits depend on the last layer's output alone, and not on the mask or the positions either;
+4. no token and no element of a hidden state decides which operations run;
 5. frames without weights give all layers the arguments that the whole model gives them.
 
 Decoder layers do not run for it, so it takes no memory for their weights and some milliseconds.
@@ -19,7 +19,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -50,6 +50,7 @@ _CONDITIONS: tuple[dict[str, torch.Tensor], ...] = (
     {"position_ids": _POSITIONS},
     {"attention_mask": _MASK, "position_ids": _POSITIONS},
 )
+_WORDS = 8
 _WARNING = "warn_if_padding_and_no_attention_mask"
 CONDITIONS = ("attention_mask", "position_ids")
 """What a model may be given beside its tokens."""
@@ -90,10 +91,7 @@ def require_separable(name: str, model: PreTrainedModel, blocks: nn.ModuleList) 
     Raises:
         ModelError: it cannot; says why.
     """
-    frame = frame_of(model, blocks, None, _in_memory)
-    for module in frame.modules():
-        if hasattr(module, _WARNING):  # it looks at tokens, to warn and for nothing else
-            setattr(module, _WARNING, lambda *_: None)
+    frame = _frame_in_memory(model, blocks)
     refusals: list[_RefusedError] = []
     for returned in (as_tensor, as_tuple, as_pair):
         try:
@@ -105,6 +103,21 @@ def require_separable(name: str, model: PreTrainedModel, blocks: nn.ModuleList) 
             refusals.append(_RefusedError(reason, 0))
     reason = str(max(refusals, key=lambda refused: refused.reached))
     raise ModelError(f"{name} ({type(model).__name__}) cannot be split into its layers: {reason}")
+
+
+def _frame_in_memory(model: PreTrainedModel, blocks: nn.ModuleList) -> PreTrainedModel:
+    """A frame with all weights, in memory: zeros where the model has none."""
+    frame = frame_of(model, blocks, None, _in_memory)
+    of_model, of_frame = (cast(Any, lm).get_output_embeddings for lm in (model, frame))
+    head = of_frame()
+    if isinstance(head, nn.Linear) and of_model().weight.is_meta:
+        for name, parameter in list(head.named_parameters(recurse=False)):
+            # A product with all words of a large vocabulary would take most of the time.
+            setattr(head, name, nn.Parameter(parameter[:_WORDS].clone(), requires_grad=False))
+    for module in frame.modules():
+        if hasattr(module, _WARNING):  # it looks at tokens, to warn and for nothing else
+            setattr(module, _WARNING, lambda *_: None)
+    return frame
 
 
 def _in_memory(parameter: nn.Parameter) -> nn.Parameter:
@@ -152,7 +165,7 @@ def _traced(
             reason = f"layer {index} is not called with what the one before it returned"
             raise _RefusedError(reason, len(calls))
         _require_plain(index, arguments)
-        if others := flow.marks(arguments.values):
+        if others := flow.marks(arguments.values) - conditions.keys():
             reason = f"layer {index} is also given what is computed from {_named(others)}"
             raise _RefusedError(reason, len(calls))
         calls.append(arguments)
@@ -163,6 +176,8 @@ def _traced(
     ids = _IDS.clone()
     with _uses(frame, calls, found), flow:
         flow.mark(ids, "tokens")
+        for name, tensor in conditions.items():
+            flow.mark(tensor, name)
         for name, parameter in frame.named_parameters():
             flow.mark(parameter, f"weight {name}")
         logits = run(frame, visit, input_ids=ids, **conditions).logits
@@ -171,8 +186,8 @@ def _traced(
         raise _RefusedError(f"its forward calls {len(calls)} of its {layers} layers", len(calls))
     if marks != {_layer(layers - 1)}:
         raise _RefusedError(f"its logits are computed from {_named(marks)}", layers)
-    if flow.decisions:
-        raise _RefusedError(f"which operations it runs depends on {_named(flow.decisions)}", layers)
+    if decisions := flow.decisions - conditions.keys():
+        raise _RefusedError(f"which operations it runs depends on {_named(decisions)}", layers)
     return chain[0], calls
 
 

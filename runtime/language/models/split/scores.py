@@ -97,7 +97,8 @@ def label_scores(
     greedy = torch.ones(labels.numel(), dtype=torch.bool, device=labels.device)
     vocabulary = output.vocabulary if isinstance(output, PendingLogits) else output.shape[-1]
     length = max(1, logits_at_once // vocabulary)
-    for piece, asked in zip(rows.split(length), wanted.split(length), strict=True):
+    for start in range(0, rows.numel(), length):
+        piece, asked = rows[start : start + length], wanted[start : start + length]
         if isinstance(output, PendingLogits):
             logits = output.at(piece).float()
         else:
