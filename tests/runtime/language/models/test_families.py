@@ -69,6 +69,25 @@ def test_split_layers_give_the_bits_of_the_models_own_forward(family: str):
                 layers[0](**chosen)
 
 
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("falcon", {"alibi": False}),
+        ("falcon", {"alibi": False, "new_decoder_architecture": True, "num_kv_heads": 2}),
+        ("gpt_neox", {"use_parallel_residual": False}),
+        ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 32}),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2}),
+        ("stablelm", {"use_parallel_residual": True, "qk_layernorm": True}),
+    ],
+)
+def test_variants_of_a_family_are_exact_too(family: str, changes: dict[str, Any]):
+    torch.set_num_threads(1)
+    model = family_model(family, **changes)
+    given = inputs()
+    for chosen in (given, {"input_ids": given["input_ids"]}):
+        assert torch.equal(of_layers(split_causal_lm(model), chosen), of_model(model, chosen))
+
+
 def logits_over_stages(model: LazyModel, stages: int, data: list[Any]) -> list[torch.Tensor]:
     specs = model.specs()
 
@@ -98,6 +117,22 @@ def test_stages_load_their_own_layers_and_give_the_bits_of_the_saved_model(
     for stages in (1, 2, 3):
         found = logits_over_stages(lazy, stages, data)
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), stages
+
+
+def test_micro_batches_with_and_without_masks_and_positions_follow_each_other(tmp_path: Path):
+    torch.set_num_threads(1)
+    model = family_model("mistral")
+    model.save_pretrained(tmp_path)
+    whole = inputs()
+    data = [
+        whole,
+        {"input_ids": whole["input_ids"]},
+        {"input_ids": whole["input_ids"], "attention_mask": whole["attention_mask"]},
+        whole | {"attention_mask": torch.ones_like(whole["attention_mask"])},
+    ]
+    found = logits_over_stages(lazy_causal_lm(locate_model(str(tmp_path))), 2, data)
+    expected = [of_model(model, given) for given in data]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("family", sorted(REFUSED))
