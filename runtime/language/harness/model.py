@@ -51,6 +51,7 @@ class SchedccLM(TemplateLM):
         batch_size: int | str = "auto",
         max_batch_size: int | None = None,
         max_tokens: int = MAX_TOKENS,
+        share_contexts: bool = False,
         partition: str = "balanced",
         threads: int | None = None,
         timeout: float | None = None,
@@ -74,6 +75,8 @@ class SchedccLM(TemplateLM):
             batch_size: Sequences of a micro-batch, at most; `"auto"`: as many as fit.
             max_batch_size: The same, where `batch_size` is `"auto"`.
             max_tokens: Of a micro-batch, padding included.
+            share_contexts: Whether what several requests begin with is computed once; answers
+                differ by rounding from those of `hf` then.
             partition: How layers are divided: `"balanced"`, or as of `Evaluator`.
             threads: Of each process; default: the cores divided by the stages, if this process was
                 started alone.
@@ -103,6 +106,7 @@ class SchedccLM(TemplateLM):
             softmax_dtype=softmax_dtype,
             max_tokens=max_tokens,
             max_rows=rows,
+            share_contexts=share_contexts,
             partition=partition,
             threads=threads,
             **limits,

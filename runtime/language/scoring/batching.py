@@ -11,10 +11,12 @@ causal model. Sequences that several questions share are computed once::
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
 from runtime.language.scoring.pairs import TokenPair
+from runtime.language.scoring.trees import tree_inputs
 
 MOST_PADDING = 0.05
 """Of the tokens of a micro-batch; a shorter sequence begins another one."""
@@ -35,13 +37,25 @@ class Label:
     """`[questions]`: for each question, the token whose log-probability is wanted."""
 
 
+class Asked(NamedTuple):
+    """What is asked about a row for one pair."""
+
+    pair: int
+    """The number of the pair."""
+    places: Sequence[int]
+    """In the row: after the token at each of them, one of the targets is predicted."""
+    targets: tuple[int, ...]
+
+
 @dataclass
 class Row:
-    """One sequence, and what is asked about it."""
+    """One sequence, or several that begin alike, and what is asked about them."""
 
     tokens: tuple[int, ...]
-    pairs: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
-    """The number and the continuation of each pair that has these tokens as its inputs."""
+    asked: list[Asked] = field(default_factory=list)
+    parents: tuple[int, ...] = ()
+    """For each token the place of the token before it, -1 if it is the first of a sequence; empty:
+    of a single sequence, whose tokens follow one another."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +77,17 @@ class MicroBatch:
     @property
     def pairs(self) -> int:
         """How many are asked about."""
-        return sum(len(row.pairs) for row in self.rows)
+        return sum(len(row.asked) for row in self.rows)
 
-    def inputs(self) -> torch.Tensor:
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """What the model is given: token ids, and where rows share tokens masks and positions."""
+        inputs = {"input_ids": self.input_ids()}
+        if any(row.parents for row in self.rows):
+            parents = [row.parents or range(-1, len(row.tokens) - 1) for row in self.rows]
+            inputs |= tree_inputs(parents, self.length)
+        return inputs
+
+    def input_ids(self) -> torch.Tensor:
         """Token ids, int64 `[rows, length]`, padded with 0 at the end."""
         ids = torch.zeros(len(self.rows), self.length, dtype=torch.int64)
         for number, row in enumerate(self.rows):
@@ -95,10 +117,9 @@ class MicroBatch:
     def _asked(self) -> Iterator[tuple[int, int, int]]:
         """Position, pair and target of each question."""
         for number, row in enumerate(self.rows):
-            end = number * self.length + len(row.tokens)
-            for pair, continuation in row.pairs:
-                for back, target in enumerate(reversed(continuation), start=1):
-                    yield end - back, pair, target
+            for pair, places, targets in row.asked:
+                for place, target in zip(places, targets, strict=True):
+                    yield number * self.length + place, pair, target
 
 
 def rows_of(pairs: Iterable[TokenPair]) -> list[Row]:
@@ -106,7 +127,8 @@ def rows_of(pairs: Iterable[TokenPair]) -> list[Row]:
     rows: dict[tuple[int, ...], Row] = {}
     for number, pair in enumerate(pairs):
         row = rows.setdefault(pair.inputs, Row(pair.inputs))
-        row.pairs.append((number, pair.continuation))
+        places = range(len(pair.context) - 1, len(row.tokens))
+        row.asked.append(Asked(number, places, pair.continuation))
     return list(rows.values())
 
 
@@ -122,7 +144,7 @@ def micro_batches(
         max_tokens: Of a micro-batch, padding included; a longer row has one to itself.
         max_rows: Of a micro-batch; default: as many as fit.
     """
-    ordered = sorted(rows, key=lambda row: (-len(row.tokens), row.tokens))
+    ordered = sorted(rows, key=lambda row: (-len(row.tokens), row.tokens, row.parents))
     batches: list[MicroBatch] = []
     gathered: list[Row] = []
     tokens = 0

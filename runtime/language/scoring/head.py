@@ -10,6 +10,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from runtime.language.models.split.layers import Activation, unpack
 from runtime.language.scoring.batching import Label
 
 PIECE = 64 * 2**20
@@ -35,9 +36,9 @@ class ScoringHead(nn.Module):
         """At a time."""
         self.softmax_dtype = softmax_dtype
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+    def forward(self, activation: Activation) -> torch.Tensor:
         """Pass a hidden state `[rows, sequence, hidden]` on."""
-        return hidden
+        return unpack(activation)[0]
 
     def score(self, hidden: torch.Tensor, label: Label) -> torch.Tensor:
         """Answer the questions of a micro-batch.

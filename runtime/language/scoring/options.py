@@ -28,6 +28,8 @@ class ScorerOptions:
     """Of a micro-batch, padding included; a longer sequence has one to itself."""
     max_rows: int | None = None
     """Sequences of a micro-batch; default: as many as fit."""
+    share_contexts: bool = False
+    """Whether what several sequences begin with is computed once: scores differ by rounding."""
     partition: Partition | Literal["balanced"] = "balanced"
     """How layers are divided: `"balanced"` by arithmetic, or as of `Evaluator`."""
     threads: int | None = None

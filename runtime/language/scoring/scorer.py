@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Self
 import torch
 
 from runtime.language.models import ModelFiles, check_token_ids
-from runtime.language.scoring.batching import MicroBatch, Row, micro_batches, rows_of
+from runtime.language.scoring.batching import Asked, MicroBatch, Row, micro_batches, rows_of
 from runtime.language.scoring.options import ScorerOptions
 from runtime.language.scoring.pairs import Score, TokenPair
+from runtime.language.scoring.sharing import PROBE, TOLERANCE, require_full_attention, shared
 from runtime.language.scoring.stage import Kind
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class Scorer(ABC):
     def __init__(self, files: ModelFiles, options: ScorerOptions) -> None:
         """Score with the model of `files`."""
         self.files, self.options = files, options
+        self._shares = False
+        """Whether it is known that contexts can be shared."""
 
     @property
     @abstractmethod
@@ -47,7 +50,7 @@ class Scorer(ABC):
         """The log-probability of each pair's continuation, in the order of the pairs.
 
         Pairs are sorted by length for the computation; inputs that several have in common are
-        computed once.
+        computed once, and with `share_contexts` what they begin with.
 
         Args:
             pairs: Any number; none longer than what the model accepts.
@@ -55,11 +58,19 @@ class Scorer(ABC):
 
         Raises:
             ModelError: a pair is too long for the model, or has a token that it does not know.
+            ValueError: contexts are to be shared, and the model gives other scores then.
             RemoteError: a stage failed, ended without a word, or did not get on in time.
         """
-        batches = self._divided(rows_of(pairs))
-        log_probs: list[list[float]] = [[] for _ in pairs]
-        greedy = [True] * len(pairs)
+        rows = rows_of(pairs)
+        if self.options.share_contexts:
+            self._require_sharing()
+            rows = self._shared(rows)
+        return self._scores(rows, len(pairs), progress)
+
+    def _scores(self, rows: Sequence[Row], pairs: int, progress: Progress | None) -> list[Score]:
+        batches = self._divided(rows)
+        log_probs: list[list[float]] = [[] for _ in range(pairs)]
+        greedy = [True] * pairs
         answers = self._run(batches, "score", progress) if batches else ()
         for batch, answer in zip(batches, answers, strict=True):
             for pair, (log_prob, is_greedy) in zip(batch.answers(), answer.tolist(), strict=True):
@@ -78,14 +89,39 @@ class Scorer(ABC):
         """
         if not all(sequences):
             raise ValueError("a sequence is empty, needed at least one token")
-        rows = [Row(tuple(tokens), [(n, ())]) for n, tokens in enumerate(sequences)]
+        rows = [Row(tuple(some), [Asked(n, (), ())]) for n, some in enumerate(sequences)]
         batches = self._divided(rows)
         tokens = [0] * len(rows)
         answers = self._run(batches, "next_tokens", progress) if batches else ()
         for batch, answer in zip(batches, answers, strict=True):
             for row, token in zip(batch.rows, answer.tolist(), strict=True):
-                tokens[row.pairs[0][0]] = token
+                tokens[row.asked[0].pair] = token
         return tokens
+
+    def _shared(self, rows: Sequence[Row]) -> list[Row]:
+        for row in rows:
+            self.files.limits.check(len(row.tokens))
+        longest = self.files.limits.max_positions or self.options.max_tokens
+        return shared(rows, max_tokens=min(self.options.max_tokens, longest))
+
+    def _require_sharing(self) -> None:
+        """Refuse to share contexts where the model gives other scores then.
+
+        Raises:
+            ValueError: it does, or may.
+        """
+        if self._shares:
+            return
+        require_full_attention(self.files.name, self.config)
+        apart = self._scores(rows_of(PROBE), len(PROBE), None)
+        together = self._scores(self._shared(rows_of(PROBE)), len(PROBE), None)
+        differences = [abs(a.log_prob - b.log_prob) for a, b in zip(apart, together, strict=True)]
+        if not max(differences) < TOLERANCE:
+            raise ValueError(
+                f"share_contexts with {self.files.name}: scores differ by {max(differences):.3g} "
+                "nats when contexts are shared, needed a model that heeds a mask of attention"
+            )
+        self._shares = True
 
     def _divided(self, rows: Sequence[Row]) -> list[MicroBatch]:
         for row in rows:

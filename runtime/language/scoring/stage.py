@@ -34,8 +34,8 @@ class StageData:
 
     kind: Kind
     micro_batches: int
-    inputs: tuple[torch.Tensor, ...] | None
-    """Token ids of each micro-batch, on the first stage."""
+    inputs: tuple[dict[str, torch.Tensor], ...] | None
+    """What the model is given of each micro-batch, on the first stage."""
     labels: tuple[Any, ...] | None
     """What is asked about each micro-batch, on the last stage."""
 
@@ -94,6 +94,8 @@ class ScoringStage:
             stages=stages,
             mesh=mesh,
             partition=partition,
+            keyword_inputs=True,
+            check_data=False,  # inputs and labels come from one source, each to its own stage
             timeout=options.timeout,
             listeners=(self._counter,),
         )
@@ -119,10 +121,10 @@ class ScoringStage:
             RemoteError: another stage failed, ended without a word, or did not get on in time.
         """
         evaluator = self.evaluator
-        nothing = (None,) * data.micro_batches
         pairs = None
         if data.inputs is not None or data.labels is not None:
-            pairs = zip(data.inputs or nothing, data.labels or nothing, strict=True)
+            inputs: Sequence[Any] = data.inputs or ({},) * data.micro_batches
+            pairs = zip(inputs, data.labels or (None,) * data.micro_batches, strict=True)
         last: Any = evaluator.module[-1]
         answer = getattr(last, data.kind) if evaluator.is_last else _nobody
         self._counter.progress = progress
