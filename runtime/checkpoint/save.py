@@ -19,7 +19,7 @@ from torch import nn
 
 from runtime.checkpoint.errors import CheckpointError
 from runtime.checkpoint.formats.source import Source
-from runtime.checkpoint.ranks import everyone, together
+from runtime.checkpoint.ranks import gather_from_all, on_all_ranks
 from runtime.checkpoint.share import shares
 from runtime.checkpoint.tensors import digest, dtype_name
 from runtime.checkpoint.write import commit, write_tensors
@@ -83,20 +83,20 @@ def save_states(
         CheckpointError: something cannot be saved or written; the former checkpoint is untouched.
         RemoteError: another rank failed otherwise; likewise.
     """
-    name = everyone(transport, f"save-{uuid4().hex[:16]}")[0][0]
+    name = gather_from_all(transport, f"save-{uuid4().hex[:16]}")[0][0]
     files = directory / name
     first = transport.stage_id == 0 and transport.replica == 0
-    mine = _share(layers, transport, parallel_write=parallel_write)
-    manifest = _describe(layers, mine, name, transport)
+    own_layers = _share(layers, transport, parallel_write=parallel_write)
+    manifest = _describe(layers, own_layers, name, transport)
     try:
-        together(transport, lambda: _make(files))
-        manifest = _write(layers, mine, manifest, files, transport)
+        on_all_ranks(transport, lambda: _make(files))
+        manifest = _write(layers, own_layers, manifest, files, transport)
     except Exception:
         if first:
             shutil.rmtree(files, ignore_errors=True)
         raise
     # From here on the files may be what the manifest refers to.
-    together(transport, lambda: commit(directory, manifest) if first else None)
+    on_all_ranks(transport, lambda: commit(directory, manifest) if first else None)
     return manifest
 
 
@@ -108,10 +108,10 @@ def _share(
 
 
 def _describe(
-    layers: Mapping[int, LayerState], mine: Sequence[int], name: str, transport: Transport
+    layers: Mapping[int, LayerState], own_layers: Sequence[int], name: str, transport: Transport
 ) -> CheckpointManifest:
     """Agree on what every layer holds, and on which file stores what is there more than once."""
-    described = _rounds(transport, mine, lambda index: _layer_entry(index, layers[index]))
+    described = _rounds(transport, own_layers, lambda index: _layer_entry(index, layers[index]))
     described.sort(key=lambda layer: layer.index)
     if [layer.index for layer in described] != list(range(len(described))):
         raise CheckpointError(
@@ -141,7 +141,7 @@ def stored_once(layers: Iterable[LayerEntry]) -> Iterator[LayerEntry]:
 
 def _write(
     layers: Mapping[int, LayerState],
-    mine: Sequence[int],
+    own_layers: Sequence[int],
     manifest: CheckpointManifest,
     files: Path,
     transport: Transport,
@@ -155,20 +155,20 @@ def _write(
         size = write_tensors(files / entry.file, stored)
         return entry.model_copy(update={"bytes": size})
 
-    written = _rounds(transport, mine, write)
+    written = _rounds(transport, own_layers, write)
     written.sort(key=lambda layer: layer.index)
     return manifest.model_copy(update={"layers": tuple(written)})
 
 
 def _rounds(
-    transport: Transport, mine: Sequence[int], work: Callable[[int], LayerEntry]
+    transport: Transport, own_layers: Sequence[int], work: Callable[[int], LayerEntry]
 ) -> list[LayerEntry]:
     """Do `work` for each of this rank's layers, in step with the others; returns what all did."""
-    rounds = max(chain.from_iterable(everyone(transport, len(mine))))
+    rounds = max(chain.from_iterable(gather_from_all(transport, len(own_layers))))
     done: list[LayerEntry] = []
     for turn in range(rounds):
-        action = lambda turn=turn: work(mine[turn]) if turn < len(mine) else None  # noqa: E731
-        done += _present(chain.from_iterable(together(transport, action)))
+        action = lambda turn=turn: work(own_layers[turn]) if turn < len(own_layers) else None  # noqa: E731
+        done += _present(chain.from_iterable(on_all_ranks(transport, action)))
     return done
 
 

@@ -1,4 +1,4 @@
-"""What is said of a tensor on disk, and the bytes of one in memory."""
+"""The dtype and shape of a tensor on disk, and the bytes of one in memory."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Literal
 
@@ -19,16 +19,11 @@ from runtime.checkpoint.formats.deepspeed import LATEST, layer_file
 from runtime.checkpoint.replace import at_once
 from runtime.checkpoint.tensors import digest
 from runtime.checkpoint.write import MANIFEST, is_of_a_save, write_tensors
-from runtime.language.models.beside import MODEL_FILES, files_beside
-from runtime.language.models.families import Family
-from runtime.language.models.hugging_face import HuggingFaceCheckpoint
-from runtime.language.models.sources import (
-    family_of_config,
-    is_tied,
-    open_source,
-    read_config,
-    require_model,
-)
+from runtime.language.models.described import describe
+from runtime.language.models.files.beside import files_beside
+from runtime.language.models.files.names import BESIDE_WEIGHTS, CONFIG, WEIGHT_INDEXES
+from runtime.language.models.sources import open_source, require_model
+from runtime.language.models.weights.hugging_face import HuggingFaceCheckpoint
 from runtime.transport import SingleProcessTransport
 
 Format = Literal["layers", "deepspeed", "hf"]
@@ -59,8 +54,8 @@ def convert(name: str, destination: Path, to: Format, config: Path | None = None
     source = open_source(name)
     directory = config or source.path
     beside = {file: file.relative_to(directory) for file in files_beside(directory)}
-    _require_place(destination, to, MODEL_FILES.union(path.parts[0] for path in beside.values()))
-    if (directory / "config.json").is_file():
+    _require_place(destination, to, BESIDE_WEIGHTS.union(path.parts[0] for path in beside.values()))
+    if (directory / CONFIG).is_file():
         require_model(name, source, directory)
     elif config is not None or to == "hf":
         hint = "" if config else ": name the model's directory with --config"
@@ -130,44 +125,39 @@ def _write_deepspeed(source: Source, place: Path) -> None:
 
 def _write_hugging_face(source: Source, config: Path, place: Path) -> None:
     """Write a shard for each layer that has tensors, and their index."""
-    settings = read_config(config)
-    family = family_of_config(config, settings)
-    num_blocks = settings[family.num_blocks_key]
-    source.require_layers(num_blocks + 2)
-    tied = is_tied(config)
+    described = describe(config, str(config))
+    files = described.weights(config)
+    layers = len(described.layers)
+    source.require_layers(layers)
+    ties = described.model.all_tied_weights_keys
+    written: dict[str, str] = {}
     weight_map: dict[str, str] = {}
     total = 0
-    for index in range(num_blocks + 2):
+    for index in range(layers):
         state = {}
         for name, stored in source.tensors(index).items():
-            if tied and name == "projection.weight" and _is_embedding(source, stored.read()):
+            target = _name_in_model(described.names[index], index, name)
+            tensor = stored.read()
+            if target in ties and written.get(ties[target]) == digest(tensor):
                 continue
-            state[_name_in_model(family, index, num_blocks, name)] = stored.read()
+            state[target] = tensor
+            if target in ties.values():
+                written[target] = digest(tensor)
+        state = files.conversion.to_files(state)
         if state:
-            shard = f"model-{index + 1:05d}-of-{num_blocks + 2:05d}.safetensors"
+            shard = f"model-{index + 1:05d}-of-{layers:05d}.safetensors"
             write_tensors(place / shard, state)
             weight_map |= dict.fromkeys(state, shard)
             total += sum(tensor.nbytes for tensor in state.values())
     index_file = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (place / "model.safetensors.index.json").write_text(json.dumps(index_file, indent=2))
+    (place / WEIGHT_INDEXES[0]).write_text(json.dumps(index_file, indent=2))
 
 
-def _is_embedding(source: Source, head: torch.Tensor) -> bool:
-    embedding = source.tensors(0).get("tokens.weight")
-    return embedding is not None and digest(embedding.read()) == digest(head)
-
-
-def _name_in_model(family: Family, layer: int, num_blocks: int, name: str) -> str:
-    """The name of a layer's tensor in transformers' checkpoints of the whole model."""
-    part, _, rest = name.partition(".")
-    parts = family.parts(layer, num_blocks)
-    if part not in parts:
+def _name_in_model(names: Mapping[str, str], layer: int, name: str) -> str:
+    """What transformers calls a layer's tensor."""
+    if name not in names:
         raise CheckpointError(
             f"tensor {name} of layer {layer} is no part of the model that config.json describes, "
-            f"whose parts are {', '.join(sorted(parts)) or 'none'}"
+            f"whose tensors there are {', '.join(sorted(names)) or 'none'}"
         )
-    current = f"{parts[part]}.{rest}"
-    for old, new in family.renamed.items():
-        if new and current.startswith(f"{new}."):
-            return old + current.removeprefix(new)
-    return current
+    return names[name]

@@ -8,8 +8,8 @@ from rich.text import Text
 
 from runtime.checkpoint import Source
 from runtime.checkpoint.tensors import dtype_name
-from runtime.language.models.hugging_face import HuggingFaceCheckpoint
 from runtime.language.models.sources import open_source
+from runtime.language.models.weights.hugging_face import HuggingFaceCheckpoint
 from runtime.modules.partition import balanced
 from schedcc.errors import require_count
 from schedcc.io.plain_text import encodable, visible

@@ -19,16 +19,19 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from runtime.checkpoint import CheckpointError
-from runtime.language.models.directory import read_object, require_all_is_read
 from runtime.language.models.errors import ModelError, one_line
-from runtime.language.models.families import ENCODERS, SequenceLimits
-from runtime.language.models.fit import require_fit
-from runtime.language.models.hugging_face import HuggingFaceCheckpoint
-from runtime.language.models.lazy import LazyModel, without_memory
+from runtime.language.models.files.directory import read_object
+from runtime.language.models.files.names import CONFIG, ENCODER_STEPS
+from runtime.language.models.files.shape import SequenceLimits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+ENCODERS = ("bert",)
+"""By `model_type`: embeddings and equal blocks of attention in both directions, with a mask."""
+UNUSED = ("bert.pooler", "pooler", "cls")
+"""Parts of checkpoints of encoders that evaluation has no use for."""
+_BLOCKS = "encoder.layer"
 
 Activation = tuple[torch.Tensor, torch.Tensor]
 """Hidden state [micro_batch, sequence, hidden], and mask [micro_batch, sequence]: 0 is padding."""
@@ -82,38 +85,6 @@ class PoolingLayer(nn.Module):
         return functional.normalize(mean, p=2.0, dim=1)
 
 
-def lazy_encoder(directory: Path, dtype: torch.dtype = torch.float32) -> LazyModel:
-    """Split the encoder in a Hugging Face directory without loading it.
-
-    Its layers take a pair (ids, mask) and give embeddings; see `LazyModel` for the rest.
-
-    Raises:
-        ModelError: the directory does not hold an encoder of a supported family, or is damaged.
-    """
-    from transformers import AutoModel
-
-    path = directory / "config.json"
-    if not path.is_file():
-        raise ModelError(f"{path} is no configuration of a model: there is no such file")
-    model_type = read_object(path).get("model_type")
-    if not isinstance(model_type, str) or model_type not in ENCODERS:
-        raise ModelError(
-            f"{directory} is of the model family {model_type!r}; the supported families of "
-            f"encoders are {', '.join(sorted(ENCODERS))}"
-        )
-    require_all_is_read(directory)
-    require_mean_pooling(directory)
-    model = without_memory(directory, str(directory), AutoModel, dtype)
-    layers = split_encoder(model)
-    family, num_blocks = ENCODERS[model_type], len(layers) - 2
-    try:
-        source = HuggingFaceCheckpoint(directory, family, num_blocks, tied=False)
-        require_fit(str(directory), source, layers)
-    except CheckpointError as error:
-        raise ModelError(f"{directory} cannot be loaded: {one_line(error)}") from error
-    return LazyModel(str(directory), source, model, layers)
-
-
 def require_mean_pooling(directory: Path) -> None:
     """Refuse what sentence-transformers would do after the blocks, if `PoolingLayer` does not.
 
@@ -122,7 +93,7 @@ def require_mean_pooling(directory: Path) -> None:
     Raises:
         ModelError: naming the step.
     """
-    path = directory / "modules.json"
+    path = directory / ENCODER_STEPS
     if not path.is_file():
         return
     try:
@@ -136,7 +107,7 @@ def require_mean_pooling(directory: Path) -> None:
             f"{path} names the steps {', '.join(kinds)}, and only Transformer, Pooling, Normalize "
             "are supported"
         )
-    pooling = read_object(directory / steps[1][1] / "config.json")
+    pooling = read_object(directory / steps[1][1] / CONFIG)
     modes = [key for key, value in pooling.items() if key.startswith("pooling_mode_") and value]
     if modes != ["pooling_mode_mean_tokens"]:
         raise ModelError(
@@ -151,18 +122,21 @@ def split_encoder(model: PreTrainedModel) -> list[nn.Module]:
     The layers hold the model's own parameters, in evaluation mode.
     """
     config: Any = model.config
-    family, num_blocks = ENCODERS[config.model_type], config.num_hidden_layers
-    limits = SequenceLimits(config.name_or_path, config.max_position_embeddings, None)
-
-    def part(layer: int) -> nn.Module:
-        (path,) = family.parts(layer, num_blocks).values()
-        return model.get_submodule(path)
-
+    limits = SequenceLimits(config.name_or_path, config.max_position_embeddings)
+    blocks: Any = model.get_submodule(_BLOCKS)
     layers: list[nn.Module] = [
-        EncoderEmbeddingLayer(part(0), limits),
-        *(EncoderBlockLayer(part(layer), config) for layer in range(1, num_blocks + 1)),
+        EncoderEmbeddingLayer(model.get_submodule("embeddings"), limits),
+        *(EncoderBlockLayer(block, config) for block in blocks),
         PoolingLayer(),
     ]
     for layer in layers:
         layer.eval()
     return layers
+
+
+def names_in_encoder(layers: list[nn.Module]) -> list[dict[str, str]]:
+    """What the model calls the tensors of each layer that `split_encoder` made of it."""
+    return [
+        {name: name.replace("block.", f"{_BLOCKS}.{index - 1}.", 1) for name in layer.state_dict()}
+        for index, layer in enumerate(layers)
+    ]

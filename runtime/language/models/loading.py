@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from runtime.checkpoint import CheckpointError
-from runtime.language.models.directory import is_by_layers
 from runtime.language.models.errors import ModelError, one_line
-from runtime.language.models.hugging_face import read_weights
+from runtime.language.models.files.directory import is_by_layers
+from runtime.language.models.files.shape import ModelFiles
 from runtime.language.models.lazy import load_whole
-from runtime.language.models.locate import ModelFiles
 from runtime.language.models.quiet import LOCAL, quiet_transformers
-from runtime.language.models.split import ATTENTION
+from runtime.language.models.weights.fit import require_fully_loaded
+from runtime.language.models.weights.hugging_face import read_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,7 +38,6 @@ def load_causal_lm(files: ModelFiles, dtype: torch.dtype = torch.float32) -> Pre
             loaded: tuple[PreTrainedModel, Mapping[str, set[Any]]] = loader.from_pretrained(
                 files.directory,
                 dtype=dtype,
-                attn_implementation=ATTENTION,
                 **LOCAL,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
@@ -49,7 +48,7 @@ def load_causal_lm(files: ModelFiles, dtype: torch.dtype = torch.float32) -> Pre
             f"the weights of {files.name} cannot be loaded: {one_line(error)}"
         ) from error
     model, report = loaded
-    require_fit(files.name, report)
+    require_fully_loaded(files.name, report)
     return model  # `from_pretrained` has put it into evaluation mode
 
 
@@ -61,22 +60,3 @@ def _has_overruled(files: ModelFiles) -> bool:
         raise ModelError(
             f"the weights of {files.name} cannot be loaded: {one_line(error)}"
         ) from error
-
-
-def require_fit(model: str, report: Mapping[str, set[Any]]) -> None:
-    """Refuse what transformers would only warn of: it makes up weights, or leaves some out.
-
-    Args:
-        model: what messages call the model.
-        report: of `from_pretrained(..., output_loading_info=True, ignore_mismatched_sizes=True)`.
-
-    Raises:
-        ModelError: naming a weight.
-    """
-    problem = f"the weights of {model} do not fit its configuration"
-    for name, stored, needed in sorted(report["mismatched_keys"]):
-        raise ModelError(f"{problem}: {name} is {list(stored)}, and {list(needed)} is needed")
-    for verb, names in (("lacks", report["missing_keys"]), ("adds", report["unexpected_keys"])):
-        if names:
-            count = f"{len(names)} tensor{'s' * (len(names) > 1)}"
-            raise ModelError(f"{problem}: the checkpoint {verb} {count}, {min(names)} among them")

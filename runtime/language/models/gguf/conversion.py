@@ -20,8 +20,8 @@ from runtime.language.models.gguf.check import (
     check_whole,
 )
 from runtime.language.models.gguf.tokenizer import load_gguf_tokenizer
-from runtime.language.models.loading import require_fit
 from runtime.language.models.quiet import LOCAL, quiet_transformers
+from runtime.language.models.weights.fit import require_fully_loaded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -74,7 +74,7 @@ def _load(
         output_loading_info=True,
         ignore_mismatched_sizes=True,
     )
-    require_fit(str(path), report)
+    require_fully_loaded(str(path), report)
     # transformers does not save a model that came from GGUF, only one of the same weights.
     model: PreTrainedModel = type(loaded).from_pretrained(
         None, config=config, state_dict=loaded.state_dict(), dtype=torch.float32

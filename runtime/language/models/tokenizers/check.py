@@ -6,11 +6,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.language.models.directory import read_object
 from runtime.language.models.errors import ModelError
+from runtime.language.models.files.directory import read_object
+from runtime.language.models.files.names import ADDED_TOKENS, TOKENIZER, TOKENIZER_CONFIG
 
 if TYPE_CHECKING:
-    from runtime.language.models.locate import ModelFiles
+    from runtime.language.models.files.shape import ModelFiles
 
 _PROBES = (
     "The year 2024, or 1,234.5:  it's",
@@ -59,7 +60,7 @@ def _declared(directory: Path) -> list[tuple[str, int]]:
     """
     whole, config, legacy = (
         read_object(directory / name) if (directory / name).is_file() else {}
-        for name in ("tokenizer.json", "tokenizer_config.json", "added_tokens.json")
+        for name in (TOKENIZER[0], TOKENIZER_CONFIG, ADDED_TOKENS)
     )
     decoder = config.get("added_tokens_decoder") or {}
     return [

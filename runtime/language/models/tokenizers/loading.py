@@ -14,16 +14,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.language.models.directory import read_object
 from runtime.language.models.errors import ModelError, one_line
-from runtime.language.models.locate import ModelFiles
+from runtime.language.models.files.directory import read_object
+from runtime.language.models.files.names import MERGES, TOKENIZER, TOKENIZER_CONFIG
+from runtime.language.models.files.shape import ModelFiles
 from runtime.language.models.quiet import LOCAL, quiet_transformers
 from runtime.language.models.tokenizers.check import difference, require_declared_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerFast:
@@ -44,7 +43,7 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerFast:
     try:
         with quiet_transformers():
             tokenizer = other = loader.from_pretrained(files.directory, **LOCAL)
-            if (files.directory / _TOKENIZER_FILES[0]).is_file():
+            if (files.directory / TOKENIZER[0]).is_file():
                 tokenizer = exact.from_pretrained(files.directory, **LOCAL)
                 known_to_class = _ends_of_text(tokenizer, other)
                 if known_to_class:
@@ -77,14 +76,14 @@ def check_tokenizer(files: ModelFiles) -> None:
 
 
 def _require_files(directory: Path) -> None:
-    present = [file for file in _TOKENIZER_FILES if (directory / file).is_file()]
+    present = [file for file in TOKENIZER if (directory / file).is_file()]
     # Without these, transformers makes a tokenizer of an empty vocabulary.
     if not present:
         raise ModelError(
             f"model directory {directory} has no tokenizer: "
-            f"needed {', '.join(_TOKENIZER_FILES[:-1])} or {_TOKENIZER_FILES[-1]}"
+            f"needed {', '.join(TOKENIZER[:-1])} or {TOKENIZER[-1]}"
         )
-    if present == ["vocab.json"] and not (directory / "merges.txt").is_file():
+    if present == ["vocab.json"] and not (directory / MERGES).is_file():
         raise ModelError(
             f"the tokenizer of {directory} is incomplete: it has vocab.json, and merges.txt or "
             "tokenizer.json is needed as well"
@@ -98,7 +97,7 @@ def _require_files(directory: Path) -> None:
 
 
 def _refuse_code(files: ModelFiles) -> None:
-    path = files.directory / "tokenizer_config.json"
+    path = files.directory / TOKENIZER_CONFIG
     code = read_object(path).get("auto_map") if path.is_file() else None
     if isinstance(code, dict):
         code = code.get("AutoTokenizer")

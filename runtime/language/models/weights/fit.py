@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
 from runtime.checkpoint import Source
 from runtime.checkpoint.tensors import dtype_name
 from runtime.language.models.errors import ModelError
-from runtime.language.models.hugging_face import HuggingFaceCheckpoint
+from runtime.language.models.weights.hugging_face import HuggingFaceCheckpoint
 
 _WRAPPERS = {
     "_orig_mod": "torch.compile",
@@ -62,6 +64,25 @@ def require_fit(model: str, source: Source, layers: list[nn.Module]) -> None:
         adding += [stored[name].stored_as for name in sorted(stored.keys() - state.keys())]
     if lacking or adding:
         raise ModelError(f"{problem}: {_difference(lacking, searched, adding)}")
+
+
+def require_fully_loaded(model: str, report: Mapping[str, set[Any]]) -> None:
+    """Refuse what transformers would only warn of: it makes up weights, or leaves some out.
+
+    Args:
+        model: what messages call the model.
+        report: of `from_pretrained(..., output_loading_info=True, ignore_mismatched_sizes=True)`.
+
+    Raises:
+        ModelError: naming a weight.
+    """
+    problem = f"the weights of {model} do not fit its configuration"
+    for name, stored, needed in sorted(report["mismatched_keys"]):
+        raise ModelError(f"{problem}: {name} is {list(stored)}, and {list(needed)} is needed")
+    for verb, names in (("lacks", report["missing_keys"]), ("adds", report["unexpected_keys"])):
+        if names:
+            count = _count(sorted(names))
+            raise ModelError(f"{problem}: the checkpoint {verb} {count}, {min(names)} among them")
 
 
 def _difference(lacking: list[str], searched: list[str], adding: list[str]) -> str:

@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from runtime.language.models.errors import ModelError
-
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""One file, or an index of several (`.index.json`); the first that is there is taken."""
-
-_LAYER_FILES = ("manifest.json", "latest")
-"""By which directories of this package and of DeepSpeed are known, see `runtime.checkpoint`."""
-_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
-_QUANTISATION = ("hf_quant_config.json", "quant_config.json", "quantize_config.json")
-_OTHER_COPIES = ("consolidated", "model.")
-"""How names of safetensors files begin that hold the same weights in another way."""
+from runtime.language.models.files.names import (
+    ADAPTERS,
+    BY_LAYERS,
+    CONFIG,
+    OTHER_COPIES,
+    QUANTISATION,
+    WEIGHTS,
+)
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -41,13 +39,22 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_config(directory: Path) -> dict[str, Any]:
+    """The `config.json` of a directory: read here, and nowhere else.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
+    return read_object(directory / CONFIG)
+
+
 def weight_entry(directory: Path) -> Path | None:
     """The file that the weights of a directory are in, or the index of several; None: neither.
 
     Raises:
         ModelError: there are both, of one format, and the index does not mean the file.
     """
-    for name in WEIGHT_FILES:
+    for name in WEIGHTS:
         whole, index = directory / name, directory / f"{name}.index.json"
         if whole.is_file():
             if index.is_file() and set(weight_map(index).values()) != {name}:
@@ -75,7 +82,7 @@ def weight_map(index: Path) -> dict[str, str]:
 
 def is_by_layers(directory: Path) -> bool:
     """Whether a directory holds the weights by layers, and not in Hugging Face's format."""
-    return weight_entry(directory) is None and _first(directory, _LAYER_FILES) is not None
+    return weight_entry(directory) is None and _first(directory, BY_LAYERS) is not None
 
 
 def has_weights(directory: Path) -> bool:
@@ -91,12 +98,11 @@ def require_all_is_read(directory: Path) -> None:
     """
     entry = weight_entry(directory)
     _refuse_adapter(directory)
-    note = _first(directory, _QUANTISATION)
+    note = _first(directory, QUANTISATION)
     if note is not None:
         raise _quantised(f"{directory} ({note})")
-    config = directory / "config.json"
-    if config.is_file():
-        settings = read_object(config)
+    if (directory / CONFIG).is_file():
+        settings = read_config(directory)
         for key in ("quantization_config", "compression_config"):
             if settings.get(key) is not None:
                 raise _quantised(str(directory))
@@ -110,7 +116,7 @@ def require_all_is_read(directory: Path) -> None:
         )
     indexed = weight_map(entry).values() if entry.suffix == ".json" else ()
     for file in sorted(directory.glob("*.safetensors")):
-        if file.name not in {entry.name, *indexed} and not file.name.startswith(_OTHER_COPIES):
+        if file.name not in {entry.name, *indexed} and not file.name.startswith(OTHER_COPIES):
             raise ModelError(
                 f"{directory} holds {file.name} beside its weights ({entry.name}), which would not "
                 "be read: move it away if it is no part of the model"
@@ -118,7 +124,7 @@ def require_all_is_read(directory: Path) -> None:
 
 
 def _refuse_adapter(directory: Path) -> None:
-    adapter = _first(directory, _ADAPTERS)
+    adapter = _first(directory, ADAPTERS)
     if adapter is None:
         return
     if has_weights(directory):
@@ -126,7 +132,7 @@ def _refuse_adapter(directory: Path) -> None:
             f"{directory} holds an adapter ({adapter}) beside the weights of the model, which "
             "would be left out: merge it into them (merge_and_unload of peft), or move it away"
         )
-    config = directory / _ADAPTERS[0]
+    config = directory / ADAPTERS[0]
     base = read_object(config).get("base_model_name_or_path") if config.is_file() else None
     raise ModelError(
         f"{directory} holds an adapter alone ({adapter}), no model: merge it into "
@@ -141,7 +147,7 @@ def _quantised(where: str) -> ModelError:
 
 def _checkpoint_by_layers(directory: Path) -> str | None:
     """The file that says that there is a checkpoint by layers; other programs use its name too."""
-    manifest, latest = (directory / file for file in _LAYER_FILES)
+    manifest, latest = (directory / file for file in BY_LAYERS)
     try:
         if {"layers", "directory"} <= read_object(manifest).keys():
             return manifest.name

@@ -1,16 +1,56 @@
-"""What of a configuration transformers would stumble over, or pass over without a word."""
+"""The model that a configuration describes, without memory for its weights."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.language.models.errors import ModelError
+import torch
+
+from runtime.language.models.errors import ModelError, one_line
+from runtime.language.models.quiet import LOCAL, quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-def require_known(name: str, config: PreTrainedConfig) -> None:
+def without_memory(directory: Path, name: str, loader: Any, dtype: torch.dtype) -> PreTrainedModel:
+    """The model that a configuration describes, in evaluation mode, its parameters on meta.
+
+    What a model computes and does not load, such as the frequencies of rotary embeddings, is real.
+
+    Args:
+        directory: Holds the configuration.
+        name: What messages call the model.
+        loader: A class of transformers such as `AutoModelForCausalLM`.
+        dtype: Of the parameters.
+
+    Raises:
+        ModelError: transformers does not know the family or does not accept the configuration, or
+            the model has code of its own, which is not run.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig
+
+    try:
+        with quiet_transformers():
+            config: PreTrainedConfig = AutoConfig.from_pretrained(directory, **LOCAL)
+            _require_known(name, config)
+            with init_empty_weights(include_buffers=False):
+                model: Any = loader.from_config(config, dtype=dtype, trust_remote_code=False)
+    except ModelError:
+        raise
+    except Exception as error:
+        # Configurations are checked by the code of each family, which raises what it likes.
+        raise ModelError(
+            f"the configuration of {name} cannot be used: {one_line(error)}"
+        ) from error
+    _require_own_code(name, config, loader, model)
+    evaluated: PreTrainedModel = model.eval()
+    return evaluated
+
+
+def _require_known(name: str, config: PreTrainedConfig) -> None:
     """Refuse a rotary embedding that transformers does not know.
 
     Args:
@@ -32,7 +72,7 @@ def require_known(name: str, config: PreTrainedConfig) -> None:
         )
 
 
-def require_own_code(
+def _require_own_code(
     name: str, config: PreTrainedConfig, loader: Any, model: PreTrainedModel
 ) -> None:
     """Refuse a model whose directory names a class that is not the one that was built.

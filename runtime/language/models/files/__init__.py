@@ -1,0 +1,1 @@
+"""What lies in a model's directory, and where models are found."""

@@ -1,0 +1,1 @@
+"""Causal language models of transformers, split into the layers of a pipeline."""

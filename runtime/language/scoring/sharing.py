@@ -1,0 +1,89 @@
+"""Rows that begin alike, put together, so that their beginnings are computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from runtime.language.scoring.batching import Asked, Row
+from runtime.language.scoring.pairs import TokenPair
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+PROBE = (TokenPair([0, 1, 2, 3], [4, 5]), TokenPair([0, 1, 2, 3], [6, 7, 8]))
+"""Pairs that are scored both ways before contexts are shared: a model may not heed its mask."""
+
+TOLERANCE = 1e-2
+"""Nats by which the scores of the probe may differ: more than rounding, less than other inputs."""
+
+
+def shared(rows: Sequence[Row], *, max_tokens: int) -> list[Row]:
+    """Put rows together that have at least half of their tokens in common.
+
+    Args:
+        rows: Single sequences.
+        max_tokens: Of a row that several are put into.
+    """
+    found: list[_Tree] = []
+    for row in sorted(rows, key=lambda row: row.tokens):
+        if not (found and found[-1].add(row, max_tokens)):
+            found.append(_Tree(row))
+    return [tree.row for tree in found]
+
+
+class _Tree:
+    """Rows that are put together, in the order of their tokens."""
+
+    def __init__(self, row: Row) -> None:
+        self.row = row
+        self._last = row.tokens
+        self._path: list[int] = list(range(len(row.tokens)))
+        """The place of each token of the row that was added last."""
+
+    def add(self, row: Row, max_tokens: int) -> bool:
+        """Add a row, if it fits."""
+        alike = takewhile(
+            lambda pair: pair[0] == pair[1], zip(self._last, row.tokens, strict=False)
+        )
+        common = sum(1 for _ in alike)
+        new = len(row.tokens) - common
+        start = len(self.row.tokens)
+        if 2 * common < len(row.tokens) or start + new > max_tokens:
+            return False
+        path = [*self._path[:common], *range(start, start + new)]
+        parents = self.row.parents or tuple(range(-1, start - 1))
+        asked = [
+            Asked(pair, [path[place] for place in places], targets)
+            for pair, places, targets in row.asked
+        ]
+        self.row = Row(
+            tokens=self.row.tokens + row.tokens[common:],
+            asked=[*self.row.asked, *asked],
+            parents=(*parents, *(path[place - 1] for place in range(common, len(path)))),
+        )
+        self._last, self._path = row.tokens, path
+        return True
+
+
+def require_full_attention(name: str, config: PreTrainedConfig) -> None:
+    """Refuse a model whose layers do not all see everything before a token.
+
+    A mask of one's own takes the place of sliding windows, so these would be left out.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ())
+    for setting in ("sliding_window", "attention_chunk_size"):
+        if getattr(config, setting, None) is not None and kinds != {"full_attention"}:
+            raise ValueError(
+                f"share_contexts with {name}, whose configuration sets {setting} to "
+                f"{getattr(config, setting)}, needed a model whose layers see all tokens"
+            )
+    if kinds - {"full_attention"}:
+        raise ValueError(
+            f"share_contexts with {name}, whose layers are of the types {sorted(kinds)}, needed "
+            "full_attention alone"
+        )

@@ -1,0 +1,165 @@
+"""One stage of a pipeline that scores: its layers, and runs of micro-batches through all stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from runtime.evaluator import Evaluator
+from runtime.language.models import ModelFiles, layer_costs, lazy_causal_lm
+from runtime.language.scoring.batching import MicroBatch
+from runtime.language.scoring.head import ScoringHead
+from runtime.language.scoring.options import ScorerOptions
+from runtime.modules.layers import LayerSpec
+from runtime.modules.partition import balanced
+from schemas import ForwardPass, Placed
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from transformers import PreTrainedConfig
+
+Kind = Literal["score", "next_tokens"]
+"""What the last stage makes of hidden states; the names of `ScoringHead`'s methods."""
+
+TYPICAL_LENGTH = 512
+"""Tokens of the sequences for which stages are balanced."""
+
+
+@dataclass(frozen=True)
+class StageData:
+    """What one stage needs of a run: nothing but what it reads."""
+
+    kind: Kind
+    micro_batches: int
+    inputs: tuple[dict[str, torch.Tensor], ...] | None
+    """What the model is given of each micro-batch, on the first stage."""
+    labels: tuple[Any, ...] | None
+    """What is asked about each micro-batch, on the last stage."""
+
+
+def stage_data(batches: Sequence[MicroBatch], kind: Kind, *, first: bool, last: bool) -> StageData:
+    """What a stage needs of a run over `batches`."""
+    ask = MicroBatch.label if kind == "score" else MicroBatch.last_positions
+    return StageData(
+        kind=kind,
+        micro_batches=len(batches),
+        inputs=tuple(batch.inputs() for batch in batches) if first else None,
+        labels=tuple(ask(batch) for batch in batches) if last else None,
+    )
+
+
+class ScoringStage:
+    """The layers of one stage."""
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        options: ScorerOptions,
+        *,
+        stages: int,
+        mesh: DeviceMesh | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Load this stage's layers, and nothing of the others. All stages have to call this.
+
+        Args:
+            files: The model.
+            options: How it is scored.
+            stages: S.
+            mesh: With a dimension `"pp"`; default: all processes are the stages.
+            device: Where the layers go.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+            PartitionError: it has fewer layers than stages.
+            RemoteError: another stage could not load its layers.
+        """
+        model = lazy_causal_lm(files, options.torch_dtype(files))
+        self.config: PreTrainedConfig = model.model.config
+        partition = options.partition
+        if partition == "balanced":
+            partition = balanced(layer_costs(model.layers, TYPICAL_LENGTH), stages)
+        last = len(model.layers) - 1
+
+        def head() -> ScoringHead:
+            layer = model.load(last, device)
+            return ScoringHead(layer, files.vocabulary_size, options.torch_softmax_dtype)
+
+        self._counter = _ForwardCounter()
+        self.evaluator = Evaluator(
+            [*model.specs(device)[:last], LayerSpec(head)],
+            stages=stages,
+            mesh=mesh,
+            partition=partition,
+            keyword_inputs=True,
+            check_data=False,  # inputs and labels come from one source, each to its own stage
+            timeout=options.timeout,
+            listeners=(self._counter,),
+        )
+
+    def run(
+        self,
+        data: StageData,
+        *,
+        everywhere: bool,
+        progress: Callable[[], None] | None = None,
+    ) -> tuple[torch.Tensor, ...] | None:
+        """Run micro-batches through the pipeline. All stages have to call this.
+
+        Args:
+            data: What this stage needs of them.
+            everywhere: Whether all stages get the answers, or only the first.
+            progress: Called after each forward of this stage.
+
+        Returns:
+            What the last stage made of each micro-batch, on the CPU, where this stage gets it.
+
+        Raises:
+            RemoteError: another stage failed, ended without a word, or did not get on in time.
+        """
+        evaluator = self.evaluator
+        pairs = None
+        if data.inputs is not None or data.labels is not None:
+            inputs: Sequence[Any] = data.inputs or ({},) * data.micro_batches
+            pairs = zip(inputs, data.labels or (None,) * data.micro_batches, strict=True)
+        last: Any = evaluator.module[-1]
+        answer = getattr(last, data.kind) if evaluator.is_last else _nobody
+        self._counter.progress = progress
+        try:
+            result = evaluator.evaluate(
+                pairs,
+                return_logits=True,
+                compute_loss=False,
+                reduce_output=None,
+                logits_to="all" if everywhere else "first",
+                logits_device="cpu",
+                logits_fn=answer,
+            )
+        finally:
+            self._counter.progress = None
+        return result.logits
+
+    def close(self) -> None:
+        """Give back connections, threads and shared memory."""
+        self.evaluator.close()
+
+
+class _ForwardCounter:
+    """A listener that tells of each forward of this stage."""
+
+    progress: Callable[[], None] | None = None
+
+    def started(self, _: Placed) -> None:
+        """Nothing to tell."""
+
+    def finished(self, placed: Placed) -> None:
+        """Tell of a forward."""
+        if self.progress is not None and isinstance(placed.instruction, ForwardPass):
+            self.progress()
+
+
+def _nobody(_output: Any, _label: Any) -> Any:
+    raise AssertionError("only the last stage answers")

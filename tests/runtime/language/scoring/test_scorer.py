@@ -1,0 +1,127 @@
+"""Scores over stages, against the model of transformers in one process."""
+
+import random
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from runtime.language.models import ModelError, load_causal_lm, locate_model
+from runtime.language.scoring import LocalScorer, ScorerOptions, TokenPair
+from runtime.language.scoring.greedy import generate_greedily
+from runtime.modules.partition import PartitionError
+from tests.support.tiny_models import POSITIONS, VOCABULARY, tiny_model, tiny_tokenizer
+
+OPTIONS = ScorerOptions(threads=1, max_tokens=200)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    path = tmp_path_factory.mktemp("llama")
+    tiny_model("llama").save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def pairs():
+    generator = random.Random(3)
+
+    def tokens(most):
+        return [generator.randrange(VOCABULARY) for _ in range(generator.randint(1, most))]
+
+    found = [TokenPair(tokens(POSITIONS - 5), tokens(6)) for _ in range(40)]
+    context = tokens(20)
+    return [*found, *(TokenPair(context, [answer]) for answer in range(VOCABULARY))]
+
+
+def of_transformers(directory, asked):
+    model = load_causal_lm(locate_model(directory))
+    found = []
+    for pair in asked:
+        with torch.no_grad():
+            log_probs = model(torch.tensor([pair.inputs])).logits[0].log_softmax(-1)
+        log_probs = log_probs[-len(pair.continuation) :]
+        targets = torch.tensor(pair.continuation)
+        found.append(
+            (
+                log_probs.gather(1, targets[:, None]).sum().item(),
+                bool((log_probs.argmax(-1) == targets).all()),
+            )
+        )
+    return found
+
+
+def test_scores_are_those_of_transformers_for_any_number_of_stages(directory):
+    asked = pairs()
+    wanted = of_transformers(directory, asked)
+    assert {greedy for _, greedy in wanted} == {True, False}
+    results = []
+    for stages in (1, 3):
+        told = []
+        with LocalScorer(directory, OPTIONS, stages=stages) as scorer:
+            scores = scorer.score(asked, progress=told.append)
+            tokens = scorer.next_tokens([pair.context for pair in asked])
+            assert scorer.score(asked) == scores
+            assert scorer.score([]) == []
+        assert sum(told) == len(asked)
+        for score, (log_prob, is_greedy) in zip(scores, wanted, strict=True):
+            assert score.log_prob == pytest.approx(log_prob, abs=1e-4)
+            assert score.is_greedy == is_greedy
+        results.append((scores, tokens))
+    assert results[0] == results[1]
+    assert not dist.is_initialized()
+
+
+def test_generation_is_that_of_transformers(directory):
+    model = load_causal_lm(locate_model(directory))
+    contexts = [[5, 9, 17], [200, 4], [3] * 20]
+    with LocalScorer(directory, OPTIONS) as scorer:
+        told = []
+        generated = generate_greedily(
+            scorer,
+            contexts,
+            max_new_tokens=12,
+            is_done=lambda tokens: len(tokens) == 5 and tokens[0] % 2 == 0,
+            progress=told.append,
+        )
+    for context, tokens in zip(contexts, generated, strict=True):
+        wanted = model.generate(
+            torch.tensor([context]), max_new_tokens=12, do_sample=False, eos_token_id=-1
+        )[0, len(context) :].tolist()
+        assert tokens == wanted[: 5 if wanted[0] % 2 == 0 else 12]
+    assert sum(told) == 3
+
+
+def test_what_the_model_cannot_be_given_is_one_error(directory):
+    with LocalScorer(directory, OPTIONS) as scorer:
+        with pytest.raises(ModelError, match=f"{VOCABULARY + 3}"):
+            scorer.score([TokenPair([1, VOCABULARY + 3], [1])])
+        with pytest.raises(ModelError, match=str(POSITIONS)):
+            scorer.score([TokenPair([1] * (POSITIONS + 1), [1])])
+        with pytest.raises(ValueError, match="a sequence is empty"):
+            scorer.next_tokens([[]])
+    with pytest.raises(ValueError, match="was closed"):
+        scorer.score([TokenPair([1], [1])])
+    with pytest.raises(PartitionError, match="9 stages for the 5 layers"):
+        LocalScorer(directory, stages=9)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"dtype": "int8"}, "dtype is 'int8', needed one of float32"),
+        ({"softmax_dtype": "auto"}, "softmax_dtype is 'auto', needed one of"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"timeout": 0}, "timeout is 0 seconds"),
+    ],
+)
+def test_options_that_do_not_exist_are_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        ScorerOptions(**options)
