@@ -2,9 +2,9 @@
 
 The programs of a schedule that repeats are a head, some periods and a tail. No question looks
 further than from one period to the next: the edges of the dependency graph, the lives of places and
-the numbers of a channel's transfers join a micro-batch to those a period before and behind it at most.
-And the timetable that proves freedom from deadlock is linear in the steps. So programs with two
-periods, in which every such neighbourhood is to be found, have the verdict of all longer ones.
+the numbers of a channel's transfers join a micro-batch to those a period before and behind it at
+most. And the timetable that proves freedom from deadlock is linear in the steps. So programs with
+two periods, in which every such neighbourhood is to be found, have the verdict of all longer ones.
 """
 
 from schedcc.analysis.order import Order

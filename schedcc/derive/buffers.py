@@ -4,8 +4,9 @@ A stage holds a micro-batch from the step in which its activation comes in (on t
 which it is forwarded) to the step behind its forward, in which its output goes out. The lifetimes
 on a stage are intervals of steps, and buffers are colours of their interval graph, whose clique
 number is enough of them: the most lifetimes that share a step. Micro-batches begin and end in their
-order, so taking the buffers in turn is such a colouring: where there are `n`, micro-batch `m + n` begins
-after `m` has ended. For the source's schedule `n` is 2, and `m % 2` is DeepSpeed's `step_id % 2`.
+order, so taking the buffers in turn is such a colouring: where there are `n`, micro-batch `m + n`
+begins after `m` has ended. For the source's schedule `n` is 2, and `m % 2` is DeepSpeed's `step_id
+% 2`.
 
 The last stage has nothing to send and keeps its buffer for a step nevertheless: so the next receive
 can be on its way while it forwards.

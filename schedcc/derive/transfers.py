@@ -3,8 +3,8 @@
 In a step, the ranks and the activations that travel between them form a multigraph. A colour for
 each of its edges, different where two edges meet in a rank (a proper edge colouring), is an order
 of the transfers in which nobody waits in a circle: all ranks go through the slots one after the
-other, and both ends of a transfer are in the same slot. Chains and rings of an even number of ranks need
-two slots, rings of an odd number three.
+other, and both ends of a transfer are in the same slot. Chains and rings of an even number of ranks
+need two slots, rings of an odd number three.
 
 A channel has the same slot in every step, so that the order of a rank's transfers does not change:
 what is coloured are the channels, as nodes of a graph whose edges join those that meet in a rank in

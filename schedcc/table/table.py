@@ -213,7 +213,8 @@ class PlanTable:
         if placed == 0:
             return stages
         known = (stages >= 0) & (stages < placed)
-        beyond = np.where(stages < 0, stages, np.clip(stages, 0, 2**61) - placed + self.ranks)
+        beyond = np.minimum(stages - placed, 2**62 - self.ranks) + self.ranks
+        beyond = np.where(stages < 0, stages, beyond)
         found: Ints = np.where(known, self.placement[np.where(known, stages, 0)], beyond)
         return found
 

@@ -94,13 +94,15 @@ def splits(text: str) -> list[Finding]:
 
 
 def posted(end: str, *ids: int) -> str:
-    return "Post{}Activation(micro_batch={}, buffer={}, peer={}) is never waited for".format(
-        end, *ids
+    return (
+        "Post{}Activation(stage=1, micro_batch={}, buffer={}, peer={}) is never waited for".format(
+            end, *ids
+        )
     )
 
 
 def waited(end: str, *ids: int) -> str:
-    wait = "Wait{}Activation(micro_batch={}, buffer={}, peer={})".format(end, *ids)
+    wait = "Wait{}Activation(stage=1, micro_batch={}, buffer={}, peer={})".format(end, *ids)
     return f"{wait} waits for a transfer that was not posted"
 
 

@@ -37,7 +37,8 @@ def test_compile_writes_a_file_that_check_finds_sound(run, tmp_path):
     file = tmp_path / "plan.json"
     assert run("compile", "-M", 3, "-S", 2, "-o", file) == (0, "", "")
     checks = (
-        "structure, coverage, buffers, splits, ranks, channels, collectives, deadlock, latency; "
+        "placement, structure, coverage, buffers, splits, ranks, channels, collectives, "
+        "deadlock, latency; "
     )
     checks += "one queue per stage, rendezvous"
     assert run("check", file) == (0, f"{file}: sound ({checks})\n", "")
