@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from schedcc.derive.forwards import placement_of
 from schedcc.derive.programs import Programs
-from schedcc.derive.repetition import Repetition, derived, repetition
+from schedcc.derive.repetition import Repetition, buffers_of, derived, repetition
 from schedcc.errors import ScheduleError, UnsoundPlanError, require_count, require_stage
 from schedcc.proof import proven
 from schedcc.schedules import Schedule, find_schedule
@@ -138,7 +138,7 @@ def compile_epilogue(
         placement=placement,
         micro_batches=0,
         steps=0,
-        num_buffers=1,
+        num_buffers=buffers_of(value, None, stages, ranks),
         rows=[Rows.of(())] * ranks,
     )
     return require_sound(_plan(programs, outcome or Outcome()))

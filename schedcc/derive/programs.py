@@ -11,7 +11,6 @@ from itertools import pairwise
 
 import numpy as np
 
-from schedcc.derive.buffers import count_buffers
 from schedcc.derive.forwards import Forwards
 from schedcc.derive.transfers import slots
 from schedcc.table.table import CODES, FIELDS, NONE, Ints, Rows
@@ -73,10 +72,15 @@ class _Column:
         self.rows = Rows(op=np.full(len(rank), code, dtype=np.int64), step=step, **columns)
 
 
-def blocking_programs(forwards: Forwards) -> Programs:
-    """The programs of a picture, with whole transfers."""
+def blocking_programs(forwards: Forwards, num_buffers: int) -> Programs:
+    """The programs of a picture, with whole transfers.
+
+    Args:
+        forwards: The picture.
+        num_buffers: Of each stage, see `schedcc.derive.buffers`.
+    """
     stages, count = forwards.step.shape
-    num_buffers, placement = count_buffers(forwards), forwards.placement
+    placement = forwards.placement
     stage, micro_batch = (index.ravel() for index in np.indices((stages, count)))
     step, rank, buffer = forwards.step.ravel(), placement[stage], micro_batch % num_buffers
     ends = (stage == 0) | (stage == stages - 1)

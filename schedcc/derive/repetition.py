@@ -20,7 +20,7 @@ from math import lcm
 import numpy as np
 
 from schedcc.derive.buffers import count_buffers
-from schedcc.derive.forwards import forwards_of
+from schedcc.derive.forwards import Forwards, forwards_of
 from schedcc.derive.overlap import overlapped_programs
 from schedcc.derive.programs import Programs, blocking_programs
 from schedcc.schedules.schedule import Period, Schedule
@@ -39,8 +39,26 @@ def derived(
     Raises:
         ScheduleError: the schedule makes no sense, in one sentence.
     """
-    programs = blocking_programs(forwards_of(schedule, micro_batches, stages, ranks))
+    forwards = forwards_of(schedule, micro_batches, stages, ranks)
+    num_buffers = buffers_of(schedule, forwards, stages, ranks)
+    programs = blocking_programs(forwards, num_buffers)
     return overlapped_programs(programs) if overlap else programs
+
+
+def buffers_of(schedule: Schedule, forwards: Forwards | None, stages: int, ranks: int) -> int:
+    """The buffers of each stage: of a schedule that repeats, one micro-batch has as many as two.
+
+    Args:
+        schedule: The schedule.
+        forwards: Its picture; `None`: of no micro-batch.
+        stages: S.
+        ranks: R.
+    """
+    if getattr(schedule, "period", None) is None:
+        return 1 if forwards is None else count_buffers(forwards)
+    if forwards is None or forwards.micro_batches < 2:
+        forwards = forwards_of(schedule, 2, stages, ranks)
+    return count_buffers(forwards)
 
 
 @dataclass(frozen=True, eq=False)
