@@ -2,10 +2,10 @@
 
 from runtime.language.models.cost import layer_costs
 from runtime.language.models.errors import ModelError
-from runtime.language.models.files.locate import SMOLLM2, check_sequence_length, locate_model
 from runtime.language.models.files.shape import ModelFiles
 from runtime.language.models.lazy import LazyModel, lazy_causal_lm, lazy_encoder
 from runtime.language.models.loading import load_causal_lm
+from runtime.language.models.locate import SMOLLM2, check_sequence_length, locate_model
 from runtime.language.models.split.causal import split_causal_lm
 from runtime.language.models.split.layers import BlockLayer, EmbeddingLayer, HeadLayer
 from runtime.language.models.split.scores import (

@@ -8,8 +8,8 @@ from runtime.checkpoint import CheckpointError, FileOfTensors, Source, open_laye
 from runtime.language.models.described import describe
 from runtime.language.models.errors import ModelError
 from runtime.language.models.files.directory import is_by_layers, require_all_is_read
-from runtime.language.models.files.locate import SMOLLM2, locate_model
 from runtime.language.models.files.names import CONFIG, TENSOR_FILES
+from runtime.language.models.locate import SMOLLM2, locate_model
 from runtime.language.models.weights.fit import require_fit
 from runtime.language.models.weights.hugging_face import HuggingFaceCheckpoint
 

