@@ -31,8 +31,6 @@ from runtime.outputs.options import (
     EvalOptions,
     LogitsCallback,
     LogitsFunction,
-    LogitsTo,
-    ReduceOutput,
 )
 from runtime.outputs.results import EvalResult
 from runtime.outputs.values import LossFunction
@@ -42,7 +40,7 @@ from runtime.recording.recorder import Recorder
 from runtime.transport import Channels, Transport
 from schedcc.errors import require_count
 from schedcc.schedules import Schedule
-from schemas import CheckpointManifest, PipelinePlan
+from schemas import CheckpointManifest, LogitsTo, PipelinePlan, ReduceOutput
 
 
 class Evaluator(Closable):

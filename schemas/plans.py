@@ -13,8 +13,9 @@ from typing import ClassVar, Literal, NamedTuple
 from pydantic import model_validator
 
 from schemas.base import Count, Extensible, Id, Size
+from schemas.epilogue import EpilogueInstruction
 from schemas.first_format import MOST_IMPLIED, upgraded_plan, upgraded_stage_plan
-from schemas.instructions import EpilogueInstruction, Instruction, StepInstruction
+from schemas.instructions import Instruction, StepInstruction
 
 Step = tuple[StepInstruction, ...]
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 import torch
 
-ReduceOutput = Literal["avg", "sum", "mean_of_means"]
-LogitsTo = Literal["last", "first", "all"]
+from schemas import LogitsTo, ReduceOutput
 
 LogitsCallback = Callable[[int, Any], None]
 """`(micro_batch, logits)`."""

@@ -19,7 +19,7 @@ asked for on either is there without being moved.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from schedcc.errors import ScheduleError, require_count
 from schemas import (
@@ -30,12 +30,11 @@ from schemas import (
     CollectLogits,
     ComputeMetrics,
     EpilogueInstruction,
+    LogitsTo,
     MoveLogits,
     ReduceLoss,
+    ReduceOutput,
 )
-
-ReduceOutput = Literal["avg", "sum", "mean_of_means"]
-LogitsTo = Literal["last", "first", "all"]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from schemas import (
     RankProgram,
     ReduceLoss,
 )
-from schemas.instructions import KEPT, REDUCED
+from schemas.epilogue import KEPT, REDUCED
 from tests.support.plans import pipeline, program
 
 
