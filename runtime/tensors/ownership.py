@@ -115,12 +115,15 @@ def copied(
         take: Gives the memory.
         copy: Told what to copy where; default: it is copied at once.
     """
-    alone = len(tensors) == 1 and copy is None
-    if alone and tensors[0].data_ptr() % ALIGNMENT == 0 and not special(tensors[0]):
-        (tensor,) = tensors  # as most are, and soon done
-        if tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg()):
-            memory = take(tensor.nbytes, 0, tensor.device).view(tensor.dtype)
-            return [memory.view(tensor.shape).copy_(tensor)]
+    copy = copy or torch.Tensor.copy_
+    storages = {tensor.untyped_storage().data_ptr() for tensor in tensors if _is_simple(tensor)}
+    if len(storages) == len(tensors):  # as most are, and soon done
+        copies = []
+        for tensor in tensors:
+            memory = take(tensor.nbytes, 0, tensor.device).view(tensor.dtype).view(tensor.shape)
+            copy(memory, tensor.detach())
+            copies.append(memory)
+        return copies
     try:
         signature = describe(NOTHING, tensors)
     except ActivationError:  # no memory with strides, so no transport will move it either
@@ -128,8 +131,18 @@ def copied(
     blocks = signature.memory_of(tensors)
     copies = [take(b.numel(), b.data_ptr() % ALIGNMENT, b.device) for b in blocks]
     for there, here in zip(copies, blocks, strict=True):
-        (copy or torch.Tensor.copy_)(there, here)
+        copy(there, here)
     return signature.over(copies)
+
+
+def _is_simple(tensor: torch.Tensor) -> bool:
+    """Whether a tensor lies in memory as a new one would, and is nothing but that."""
+    return (
+        not special(tensor)
+        and tensor.data_ptr() % ALIGNMENT == 0
+        and tensor.is_contiguous()
+        and not (tensor.is_conj() or tensor.is_neg())
+    )
 
 
 SLAB_BYTES = 256 * 1024
