@@ -45,6 +45,7 @@ def main() -> None:
                 [*command, "--contender", name], stdout=subprocess.PIPE, text=True, check=True
             )
             results.append(json.loads(done.stdout.splitlines()[-1]))
+            print(name, results[-1], file=sys.stderr)
     print(f"{options.model}: {options.windows} windows of {LENGTH} tokens, medians of", end=" ")
     print(f"{options.repeats} runs in turn")
     for name, results in found.items():
