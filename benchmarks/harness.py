@@ -1,8 +1,8 @@
 """The model `schedcc` of lm-evaluation-harness beside its `hf`, in turn, each in fresh processes.
 
-`python -m benchmarks.harness [--model NAME] [--windows N] [--repeats N]` prints for each contender
-the median tokens per second, the seconds from the start of the process to the first answer, the CPU
-time of a token and the peak memory of the largest process.
+`python -m benchmarks.harness [--model NAME] [--windows N] [--length N] [--repeats N]` prints for
+each contender the median tokens per second, the seconds from the start of the process to the first
+answer, the CPU time of a token in the first process, and the peak memory of the largest process.
 """
 
 import argparse
@@ -14,9 +14,6 @@ import subprocess
 import sys
 import time
 from typing import Any
-
-LENGTH = 512
-"""Tokens of a window."""
 
 CONTENDERS: dict[str, dict[str, Any]] = {
     "hf": {"device": "cpu"},
@@ -30,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.harness")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--windows", type=int, default=24)
+    parser.add_argument("--length", type=int, default=512, help="tokens of a window")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--contender", choices=CONTENDERS)
@@ -45,7 +43,11 @@ def main() -> None:
                 [*command, "--contender", name], stdout=subprocess.PIPE, text=True, check=True
             )
             results.append(json.loads(done.stdout.splitlines()[-1]))
-    print(f"{options.model}: {options.windows} windows of {LENGTH} tokens, medians of", end=" ")
+            print(name, results[-1], file=sys.stderr)
+    print(
+        f"{options.model}: {options.windows} windows of {options.length} tokens, medians of",
+        end=" ",
+    )
     print(f"{options.repeats} runs in turn")
     for name, results in found.items():
         medians = {key: statistics.median(result[key] for result in results) for key in results[0]}
@@ -68,14 +70,15 @@ def _measured(options: argparse.Namespace) -> dict[str, float]:
     model = get_model("hf" if options.contender == "hf" else "schedcc")(
         pretrained=str(locate_model(options.model).directory),
         dtype="float32",
-        max_length=LENGTH,
+        max_length=options.length,
         batch_size=options.batch_size,
         **CONTENDERS[options.contender],
     )
     model.loglikelihood(asked("loglikelihood", "A", " word"), disable_tqdm=True)
     first = time.perf_counter() - began
     text = " ".join(pydoc_data.topics.topics.values())
-    tokens = model.tok_encode(text[: 8 * LENGTH * options.windows])[: LENGTH * options.windows]
+    count = options.length * options.windows
+    tokens = model.tok_encode(text[: 8 * count])[:count]
     text = model.tokenizer.decode(tokens)
     before, own = time.perf_counter(), _cpu_seconds(resource.RUSAGE_SELF)
     answer = model.loglikelihood_rolling(asked("loglikelihood_rolling", text), disable_tqdm=True)

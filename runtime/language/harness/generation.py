@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+from lm_eval.models.utils import (
+    handle_stop_sequences,
+    normalize_gen_kwargs,
+    postprocess_generated_text,
+)
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,),
@@ -106,6 +110,27 @@ def is_stopped(tokenizer: Any, generated: Sequence[int], until: Sequence[str]) -
         text in tokenizer.decode(generated[-(len(_tokens(tokenizer, text)) + 2) :])
         for text in until
     )
+
+
+def answer_text(
+    tokenizer: Any, tokens: list[int], wanted: GenerationRequest, thought: str | int | None
+) -> str:
+    """What a generation says, up to one of the texts that end it.
+
+    Args:
+        tokenizer: Of the model.
+        tokens: That were generated.
+        wanted: What was asked for.
+        thought: What stands before it, up to its last occurrence, is no part of the answer.
+    """
+    if isinstance(thought, int) and thought in tokens:
+        tokens = tokens[len(tokens) - tokens[::-1].index(thought) :]
+    text: str = tokenizer.decode(tokens, skip_special_tokens=True)
+    if isinstance(thought, int):
+        text = text.lstrip()
+    word = thought if isinstance(thought, str) else None
+    answer: str = postprocess_generated_text(text, list(wanted.until), word)
+    return answer
 
 
 def _tokens(tokenizer: Any, text: str) -> list[int]:

@@ -5,11 +5,13 @@ The rules are those of `lm_eval.models.huggingface.HFLM`, so that requests mean 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from lm_eval.models.utils import configure_pad_token, has_bos_prefix
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from runtime.language.models import ModelError
 from runtime.language.models.errors import one_line
@@ -76,3 +78,23 @@ def scored_pair(context: Sequence[int], continuation: Sequence[int], max_length:
         )
     room = max_length + 1 - len(continuation)
     return TokenPair(context[-room:], continuation)
+
+
+def document_windows(
+    tokens: Sequence[int], prefix: int, max_length: int
+) -> Iterator[tuple[list[int], list[int]]]:
+    """The contexts and continuations that make up a document; each token is predicted once."""
+    windows = get_rolling_token_windows(
+        token_list=list(tokens), prefix_token=prefix, max_seq_len=max_length, context_len=1
+    )
+    yield from map(make_disjoint_window, windows)
+
+
+def chat_text(tokenizer: Any, messages: Sequence[dict[str, str]], **options: Any) -> str:
+    """The text of a conversation, without system messages if the template knows none."""
+    try:
+        text = tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
+    except jinja2.exceptions.TemplateError:
+        others = [message for message in messages if message["role"] != "system"]
+        text = tokenizer.apply_chat_template(others, tokenize=False, **options)
+    return str(text)

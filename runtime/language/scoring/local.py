@@ -217,10 +217,11 @@ class _Workers:
         if not isinstance(error, LostPeerError):
             return error
         gone = wait(self.connections, END_SECONDS)
-        for rank, connection in enumerate(self.connections, start=1):
-            if connection in gone:
-                return self._ended(rank)
-        return error
+        ends = [n for n, connection in enumerate(self.connections, 1) if connection in gone]
+        errors = [self._ended(rank) for rank in ends]
+        # Those that could say something have only seen another one go.
+        silent = [error for error in errors if not getattr(error, "__notes__", None)]
+        return next(iter([*silent, *errors]), error)
 
     def _ended(self, rank: int) -> WorkerError:
         """What became of the process of a stage that has closed its connection."""

@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-pytest.importorskip("lm_eval", reason="the harness is not installed: schedcc[harness] brings it")
-
 from tests.support.harness_tasks import write_tasks
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 

@@ -5,7 +5,13 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from runtime.language.harness import SchedccLM
-from runtime.language.harness.generation import end_tokens, generation_request, is_stopped
+from runtime.language.harness.generation import (
+    GenerationRequest,
+    answer_text,
+    end_tokens,
+    generation_request,
+    is_stopped,
+)
 from runtime.language.harness.processes import started
 from runtime.language.harness.tokens import scored_pair, special_tokens
 from runtime.language.models import locate_model
@@ -160,14 +166,13 @@ def test_a_generation_has_to_leave_room_for_its_context(model):
         model.generate_until([ask("generate_until", "a", settings)])
 
 
-def test_thoughts_are_no_part_of_an_answer(model):
-    a, b, c = (model.tokenizer.encode(letter)[0] for letter in "abc")
-    model.think_end_token = b
-    assert model._text([a, b, a, b, c], ()) == "c"
-    model.think_end_token = "b"
-    assert model._text([a, b, a, b, c], ()) == "c"
-    model.think_end_token = None
-    assert model._text([a, b, c], ("b",)) == "a"
+def test_thoughts_are_no_part_of_an_answer():
+    tokenizer = tiny_tokenizer()
+    a, b, c = (tokenizer.encode(letter)[0] for letter in "abc")
+    whole, cut = GenerationRequest((), 9), GenerationRequest(("b",), 9)
+    assert answer_text(tokenizer, [a, b, a, b, c], whole, b) == "c"
+    assert answer_text(tokenizer, [a, b, a, b, c], whole, "b") == "c"
+    assert answer_text(tokenizer, [a, b, c], cut, None) == "a"
 
 
 def test_a_chat_template_that_refuses_system_messages_gets_none(model):

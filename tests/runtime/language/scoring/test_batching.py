@@ -18,7 +18,7 @@ PAIRS = st.lists(st.builds(TokenPair, TOKENS, TOKENS), min_size=1, max_size=30)
 def test_every_token_of_every_continuation_is_asked_about_at_its_place(pairs, max_tokens, max_rows):
     asked: list[list[tuple[tuple[int, ...], int]]] = [[] for _ in pairs]
     for batch in micro_batches(rows_of(pairs), max_tokens=max_tokens, max_rows=max_rows):
-        ids, label = batch.inputs(), batch.label()
+        ids, label = batch.input_ids(), batch.label()
         for pair, question, target in zip(
             batch.answers(), label.questions.tolist(), label.targets.tolist(), strict=True
         ):
@@ -59,7 +59,8 @@ def test_answers_with_the_same_inputs_are_computed_once():
     rows = rows_of([*(TokenPair(context, [answer]) for answer in range(4)), TokenPair([5], [6, 7])])
     assert [row.tokens for row in rows] == [(5, 6, 7), (5, 6)]
     (batch,) = micro_batches(rows[:1], max_tokens=100)
-    assert batch.inputs().tolist() == [context]
+    assert batch.inputs().keys() == {"input_ids"}
+    assert batch.input_ids().tolist() == [context]
     assert batch.label().positions.tolist() == [2]
     assert batch.label().targets.tolist() == [0, 1, 2, 3]
 
@@ -67,10 +68,10 @@ def test_answers_with_the_same_inputs_are_computed_once():
 def test_rows_are_padded_at_their_ends_and_asked_for_their_last_token():
     rows = rows_of(TokenPair([1] * length, [2]) for length in (20, 19))
     (batch,) = micro_batches(rows, max_tokens=100)
-    assert batch.inputs().shape == (2, 20)
-    assert batch.inputs()[1].tolist() == [1] * 19 + [0]
+    assert batch.input_ids().shape == (2, 20)
+    assert batch.input_ids()[1].tolist() == [1] * 19 + [0]
     assert batch.last_positions().tolist() == [19, 38]
-    assert batch.inputs().dtype == torch.int64
+    assert batch.input_ids().dtype == torch.int64
 
 
 @pytest.mark.parametrize(("context", "continuation"), [([], [1]), ([1], [])])

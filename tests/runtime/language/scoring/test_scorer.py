@@ -1,6 +1,7 @@
 """Scores over stages, against the model of transformers in one process."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch.distributed as dist
 from runtime.language.models import ModelError, load_causal_lm, locate_model
 from runtime.language.scoring import LocalScorer, ScorerOptions, TokenPair
 from runtime.language.scoring.greedy import generate_greedily
+from runtime.language.scoring.stage import ScoringStage
 from runtime.modules.partition import PartitionError
 from tests.support.tiny_models import POSITIONS, VOCABULARY, tiny_model, tiny_tokenizer
 
@@ -111,6 +113,32 @@ def test_what_the_model_cannot_be_given_is_one_error(directory):
         scorer.score([TokenPair([1], [1])])
     with pytest.raises(PartitionError, match="9 stages for the 5 layers"):
         LocalScorer(directory, stages=9)
+
+
+def test_what_sequences_begin_with_can_be_computed_once(directory):
+    asked = [*pairs(), *(TokenPair(range(30), range(n, 2 * n)) for n in range(1, 9))]
+    options = replace(OPTIONS, share_contexts=True)
+    with LocalScorer(directory, options) as scorer:
+        scores = scorer.score(asked)
+    for score, (log_prob, is_greedy) in zip(scores, of_transformers(directory, asked), strict=True):
+        assert score.log_prob == pytest.approx(log_prob, abs=1e-4)
+        assert score.is_greedy == is_greedy
+
+
+def test_a_model_that_does_not_heed_its_mask_shares_nothing(directory, monkeypatch):
+    whole = ScoringStage.run
+
+    def without_masks(stage, data, **options):
+        for inputs in data.inputs:
+            inputs.pop("attention_mask", None)
+        return whole(stage, data, **options)
+
+    monkeypatch.setattr(ScoringStage, "run", without_masks)
+    with (
+        LocalScorer(directory, replace(OPTIONS, share_contexts=True)) as scorer,
+        pytest.raises(ValueError, match="nats when contexts are shared, needed a model that heeds"),
+    ):
+        scorer.score([TokenPair([1], [2])])
 
 
 @pytest.mark.parametrize(
