@@ -59,11 +59,14 @@ class Outcome:
 
     def __post_init__(self) -> None:
         if self.reduce_output not in (*get_args(ReduceOutput), None):
-            needed = "needed 'avg', 'sum', 'mean_of_means' or None"
-            raise ScheduleError(f"reduce_output is {self.reduce_output!r}, {needed}")
+            raise ScheduleError(
+                f"reduce_output is {self.reduce_output!r}, needed {', '.join(map(repr, get_args(ReduceOutput)))} or None"
+            )
         if self.logits_to not in get_args(LogitsTo):
-            needed = "needed 'last', 'first' or 'all'"
-            raise ScheduleError(f"logits_to is {self.logits_to!r}, {needed}")
+            *others, last = map(repr, get_args(LogitsTo))
+            raise ScheduleError(
+                f"logits_to is {self.logits_to!r}, needed {', '.join(others)} or {last}"
+            )
         require_count("replicas", self.replicas)
 
 
