@@ -59,8 +59,9 @@ class Outcome:
 
     def __post_init__(self) -> None:
         if self.reduce_output not in (*get_args(ReduceOutput), None):
+            choices = ", ".join(map(repr, get_args(ReduceOutput)))
             raise ScheduleError(
-                f"reduce_output is {self.reduce_output!r}, needed {', '.join(map(repr, get_args(ReduceOutput)))} or None"
+                f"reduce_output is {self.reduce_output!r}, needed {choices} or None"
             )
         if self.logits_to not in get_args(LogitsTo):
             *others, last = map(repr, get_args(LogitsTo))
