@@ -22,7 +22,7 @@ class RankState(StrEnum):
     """It does not end: the process still holds it open."""
 
 
-class Position(Frozen):
+class ExecutionPoint(Frozen):
     """Where a rank is in a run."""
 
     rank: int
@@ -71,7 +71,7 @@ class RankStatus(Frozen):
     """The run that it was in, or the last one that it was in; `None` before the first."""
     micro_batches: int | None = None
     """How many micro-batches the data of this run held, where a rank knew of fewer than planned."""
-    instruction: Position | None
+    instruction: ExecutionPoint | None
     """The instruction that it had entered and not left."""
     since: float
     """Seconds from the entry (or, between instructions, from the last line) to the last event of
@@ -84,8 +84,8 @@ class RankStatus(Frozen):
 class Wait(Frozen):
     """An instruction that could not end, and the one of another rank that it needed."""
 
-    waiter: Position
-    needed: Position
+    waiter: ExecutionPoint
+    needed: ExecutionPoint
     why: str
     """As in `schedcc.dependency_graph`."""
 

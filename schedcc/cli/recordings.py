@@ -25,13 +25,11 @@ from schedcc.cli.options import (
 )
 from schedcc.cli.output import cell_text, print_rich, say, screen_width
 from schedcc.io.plain_text import visible
-from schedcc.io.plan_files import read_plan
+from schedcc.io.plan_table import read_plan_table
 from schedcc.io.trace import recorded_trace, simulated_trace
 from schedcc.recordings.conform import CLOCK_ERROR, conform
 from schedcc.recordings.files import read_recording
 from schedcc.recordings.postmortem import postmortem
-from schedcc.recordings.recording import joined
-from schemas import StagePlan
 from schemas.postmortem import Postmortem, RankStatus
 
 Directory = Annotated[Path, typer.Argument(help="Directory of a recording (pipeval --record).")]
@@ -63,10 +61,9 @@ def conform_command(
     as_json: AsJson = False,
 ) -> None:
     """Say whether a recorded run followed a plan: exit 0 if so, 1 if not, 2 on bad input."""
-    plan = read_plan(file)
-    pipeline = joined([plan]) if isinstance(plan, StagePlan) else plan
-    assert pipeline is not None
-    found = conform(pipeline, read_recording(directory), run=run, clock_error=clock_error)
+    found = conform(
+        read_plan_table(file), read_recording(directory), run=run, clock_error=clock_error
+    )
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
     else:

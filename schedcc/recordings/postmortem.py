@@ -12,12 +12,21 @@ The cause is, in this order:
 from collections.abc import Iterable
 
 import networkx as nx
+import numpy as np
 
-from schedcc.recordings.recording import Executed, RankRecording, Recording, Run
+from schedcc.recordings.recording import RankRecording, RecordedRun, Recording
 from schedcc.recordings.waits import waits
-from schedcc.table.table import is_forward
-from schemas import Direction, TransferInstruction
-from schemas.postmortem import Activity, Cause, Position, Postmortem, RankState, RankStatus, Wait
+from schedcc.table.table import IS_FORWARD, IS_PAIRED, IS_SEND
+from schemas import Placed, TransferInstruction
+from schemas.postmortem import (
+    Activity,
+    Cause,
+    ExecutionPoint,
+    Postmortem,
+    RankState,
+    RankStatus,
+    Wait,
+)
 
 
 def postmortem(recording: Recording) -> Postmortem:
@@ -40,7 +49,7 @@ def postmortem(recording: Recording) -> Postmortem:
 
 def _status(rank: RankRecording, recording: Recording) -> RankStatus:
     run = rank.runs[-1] if rank.runs else None
-    current = run.open if run is not None else None
+    inside = None if run is None else run.executed.inside
     state = RankState.VANISHED
     if rank.failed:
         state = RankState.FAILED
@@ -60,47 +69,42 @@ def _status(rank: RankRecording, recording: Recording) -> RankStatus:
             if run is None
             else recording.micro_batches(recording.pipeline_of(rank), run.number)
         ),
-        instruction=None if run is None or current is None else _position(rank, run, current),
-        since=_seconds(recording.last - (rank.last if current is None else current.start)),
+        instruction=None if run is None or inside is None else _point(rank, run, inside.placed),
+        since=_seconds(recording.last - (rank.last if inside is None else inside.start)),
         error=rank.errors[-1][1] if rank.failed else None,
         activity=_activity(rank),
     )
 
 
-def _position(rank: RankRecording, run: Run, executed: Executed) -> Position:
-    return Position(
+def _point(rank: RankRecording, run: RecordedRun, placed: Placed) -> ExecutionPoint:
+    return ExecutionPoint(
         rank=rank.header.rank,
         stage_id=rank.header.stage_id,
         run=run.number,
-        step=executed.placed.step,
-        instruction=executed.placed.instruction,
+        step=placed.step,
+        instruction=placed.instruction,
     )
 
 
 def _activity(rank: RankRecording) -> Activity:
-    forward = transfer = other = sent = received = instructions = 0
+    instructions = forward = transfer = everything = sent = received = 0
     for run in rank.runs:
-        for executed in run.executed:
-            if executed.end is None:
-                continue
-            instructions += 1
-            instruction, took = executed.placed.instruction, executed.end - executed.start
-            if isinstance(instruction, TransferInstruction):
-                transfer += took
-                if instruction.direction is Direction.SEND:
-                    sent += executed.nbytes or 0
-                else:
-                    received += executed.nbytes or 0
-            elif is_forward(instruction):
-                forward += took
-            else:
-                other += took
+        executed = run.executed
+        left = executed.left
+        op, took = executed.rows.op[left], (executed.end - executed.start)[left]
+        moved = np.maximum(executed.nbytes[left], 0)
+        instructions += len(op)
+        everything += int(took.sum())
+        forward += int(took[IS_FORWARD[op]].sum())
+        transfer += int(took[IS_PAIRED[op]].sum())
+        sent += int(moved[IS_SEND[op]].sum())
+        received += int(moved[IS_PAIRED[op] & ~IS_SEND[op]].sum())
     return Activity(
         runs=len(rank.runs),
         instructions=instructions,
         forward_seconds=_seconds(forward),
         transfer_seconds=_seconds(transfer),
-        other_seconds=_seconds(other),
+        other_seconds=_seconds(everything - forward - transfer),
         sent_bytes=sent,
         received_bytes=received,
     )

@@ -1,40 +1,47 @@
 """Recorded runs: what every rank executed, and when, on a time common to all ranks."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from schedcc.io.plain_text import visible
-from schemas import PipelinePlan, Placed, StagePlan, StageProgram
+from schedcc.io.plan_columns import ProgramColumns, table_of
+from schedcc.recordings.executions import Executions
+from schedcc.table.table import PlanTable
+from schemas import PipelinePlan, PlanHeader, StagePlan
 from schemas.recording import (
     ErrorRaised,
     RecordingHeader,
 )
 
 
+class RecordedPlan(NamedTuple):
+    """The plan of one stage, as its file holds it."""
+
+    header: StagePlan
+    """The plan; its instructions are in `program` alone."""
+    program: ProgramColumns
+
+    @property
+    def stage_plan(self) -> StagePlan:
+        """The plan with its instructions."""
+        program = self.program.program()
+        return self.header.model_copy(update={"steps": program.steps, "epilogue": program.epilogue})
+
+
 @dataclass
-class Executed:
-    """One instruction that was entered; times are in nanoseconds, common to all ranks."""
-
-    placed: Placed
-    start: int
-    end: int | None = None
-    """`None`: it was never left."""
-    nbytes: int | None = None
-
-
-@dataclass
-class Run:
+class RecordedRun:
     """One execution of a plan by one rank."""
 
     number: int
     fingerprint: str
     start: int
-    plan: StagePlan | None
+    plan: RecordedPlan | None
     """`None` where the file does not hold it."""
-    executed: list[Executed] = field(default_factory=list)
+    executed: Executions
     end: int | None = None
     """`None`: the run did not get to its end."""
     micro_batches: int | None = None
@@ -43,12 +50,6 @@ class Run:
     """Instructions that the rank had entered before it knew; `None`: it never came to know."""
     data_ended: int | None = None
     """When it came to know."""
-
-    @property
-    def open(self) -> Executed | None:
-        """The instruction that was entered and not left."""
-        last = self.executed[-1] if self.executed else None
-        return last if last is not None and last.end is None else None
 
 
 class PipelineId(NamedTuple):
@@ -71,7 +72,7 @@ class RankRecording:
 
     file: Path
     header: RecordingHeader
-    runs: list[Run] = field(default_factory=list)
+    runs: list[RecordedRun] = field(default_factory=list)
     errors: list[tuple[int, ErrorRaised]] = field(default_factory=list)
     """All errors, each with its time."""
     failed: bool = False
@@ -85,6 +86,7 @@ class RankRecording:
     cut: bool = False
     """Whether the last line breaks off."""
     damages: list[str] = field(default_factory=list)
+    _by_number: dict[int, RecordedRun] = field(default_factory=dict, repr=False)
 
     @property
     def file_name(self) -> str:
@@ -99,11 +101,13 @@ class RankRecording:
     @property
     def stopped_in(self) -> set[int]:
         """The run in which the rank was inside an instruction when its file ends, if any."""
-        return {run.number for run in self.runs[-1:] if run.open is not None}
+        return {run.number for run in self.runs[-1:] if run.executed.is_open}
 
-    def run(self, number: int) -> Run | None:
+    def run(self, number: int) -> RecordedRun | None:
         """The run with this number."""
-        return next((run for run in self.runs if run.number == number), None)
+        if len(self._by_number) != len(self.runs):
+            self._by_number = {run.number: run for run in reversed(self.runs)}
+        return self._by_number.get(number)
 
 
 @dataclass(frozen=True)
@@ -133,20 +137,25 @@ class Recording:
         tell the ranks of a stage apart, they are of several pipelines, in the order of the ranks.
         """
         found: dict[PipelineId, dict[int, RankRecording]] = {}
+        alike: Counter[tuple[int, str, int]] = Counter()
         for rank in sorted(self.ranks, key=lambda rank: rank.header.rank):
-            pipeline = PipelineId(rank.header.replica, rank.header.pipeline or "")
-            while rank.header.stage_id in found.get(pipeline, ()):
-                pipeline = pipeline._replace(number=pipeline.number + 1)
+            place = rank.header.replica, rank.header.pipeline or "", rank.header.stage_id
+            pipeline = PipelineId(*place[:2], number=alike[place])
+            alike[place] += 1
             found.setdefault(pipeline, {})[rank.header.stage_id] = rank
         return dict(sorted(found.items()))
 
+    @cached_property
+    def _pipeline_of(self) -> dict[Path, PipelineId]:
+        return {
+            rank.file: pipeline
+            for pipeline, by_stage in self.pipelines.items()
+            for rank in by_stage.values()
+        }
+
     def pipeline_of(self, rank: RankRecording) -> PipelineId:
         """The pipeline that a rank belongs to."""
-        return next(
-            pipeline
-            for pipeline, by_stage in self.pipelines.items()
-            if by_stage.get(rank.header.stage_id) is rank
-        )
+        return self._pipeline_of[rank.file]
 
     def micro_batches(self, pipeline: PipelineId, run: int) -> int | None:
         """How many micro-batches the data of a run held, if any rank knew of fewer than planned."""
@@ -156,22 +165,36 @@ class Recording:
 
     def plan(self, pipeline: PipelineId, run: int) -> PipelinePlan | None:
         """The plan of a run, put together from those of the stages that recorded theirs."""
-        found = [rank.run(run) for _, rank in sorted(self.pipelines[pipeline].items())]
-        return joined(run.plan for run in found if run is not None and run.plan is not None)
+        plans = list(self._plans(pipeline, run))
+        if not plans:
+            return None
+        header = _common_header(plans)
+        return PipelinePlan(
+            schedule=header.schedule,
+            micro_batches=header.micro_batches,
+            stages=header.stages,
+            num_buffers=header.num_buffers,
+            programs=tuple(plan.program.program() for plan in plans),
+        )
+
+    def plan_table(self, pipeline: PipelineId, run: int) -> PlanTable | None:
+        """The plan of a run as columns."""
+        plans = list(self._plans(pipeline, run))
+        return table_of(_common_header(plans), [plan.program for plan in plans]) if plans else None
+
+    def _plans(self, pipeline: PipelineId, run: int) -> Iterator[RecordedPlan]:
+        for _, rank in sorted(self.pipelines[pipeline].items()):
+            found = rank.run(run)
+            if found is not None and found.plan is not None:
+                yield found.plan
 
 
-def joined(plans: Iterable[StagePlan]) -> PipelinePlan | None:
-    """The plan that stage plans are parts of; `None` of none."""
-    known = list(plans)
-    if not known:
-        return None
-    return PipelinePlan(
-        schedule=known[0].schedule,
-        micro_batches=max(plan.micro_batches for plan in known),
-        stages=max(plan.stages for plan in known),
-        num_buffers=max(plan.num_buffers for plan in known),
-        programs=tuple(
-            StageProgram(stage_id=plan.stage_id, steps=plan.steps, epilogue=plan.epilogue)
-            for plan in known
-        ),
+def _common_header(plans: list[RecordedPlan]) -> PlanHeader:
+    headers = [plan.header for plan in plans]
+    return PlanHeader(
+        format="",
+        schedule=headers[0].schedule,
+        micro_batches=max(header.micro_batches for header in headers),
+        stages=max(header.stages for header in headers),
+        num_buffers=max(header.num_buffers for header in headers),
     )
