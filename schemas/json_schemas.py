@@ -11,12 +11,13 @@ from pydantic import BaseModel, TypeAdapter
 
 from schemas.checkpoints import CheckpointInspection, CheckpointManifest
 from schemas.conformance import Conformance
+from schemas.costs import Costs
 from schemas.plans import PipelinePlan, StagePlan
 from schemas.postmortem import Postmortem
 from schemas.recording import LINE
 from schemas.reports import Report
 from schemas.results import LanguageModelEvaluation
-from schemas.timeline import Timeline
+from schemas.timeline import Comparison, Timeline
 
 DIRECTORY = Path(__file__).parent / "json"
 FORMATS: dict[str, type[BaseModel] | TypeAdapter[Any]] = {
@@ -24,6 +25,8 @@ FORMATS: dict[str, type[BaseModel] | TypeAdapter[Any]] = {
     "stage-plan.schema.json": StagePlan,
     "report.schema.json": Report,
     "timeline.schema.json": Timeline,
+    "costs.schema.json": Costs,
+    "comparison.schema.json": Comparison,
     "evaluation.schema.json": LanguageModelEvaluation,
     "recording.schema.json": LINE,
     "postmortem.schema.json": Postmortem,

@@ -1,24 +1,9 @@
 """Evaluation beside training: what the same M and S cost in steps, buffers and idle time."""
 
-from dataclasses import dataclass
-
-from schedcc.analysis.simulate import simulate
-from schedcc.compiler import compile_pipeline
-from schemas import Costs, Timeline, TransportModel
-
-
-@dataclass(frozen=True)
-class Column:
-    """One schedule's figures."""
-
-    name: str
-    steps: int
-    buffers: str
-    """Buffers of a stage, from the first stage to the last."""
-    ideal_bubble: float
-    """Idle fraction with equal stages, without transfers."""
-    timeline: Timeline | None
-    """`None` for a schedule that is not compiled here."""
+from schedcc.analysis.compiled import compiled_table
+from schedcc.analysis.simulate import prediction
+from schemas import Costs, TransportModel
+from schemas.timeline import ComparedSchedule, Comparison
 
 
 def compare(
@@ -26,7 +11,7 @@ def compare(
     stages: int,
     costs: Costs | None = None,
     transport: TransportModel | None = None,
-) -> tuple[Column, ...]:
+) -> Comparison:
     """Compare the blocking and the overlapped inference schedule with 1F1B training.
 
     1F1B (one forward, one backward; Narayanan et al., "PipeDream", 2019; as in DeepSpeed's
@@ -38,14 +23,38 @@ def compare(
         ScheduleError: `micro_batches` or `stages` is no integer of at least 1.
         ValueError: there are costs for another number of stages.
     """
-    steps = micro_batches + stages - 1
-    columns = []
+    costs, transport = costs or Costs(), transport or TransportModel()
+    compared = []
     for name, overlap in (("evaluation, blocking", False), ("evaluation, overlapped", True)):
-        plan = compile_pipeline(micro_batches, stages, overlap=overlap)
-        timeline = simulate(plan, costs, transport)
-        buffers = str(plan.num_buffers)
-        columns.append(Column(name, steps, buffers, timeline.ideal_bubble, timeline))
-    kept = sorted({min(stages - stage, micro_batches) for stage in range(stages)}, reverse=True)
-    buffers = str(kept[0]) if len(kept) == 1 else f"{kept[0]} down to {kept[-1]}"
-    training = Column("training, 1F1B", 2 * steps, buffers, (stages - 1) / steps, None)
-    return (*columns, training)
+        table = compiled_table(micro_batches, stages, overlap=overlap)
+        predicted = prediction(table, costs, transport)
+        compared.append(
+            ComparedSchedule(
+                name=name,
+                steps=micro_batches + stages - 1,
+                buffers=str(table.num_buffers),
+                ideal_bubble=predicted.ideal_bubble,
+                makespan=predicted.makespan,
+                bubble=predicted.bubble,
+            )
+        )
+    return Comparison(
+        micro_batches=micro_batches,
+        stages=stages,
+        costs=costs,
+        transport=transport,
+        schedules=(*compared, _training(micro_batches, stages)),
+    )
+
+
+def _training(micro_batches: int, stages: int) -> ComparedSchedule:
+    most, fewest = min(stages, micro_batches), 1
+    steps = micro_batches + stages - 1
+    return ComparedSchedule(
+        name="training, 1F1B",
+        steps=2 * steps,
+        buffers=str(most) if most == fewest else f"{most} down to {fewest}",
+        ideal_bubble=(stages - 1) / steps,
+        makespan=None,
+        bubble=None,
+    )

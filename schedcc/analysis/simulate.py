@@ -8,28 +8,30 @@ other down.
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from schedcc.analysis.dependencies import Dependencies, ends
-from schedcc.analysis.graph import plan_dependencies
+from schedcc.analysis.durations import durations, ideal
+from schedcc.analysis.graph import one_program_a_stage
 from schedcc.analysis.levels import Seconds
+from schedcc.analysis.order import Order
 from schedcc.analysis.times import Backend, backend_for, event_times
 from schedcc.errors import UnsoundPlanError
-from schedcc.table.table import IS_FORWARD, IS_TRANSFER, is_forward
-from schedcc.verify import verdict
+from schedcc.table.positions import by_position, positions
+from schedcc.table.table import IS_FORWARD, IS_PAIRED, Ints, PlanTable
+from schedcc.verify import locally_sound, order_sound, verdict
 from schemas import (
     BufferInstruction,
     Costs,
     PipelinePlan,
     Place,
     Span,
-    StageProgram,
     StageTimeline,
     Timeline,
-    TransferInstruction,
     TransportModel,
     places,
 )
@@ -44,7 +46,8 @@ def simulate(
 
     Args:
         plan: A sound plan of any form.
-        costs: Seconds of forwards and transfers; default: one second a forward, nothing else.
+        costs: Seconds of forwards, transfers, loads and collectives; default: one second a
+            forward, nothing else.
         transport: What transfers wait for; default: the strictest model.
 
     Returns:
@@ -61,100 +64,169 @@ def timeline(
     plan: PipelinePlan, costs: Costs | None, transport: TransportModel | None, backend: Backend
 ) -> Timeline:
     """What `simulate` predicts, from a backend of the caller's choice."""
+    return prediction(plan, costs, transport, backend).timeline(plan)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """A timeline as arrays, without an object for each instruction."""
+
+    costs: Costs
+    table: PlanTable
+    spans: Seconds
+    """`[rows, 2]`: start and end of each instruction, as `schemas.Span` has them."""
+    makespan: float
+    busy: tuple[float, ...]
+    """Seconds in forwards, of each program."""
+    held: tuple[int, ...]
+    """The most activations at once that each program has received or is to send."""
+
+    @property
+    def bubble(self) -> float:
+        """The fraction of the stages' time that is idle."""
+        total = self.table.stages * self.makespan
+        idle = sum(self.makespan - busy for busy in self.busy)
+        return idle / total if total else 0.0
+
+    @property
+    def ideal(self) -> float:
+        """As in `schemas.Timeline`."""
+        return ideal(self.table, self.costs)
+
+    @property
+    def ideal_bubble(self) -> float:
+        """As in `schemas.Timeline`."""
+        steps = self.table.micro_batches + self.table.stages - 1
+        return (self.table.stages - 1) / steps if self.table.micro_batches else 0.0
+
+    def stages(self) -> Iterator[tuple[int, int]]:
+        """The stages in their order, each with the index of its program."""
+        yield from sorted((stage, p) for p, stage in enumerate(self.table.stage_ids.tolist()))
+
+    def timeline(self, plan: PipelinePlan) -> Timeline:
+        """The timeline of the plan that this is the prediction for."""
+        by_stage = {program.stage_id: program for program in plan.programs}
+        of_program = np.split(self.spans, self.table.first[1:])
+        return Timeline(
+            costs=self.costs,
+            makespan=self.makespan,
+            bubble=self.bubble,
+            ideal=self.ideal,
+            ideal_bubble=self.ideal_bubble,
+            stages=tuple(
+                StageTimeline(
+                    stage_id=stage,
+                    spans=tuple(
+                        Span.model_construct(
+                            step=placed.step, instruction=placed.instruction, start=start, end=end
+                        )
+                        for placed, (start, end) in zip(
+                            by_stage[stage].placed(), of_program[program].tolist(), strict=True
+                        )
+                    ),
+                    busy=self.busy[program],
+                    idle=self.makespan - self.busy[program],
+                    peak_bytes=self.held[program] * self.costs.activation_bytes,
+                )
+                for stage, program in self.stages()
+            ),
+        )
+
+
+def prediction(
+    plan: PipelinePlan | PlanTable,
+    costs: Costs | None = None,
+    transport: TransportModel | None = None,
+    backend: Backend = "arrays",
+) -> Prediction:
+    """What `simulate` predicts, as arrays; the arguments are its own.
+
+    Args:
+        plan: A plan, or a table of what the compiler makes.
+        costs: Seconds of everything.
+        transport: What transfers wait for.
+        backend: What to find the times with.
+
+    Raises:
+        UnsoundPlanError: the plan never ends, or does something else than it should.
+        ValueError: there are costs for another number of stages, or their sum is no number.
+    """
     costs = costs or Costs()
-    transport = transport or TransportModel()
+    order = _sound_order(plan, transport or TransportModel(), backend)
+    # Only now is a number in the header one of programs that there are.
+    table = order.table
+    seconds, _ = event_times(order.graph, durations(order.graph, costs), backend)
+    makespan = float(seconds.max(initial=0.0))
+    if not math.isfinite(table.stages * makespan):
+        total = table.stages * makespan
+        raise ValueError(f"the costs add up to {total} seconds, needed a finite number of seconds")
+    spans = seconds[: 2 * len(table.rows)].reshape(-1, 2)
+    forward = IS_FORWARD[table.rows.op]
+    took = (spans[:, 1] - spans[:, 0])[forward]
+    programs = len(table.stage_ids)
+    busy = np.bincount(table.program[forward], weights=took, minlength=programs)
+    held = _most_held(table)
+    return Prediction(costs, table, spans, makespan, tuple(busy.tolist()), tuple(held.tolist()))
+
+
+def _sound_order(
+    plan: PipelinePlan | PlanTable, transport: TransportModel, backend: Backend
+) -> Order:
+    """What waits for what in a plan.
+
+    Raises:
+        UnsoundPlanError: the plan has errors.
+    """
+    if isinstance(plan, PlanTable):
+        order = Order(plan, transport)
+        if not (locally_sound(plan, alone=False) and order_sound(order)):
+            raise UnsoundPlanError("a plan with errors has no timeline")
+        return order
+    if backend == "arrays":
+        table = PlanTable.of(plan, plan.programs)
+        order = Order(table, transport)
+        if locally_sound(table, alone=False) and order_sound(order):
+            return order
     report = verdict(plan, transport, backend)
     if not report.ok:
         raise UnsoundPlanError(f"a plan with errors has no timeline: {next(report.errors())}")
-    # Only now is a number in the header one of programs that there are.
-    forward = costs.forward_seconds(plan.stages)
-    graph = plan_dependencies(plan, transport)
-    table = graph.table
-    seconds, _ = event_times(graph, _cost(graph, costs, forward), backend)
-    makespan = float(seconds.max(initial=0.0))
-    total = plan.stages * makespan
-    if not math.isfinite(total):
-        raise ValueError(f"the costs add up to {total} seconds, needed a finite number of seconds")
-    spans = seconds[: 2 * len(table.rows)].reshape(-1, 2)
-    of_program = np.split(spans, table.first[1:])
-    stages = tuple(
-        _stage_timeline(plan, program, times.tolist(), makespan, costs)
-        for program, times in sorted(
-            zip(plan.programs, of_program, strict=True), key=lambda pair: pair[0].stage_id
-        )
-    )
-    steps = plan.micro_batches + plan.stages - 1
-    return Timeline(
-        costs=costs,
-        makespan=makespan,
-        bubble=sum(stage.idle for stage in stages) / total if total else 0.0,
-        ideal=_ideal(plan.micro_batches, forward),
-        ideal_bubble=(plan.stages - 1) / steps if plan.micro_batches else 0.0,
-        stages=stages,
-    )
+    return Order(one_program_a_stage(plan), transport)
 
 
-def _ideal(micro_batches: int, forward: Sequence[float]) -> float:
-    return sum(forward) + (micro_batches - 1) * max(forward) if micro_batches else 0.0
+def _touched(op: Any, stage_id: int, stages: int) -> list[bool]:
+    """Which places an instruction reads or writes."""
+    if not issubclass(op, BufferInstruction):
+        return [False] * len(Place)
+    effects = op.effects
+    own = set(places(effects.reads + effects.writes, stage_id, stages))
+    return [place in own for place in Place]
 
 
-def _cost(graph: Dependencies, costs: Costs, forward: tuple[float, ...]) -> Seconds:
-    """`[events]`: seconds of forwards and transfers, at their ends."""
-    rows, op = np.arange(len(graph.table.rows)), graph.table.rows.op
-    seconds = np.zeros(graph.events)
-    seconds[ends(rows)] = np.where(IS_TRANSFER[op], costs.transfer_seconds, 0.0)
-    forwards = rows[IS_FORWARD[op]]
-    seconds[ends(forwards)] = np.array(forward)[graph.table.stage[forwards]]
-    return seconds
+_TOUCHES: NDArray[np.bool_] = by_position(_touched)
+"""`[code, position, place]`."""
 
 
-def _stage_timeline(
-    plan: PipelinePlan,
-    program: StageProgram,
-    times: list[list[float]],
-    makespan: float,
-    costs: Costs,
-) -> StageTimeline:
-    spans = tuple(
-        Span.model_construct(step=placed.step, instruction=placed.instruction, start=start, end=end)
-        for placed, (start, end) in zip(program.placed(), times, strict=True)
-    )
-    busy = sum(span.end - span.start for span in spans if is_forward(span.instruction))
-    held = _most_held(spans, program.stage_id, plan.stages)
-    return StageTimeline(
-        stage_id=program.stage_id,
-        spans=spans,
-        busy=busy,
-        idle=makespan - busy,
-        peak_bytes=held * costs.activation_bytes,
-    )
-
-
-def _most_held(spans: tuple[Span, ...], stage_id: int, stages: int) -> int:
-    """The most activations at once, each from the start of its write to the end of its last read.
+def _most_held(table: PlanTable) -> Ints:
+    """`[programs]`: the most activations at once, each from its write to its last read.
 
     Only what a transfer moves counts: inputs that are received, outputs that are sent. The order
     of the program decides, so instructions that take no time hold what they hold, too.
     """
-    lives: defaultdict[tuple[int, Place], list[int]] = defaultdict(list)
-    travelling: set[tuple[int, Place]] = set()
-    for offset, span in enumerate(spans):
-        instruction = span.instruction
-        if isinstance(instruction, BufferInstruction):
-            effects = instruction.effects
-            for place in places(effects.reads + effects.writes, stage_id, stages):
-                value = (instruction.micro_batch, place)
-                lives[value].append(offset)
-                if isinstance(instruction, TransferInstruction):
-                    travelling.add(value)
-    changes = sorted(
-        change
-        for value, offsets in lives.items()
-        if value in travelling
-        for change in ((min(offsets), False), (max(offsets), True))
-    )
-    held = most = 0
-    for _, released in changes:
-        held += -1 if released else 1
-        most = max(most, held)
+    row, place = np.nonzero(_TOUCHES[table.rows.op, positions(table)])
+    value = table.stage[row] * table.micro_batches + table.rows.micro_batch[row]
+    value = value * len(Place) + place
+    values = table.stages * max(1, table.micro_batches) * len(Place)
+    travels = np.zeros(values, dtype=bool)
+    travels[value[IS_PAIRED[table.rows.op[row]]]] = True
+    row, value = row[travels[value]], value[travels[value]]
+    first, last = np.full(values, len(table.rows)), np.full(values, -1)
+    np.minimum.at(first, value, row)
+    np.maximum.at(last, value, row)
+    # An activation is held from before its first row to behind its last one.
+    changes = np.zeros(2 * len(table.rows) + 1, dtype=np.int64)
+    np.add.at(changes, 2 * first[travels], 1)
+    np.add.at(changes, 2 * last[travels] + 1, -1)
+    held = np.cumsum(changes)[:-1].reshape(-1, 2)[:, 0]
+    most = np.zeros(len(table.stage_ids), dtype=np.int64)
+    np.maximum.at(most, table.program, held)
     return most
