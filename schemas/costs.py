@@ -2,11 +2,22 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from schemas.base import Frozen, Size
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _number_or_list(value: object) -> str:
+    return "(list)" if isinstance(value, list | tuple) else "(number)"
+
+
+SecondsOfEach = Annotated[
+    Annotated[Seconds, Tag("(number)")] | Annotated[tuple[Seconds, ...], Tag("(list)")],
+    Discriminator(_number_or_list),
+]
+"""One number for all, or one for each; tags in brackets are no part of a place in a message."""
 
 
 class SingleCost(Frozen):
@@ -26,9 +37,9 @@ class Costs(Frozen):
     given: a constant, or the usual latency and bandwidth model.
     """
 
-    forward: Seconds | tuple[Seconds, ...] = 1.0
+    forward: SecondsOfEach = 1.0
     """Of one micro-batch: on every stage, or on each."""
-    transfer: Seconds | tuple[Seconds, ...] = 0.0
+    transfer: SecondsOfEach = 0.0
     """Of one activation, or the latency of its transfer: at every boundary between two stages, or
     at each, from that of stages 0 and 1 on."""
     activation_bytes: int = Field(default=0, ge=0, lt=2**63)

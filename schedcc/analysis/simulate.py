@@ -155,7 +155,8 @@ def prediction(
     order = _sound_order(plan, transport or TransportModel(), backend)
     # Only now is a number in the header one of programs that there are.
     table = order.table
-    seconds, _ = event_times(order.graph, durations(order.graph, costs), backend)
+    with np.errstate(over="ignore"):  # which is told below
+        seconds, _ = event_times(order.graph, durations(order.graph, costs), backend)
     makespan = float(seconds.max(initial=0.0))
     if not math.isfinite(table.stages * makespan):
         total = table.stages * makespan

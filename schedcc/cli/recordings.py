@@ -14,6 +14,7 @@ from schedcc.cli.options import (
     ActivationBytes,
     AsJson,
     Bandwidth,
+    CostsFile,
     Forward,
     MicroBatches,
     Overlap,
@@ -25,6 +26,7 @@ from schedcc.cli.options import (
 )
 from schedcc.cli.output import cell_text, print_rich, say, screen_width
 from schedcc.io.plain_text import visible
+from schedcc.io.plan_files import write_text
 from schedcc.io.plan_table import read_plan_table
 from schedcc.io.trace import recorded_trace, simulated_trace
 from schedcc.recordings.conform import CLOCK_ERROR, conform
@@ -42,17 +44,21 @@ def postmortem_command(directory: Directory, as_json: AsJson = False) -> None:
     """Say what each rank of a recorded run was doing, and which one was the cause.
 
     Exit 0 if every rank ended in order, 1 if not, 2 if there is no recording.
+
+    Example: schedcc postmortem run17
     """
     found = postmortem(read_recording(directory))
     if as_json:
-        typer.echo(found.model_dump_json(indent=2))
+        write_text(found.model_dump_json(indent=2) + "\n", None)
     else:
         _print_postmortem(directory, found)
     raise typer.Exit(0 if found.cause is None else 1)
 
 
 def conform_command(
-    file: Annotated[Path, typer.Argument(metavar="PLAN", help="Plan file.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="PLAN", help="Plan file, or - for standard input.")
+    ],
     directory: Directory,
     run: Annotated[int | None, typer.Option(help="Compare this run alone, from 0.")] = None,
     clock_error: Annotated[
@@ -60,12 +66,15 @@ def conform_command(
     ] = CLOCK_ERROR,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether a recorded run followed a plan: exit 0 if so, 1 if not, 2 on bad input."""
+    """Say whether a recorded run followed a plan: exit 0 if so, 1 if not, 2 on bad input.
+
+    Example: schedcc conform plan.json run17
+    """
     found = conform(
         read_plan_table(file), read_recording(directory), run=run, clock_error=clock_error
     )
     if as_json:
-        typer.echo(found.model_dump_json(indent=2))
+        write_text(found.model_dump_json(indent=2) + "\n", None)
     else:
         for line in (*found.deviations, *(f"note: {note}" for note in found.notes)):
             say(line)
@@ -81,29 +90,36 @@ def trace_command(
         Path | None,
         typer.Argument(help="Directory of a recording, or a plan file to simulate; or -M and -S."),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(
-        "trace.json"
-    ),
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to write; default: trace.json, if it is new."),
+    ] = None,
     micro_batches: MicroBatches = None,
     stages: Stages = None,
     overlap: Overlap = False,
-    forward: Forward = "1",
-    transfer: Transfer = 0.0,
-    activation_bytes: ActivationBytes = 0,
+    costs: CostsFile = None,
+    forward: Forward = None,
+    transfer: Transfer = None,
+    activation_bytes: ActivationBytes = None,
     bandwidth: Bandwidth = None,
 ) -> None:
-    """Write a recorded run, or a simulated plan, as a trace for chrome://tracing or Perfetto."""
+    """Write a recorded run, or a simulated plan, as a trace for chrome://tracing or Perfetto.
+
+    Examples: schedcc trace run17 -o run17.json
+
+    schedcc trace -M 8 -S 4 --overlap --transfer 0.25
+    """
+    chosen = output or Path("trace.json")
+    if output is None and chosen.exists():
+        raise ValueError(f"{visible(chosen)} is there already, needed -o FILE to name the file")
     if source is not None and source.is_dir():
         trace = recorded_trace(read_recording(source))
     else:
         plan = all_stages(read_or_compiled(source, micro_batches, stages, None, overlap), source)
-        costs = cost_model(forward, transfer, activation_bytes, bandwidth)
-        trace = simulated_trace(simulate(plan, costs))
-    try:
-        output.write_text(json.dumps(trace) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"{visible(output)}: cannot be written: {error.strerror}") from error
-    say(f"{visible(output)}: {len(trace['traceEvents'])} events")
+        assumed = cost_model(costs, forward, transfer, activation_bytes, bandwidth)
+        trace = simulated_trace(simulate(plan, assumed))
+    write_text(json.dumps(trace) + "\n", chosen)
+    say(f"{visible(chosen)}: {len(trace['traceEvents'])} events")
 
 
 def _print_postmortem(directory: Path, found: Postmortem) -> None:

@@ -35,9 +35,7 @@ def read_bounded(path: Path, most: int = MOST_BYTES) -> bytes:
     except OSError as error:
         raise PlanFileError(f"{shown(path)}: cannot be read: {error.strerror}") from error
     if len(content) > most:
-        raise PlanFileError(
-            f"{shown(path)}: holds more than {most:,} bytes, needed no more in a plan file"
-        )
+        raise PlanFileError(f"{shown(path)}: holds more than {most:,} bytes, needed no more")
     return content.removeprefix(_MARK)
 
 

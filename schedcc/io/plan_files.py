@@ -19,6 +19,7 @@ _FORMATS: dict[object, type[PipelinePlan] | type[StagePlan]] = {
     "schedcc.stage-plan/1": StagePlan,
 }
 _OPS: dict[str, type[BaseModel]] = {i.__name__: i for i in get_args(Instruction)}
+_TAGS = ("(number)", "(list)")
 _SHOWN = 60
 """Characters of a value in a message, at most."""
 _NEEDS = {"tuple_type": "a list", "model_type": "an object", "model_attributes_type": "an object"}
@@ -96,18 +97,21 @@ def write_text(text: str, path: Path | None) -> None:
 def explain(error: ValidationError) -> str:
     """The first complaint of a validation as one sentence with place, value and need."""
     first = error.errors(include_url=False)[0]
-    place = "".join(map(_place, first["loc"])).lstrip(".")
+    place = "".join(map(_place, first["loc"])).lstrip(".") or "the document"
     context = first.get("ctx", {})
     match first["type"]:
         case "missing":
             return f"{place} is missing"
         case "extra_forbidden":
-            *_, op, key = first["loc"]
-            near = nearest(str(key), _OPS[str(op)].model_fields) if op in _OPS else None
+            *_, op, key = ("", *first["loc"])
+            if op not in _OPS:
+                return f"{place} is not a key that belongs there"
+            near = nearest(str(key), _OPS[str(op)].model_fields)
             meant = f", did you mean {near!r}?" if near else ""
             return f"{place} is not a key that this instruction has{meant}"
         case "unknown_key":
-            return f"{place}{_place(context['key'])} {context['what']}".lstrip(".")
+            key = "".join(map(_place, (*first["loc"], context["key"]))).lstrip(".")
+            return f"{key} {context['what']}"
         case "union_tag_invalid":
             found, needed = _shorten(context["tag"]), context["expected_tags"]
             return f"{place}.op is {found}, needed one of {needed}"
@@ -124,7 +128,7 @@ def explain(error: ValidationError) -> str:
 def _place(part: int | str) -> str:
     if isinstance(part, int):
         return f"[{part}]"
-    if part in _OPS:  # not a key, but the member of the union that pydantic has chosen
+    if part in _OPS or part in _TAGS:  # no key, but the member of a union that pydantic has chosen
         return ""
     plain = part.isidentifier() and len(part) <= _SHOWN
     return f".{part}" if plain else f"[{_shorten(part)}]"
