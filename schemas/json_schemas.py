@@ -36,6 +36,13 @@ FORMATS: dict[str, type[BaseModel] | TypeAdapter[Any]] = {
 }
 
 
+STRICT = "http://json-schema.org/draft-04/schema#"
+"""The dialect of files that are read: its integers are written without a fraction, as ours are."""
+_READ = (PipelinePlan, StagePlan)
+_TOLD_APART_BY = ("format", "op")
+"""Keys with a default in Python, which a document has to have: the reader looks at them first."""
+
+
 def generate() -> dict[str, str]:
     """The text of every schema file, by file name."""
     return {name: json.dumps(_schema(model), indent=2) + "\n" for name, model in FORMATS.items()}
@@ -44,7 +51,27 @@ def generate() -> dict[str, str]:
 def _schema(model: type[BaseModel] | TypeAdapter[Any]) -> dict[str, Any]:
     if isinstance(model, TypeAdapter):
         return model.json_schema(mode="serialization")
+    if model in _READ:
+        return {"$schema": STRICT, **_as_read(model.model_json_schema(mode="validation"))}
     return model.model_json_schema(mode="serialization")
+
+
+def _as_read(schema: Any) -> Any:
+    """A schema in words of the strict dialect, with the keys that tell documents apart."""
+    if isinstance(schema, list):
+        return [_as_read(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: _as_read(part) for key, part in schema.items()}
+    if isinstance(found.get("const"), str):
+        found["enum"] = [found.pop("const")]
+    properties = found.get("properties")
+    if isinstance(properties, dict):
+        told = [key for key in _TOLD_APART_BY if key in properties]
+        found["required"] = [*told, *(k for k in found.get("required", []) if k not in told)]
+    if "patternProperties" in found:  # true is no schema in this dialect
+        found["patternProperties"] = {key: {} for key in found["patternProperties"]}
+    return found
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ def show(
     print_rich(draw(plan, window))
     for line in epilogue_lines(plan):
         say(line)
-    print_rich(legend(plan))
+    print_rich(legend(plan, width))
 
 
 def check_command(
