@@ -52,6 +52,8 @@ class Events:
         self._plans: dict[str, RecordedPlan] = {}
         self._run: RecordedRun | None = None
         self._planned: dict[str, list[Planned]] = {}
+        self._due: list[Planned] = []
+        """The program of the current run, as the file held it when the run began."""
         self._waiting = b""
         self._taken = 1
         """Lines of the file that have been taken, the header included."""
@@ -106,9 +108,9 @@ class Events:
 
     def _take_pairs(self, block: bytes, lines: int) -> bool:
         run = self._run
-        if run is None or run.executed.is_open or run.fingerprint not in self._planned:
+        if run is None or run.executed.is_open or not self._due:
             return False
-        pairs = executed_pairs(block, lines, self._planned[run.fingerprint], self._origin)
+        pairs = executed_pairs(block, lines, self._due, self._origin)
         if pairs is None:
             return False
         run.executed.extend(*pairs)
@@ -173,6 +175,7 @@ class Events:
             case RunStarted():
                 plan = self._plans.get(event.fingerprint)
                 executed = Executions(None if plan is None else plan.program)
+                self._due = self._planned.get(event.fingerprint, [])
                 self._run = RecordedRun(event.run, event.fingerprint, at, plan, executed)
                 self._rank.runs.append(self._run)
             case InstructionStarted():
@@ -212,7 +215,7 @@ class Events:
         if executed.is_open:
             wrong = f"{placed.instruction} starts inside of {executed.placed(-1).instruction}"
             executed.leave(at)
-        planned = self._planned.get(run.fingerprint, [])[placed.offset : placed.offset + 1]
+        planned = self._due[placed.offset : placed.offset + 1]
         known = planned == [(placed.step, placed.instruction.model_dump())]
         executed.enter(placed, at, planned=known)
         return wrong

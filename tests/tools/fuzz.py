@@ -1,4 +1,7 @@
-"""Random edits of valid files, given to `schedcc check`: exit 0, 1 or 2, with a sentence.
+"""Random edits of valid files, given to `schedcc`: exit 0, 1 or 2, with a sentence.
+
+Plans and torch's CSV files go to `check`; a rank's file of a recording to `postmortem` and
+`conform`.
 
 `make fuzz N=1000000` (`python -m tests.tools.fuzz --number 1000000`) tries a million, with little
 more memory than the imports take. A file that breaks the promise is kept, and named.
@@ -23,8 +26,11 @@ import typer
 from schedcc import Outcome, compile_pipeline, compile_stage
 from schedcc.analysis import times
 from schedcc.cli.plans import check_command
+from schedcc.cli.recordings import conform_command, postmortem_command
 from schedcc.io.exchange import to_torch_csv
+from schemas.recording import rank_file
 from tests.support.command_line import Run
+from tests.support.recorded_lines import lines_of_run, write
 
 LARGEST = 100_000
 """Bytes of a file. A plan takes about 40 times the memory of its file; what is small stays so."""
@@ -53,7 +59,24 @@ def seeds() -> list[Seed]:
     return [
         *(Seed(".json", text.encode()) for text in texts),
         *(Seed(".csv", to_torch_csv(plan).encode()) for plan in plans[2:]),
+        *(Seed(".csv", text.encode()) for text in TORCH),
+        *(Seed(".jsonl", recorded(overlap=overlap)) for overlap in (False, True) for _ in range(2)),
     ]
+
+
+TORCH = ("0F0,0F1,0B0,0B1\n1F0,1B0,1F1,1B1\n", "0F0,,0F1\n,1F0,(1F1;1B0)OVERLAP_F_B\n,,2F0,2F1\n")
+"""Files that leave the transfers to torch."""
+
+
+def recorded(*, overlap: bool) -> bytes:
+    """The file of stage 1 in a recording of `PLAN`, whose run is cut short after a whole one."""
+    plan = compile_pipeline(*RECORDED, overlap=overlap)
+    with TemporaryDirectory() as folder:
+        lines = [*lines_of_run(plan, 1), *lines_of_run(plan, 1, run=1)[:-4]]
+        return write(Path(folder), 1, RECORDED[1], lines).read_bytes()
+
+
+RECORDED = (3, 2)
 
 
 BYTES = (
@@ -170,11 +193,34 @@ EDITS = (_replace, _lose, _add, *(_renumber, _repeat, _swap) * 4)
 """Mostly those after which the file may still be a plan."""
 
 
+def edited_lines(content: bytes, random: Random, others: list[Seed]) -> bytes:
+    """`content` with some lines changed, lost, repeated or moved."""
+    lines = content.split(b"\n")
+    for _ in range(random.choice((1, 1, 2, 5))):
+        number = random.randrange(len(lines))
+        other = random.randrange(len(lines))
+        match random.randrange(5):
+            case 0 if len(lines) > 1:
+                del lines[number]
+            case 1:
+                lines[number:number] = [lines[number]] * random.choice((1, 3, 100))
+            case 2:
+                lines[number], lines[other] = lines[other], lines[number]
+            case 3 if lines[number]:
+                lines[number] = edited_bytes(lines[number], random, others)
+            case _ if lines[number].startswith(b"{"):
+                with contextlib.suppress(ValueError):
+                    lines[number] = edited_values(lines[number], random)
+    return b"\n".join(lines)
+
+
 def edited(seed: Seed, random: Random, others: list[Seed]) -> bytes:
     """The content of a file with a few random edits, at most `LARGEST` bytes of it."""
     while True:
         try:
-            if seed.suffix == ".csv" or random.random() < 0.4:
+            if seed.suffix == ".jsonl":
+                content = edited_lines(seed.content, random, others)
+            elif seed.suffix == ".csv" or random.random() < 0.4:
                 content = edited_bytes(seed.content, random, others)
             else:
                 content = edited_values(seed.content, random)
@@ -194,12 +240,23 @@ def check_file(file: Path) -> Run:
     Raises:
         Exception: whatever the command does not turn into an exit status.
     """
+    return ended(lambda: check_command(file))
+
+
+def examine_files(folder: Path) -> Iterator[Run]:
+    """What `schedcc postmortem` and `conform` do with a recording beside its plan."""
+    yield ended(lambda: postmortem_command(folder / "recording"))
+    yield ended(lambda: conform_command(folder / "plan.json", folder / "recording"))
+
+
+def ended(command: Callable[[], None]) -> Run:
+    """How the function of a command ends."""
     _OUT.seek(0)
     _OUT.truncate()
     signal.alarm(SECONDS)
     try:
         with contextlib.redirect_stdout(_OUT):
-            check_command(file)
+            command()
     except typer.Exit as ended:
         return Run(ended.exit_code, _OUT.getvalue(), "")
     except ValueError as error:  # which the command line prints, with exit status 2
@@ -207,6 +264,14 @@ def check_file(file: Path) -> Run:
     finally:
         signal.alarm(0)
     raise AssertionError("no exit status")
+
+
+def complaint_of_recording(run: Run) -> str | None:
+    """How a command on a recording breaks the promise: exit 0, 1 or 2, with a sentence."""
+    if run.status == 2:
+        fine = run.out == "" and run.err.count("\n") == 1 and run.err[:-1].isprintable()
+        return None if fine else "no line of error"
+    return None if run.status in (0, 1) and run.out and not run.err else "no verdict"
 
 
 def complaint(file: Path, run: Run) -> str | None:
@@ -231,15 +296,26 @@ def fuzz(number: int, seed: int, folder: Path) -> Counter[int]:
     """
     random, others = Random(seed), seeds()
     statuses: Counter[int] = Counter()
+    plan = compile_pipeline(*RECORDED)
+    (folder / "plan.json").write_text(plan.model_dump_json())
+    write(folder / "recording", 0, RECORDED[1], lines_of_run(plan, 0))
     for attempt in range(number):
         origin = random.choice(others)
+        content = edited(origin, random, others)
         file = folder / f"edited{origin.suffix}"
-        file.write_bytes(edited(origin, random, others))
         try:
             # Small plans are decided on the backend of large ones, too.
             with patch.object(times, "GRAPH_LIMIT", random.choice((0, times.GRAPH_LIMIT))):
-                run = check_file(file)
-            failure = complaint(file, run)
+                if origin.suffix == ".jsonl":
+                    file = folder / "recording" / rank_file(1)
+                    file.write_bytes(content)
+                    runs = list(examine_files(folder))
+                    failure = next(filter(None, map(complaint_of_recording, runs)), None)
+                    run = runs[random.randrange(2)]
+                else:
+                    file.write_bytes(content)
+                    run = check_file(file)
+                    failure = complaint(file, run)
         except BaseException as error:
             failure = f"{type(error).__name__}: {error}"
             if isinstance(error, KeyboardInterrupt):

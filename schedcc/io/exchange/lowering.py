@@ -40,15 +40,35 @@ def with_transfers(rows: Mapping[int, Sequence[Cell]]) -> dict[int, list[Action]
             if not cells:
                 del pending[stage_id]
         if not progress:
-            cell = next(iter(pending.values()))[0]
-            need = next(need for need in _needs(cell, last) if need not in done)
-            direction = -1 if need.kind is Kind.RECEIVE else 1
-            raise PlanFileError(
-                f"{cell.place} is {'; '.join(map(str, cell.actions))}, which waits for stage "
-                f"{need.stage_id + direction} and micro-batch {need.micro_batch}, needed an order "
-                f"in which that comes before"
-            )
+            raise PlanFileError(_stuck(pending, done, last))
     return lowered
+
+
+def _stuck(pending: Mapping[int, Sequence[Cell]], done: set[Action], last: int) -> str:
+    """What is wrong where no stage can go on: the cell that waits for what no row has, if any."""
+    first = stage_id = next(iter(pending))
+    seen: set[int] = set()
+    while stage_id not in seen:
+        seen.add(stage_id)
+        need, other = _awaited(pending[stage_id][0], done, last)
+        later = (action for cell in pending.get(other, ()) for action in cell.actions)
+        if not any(need in _transfers(action, last) for action in later):
+            break
+        stage_id = other
+    else:
+        stage_id = first  # they wait in a circle, where one is as good as another
+    cell = pending[stage_id][0]
+    need, other = _awaited(cell, done, last)
+    return (
+        f"{cell.place} is {'; '.join(map(str, cell.actions))}, which waits for stage {other} and "
+        f"micro-batch {need.micro_batch}, needed an order in which that comes before"
+    )
+
+
+def _awaited(cell: Cell, done: set[Action], last: int) -> tuple[Action, int]:
+    """The first receive that a cell still needs, and the stage that it is from."""
+    need = next(need for need in _needs(cell, last) if need not in done)
+    return need, need.stage_id + (-1 if need.kind is Kind.RECEIVE else 1)
 
 
 def _needs(cell: Cell, last: int) -> list[Action]:

@@ -210,3 +210,14 @@ def test_the_plan_of_one_stage_is_not_exported(run, tmp_path):
 def test_a_file_that_cannot_be_written_is_an_error_of_one_line(run, tmp_path):
     complaint = f"schedcc: {tmp_path}: cannot be written: Is a directory\n"
     assert run("export", "-M", 2, "-S", 2, "-o", tmp_path) == (2, "", complaint)
+
+
+def test_a_row_that_is_misnumbered_is_blamed_and_not_those_that_wait_for_it():
+    """As torch 2.13 writes 1F1B: on the last rank, forwards count from 1."""
+    rows = ["0F0,0F1,0B0,0B1", "1F1,1B0,1F2,1B1"]
+    with pytest.raises(PlanFileError) as raised:
+        from_torch_csv("\n".join(rows))
+    assert str(raised.value) == (
+        "row 2, cell 3 is 1F2, which waits for stage 0 and micro-batch 2, needed an order in which "
+        "that comes before"
+    )
