@@ -13,7 +13,7 @@ from schedcc import PlanFileError, compile_pipeline
 from schedcc.io.plan_files import read_plan
 from schedcc.io.plan_table import read_plan_table
 from schemas import json_schemas
-from tests.tools.fuzz import EDITS, containers
+from tests.tools.edits import EDITS, containers
 
 VALIDATORS = {
     name: Draft4Validator(json.loads(json_schemas.generate()[name]))
