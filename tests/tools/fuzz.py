@@ -56,7 +56,10 @@ def seeds() -> list[Seed]:
     ]
 
 
-TORCH = ("0F0,0F1,0B0,0B1\n1F0,1B0,1F1,1B1\n", "0F0,,0F1\n,1F0,(1F1;1B0)OVERLAP_F_B\n,,2F0,2F1\n")
+TORCH = (
+    "0F0,0F1,0B0,0B1\n1F0,1B0,1F1,1B1\n",
+    "0F0,0F1,,0B0,0B1\n,1F0,(1F1;1B0)OVERLAP_F_B,1B1\n",
+)
 """Files that leave the transfers to torch."""
 
 
