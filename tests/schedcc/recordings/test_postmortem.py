@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.transport import DeadlockError
+from runtime.testing import DeadlockError
 from schedcc import compile_pipeline, dependency_graph
 from schedcc.recordings.files import read_recording
 from schedcc.recordings.postmortem import postmortem
@@ -50,7 +50,7 @@ def stop_at(directory: Path, plan: PipelinePlan, stage: int, offset: int, ends: 
     """
     graph, happened = dependency_graph(plan), set()
     for event in nx.topological_sort(graph):
-        stuck = (event.stage_id, event.offset, event.moment) == (stage, offset, "end")
+        stuck = (event.rank, event.offset, event.moment) == (stage, offset, "end")
         if not stuck and happened.issuperset(graph.predecessors(event)):
             happened.add(event)
     for program in plan.programs:
