@@ -70,7 +70,9 @@ def simulate_command(
             return
     else:
         sizes = required_sizes(micro_batches, stages, PLAN_FILE)
-        table = compiled_table(*sizes, schedule=schedule, ranks=ranks, overlap=overlap)
+        table = compiled_table(
+            *sizes, schedule=schedule, ranks=ranks, overlap=overlap, transport=transport
+        )
         predicted = prediction(table, assumed, transport)
     _print_prediction(predicted)
 

@@ -40,7 +40,14 @@ def compare(
     costs, transport = costs or Costs(), transport or TransportModel()
     compared = []
     for name, overlap in (("evaluation, blocking", False), ("evaluation, overlapped", True)):
-        table = compiled_table(micro_batches, stages, schedule=value, ranks=ranks, overlap=overlap)
+        table = compiled_table(
+            micro_batches,
+            stages,
+            schedule=value,
+            ranks=ranks,
+            overlap=overlap,
+            transport=transport,
+        )
         predicted = prediction(table, costs, transport)
         compared.append(
             ComparedSchedule(

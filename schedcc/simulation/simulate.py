@@ -144,7 +144,7 @@ def prediction(
     """What `simulate` predicts, as arrays; the arguments are its own.
 
     Args:
-        plan: A plan, or a table of what the compiler makes.
+        plan: A plan, or the table of a sound one.
         costs: Seconds of everything.
         transport: What transfers wait for.
         backend: What to find the times with.
@@ -154,7 +154,12 @@ def prediction(
         ValueError: there are costs for another number of stages, or their sum is no number.
     """
     costs = costs or Costs()
-    order = _sound_order(plan, transport or TransportModel(), backend)
+    transport = transport or TransportModel()
+    order = (
+        Order(plan, transport)
+        if isinstance(plan, PlanTable)
+        else sound_order(plan, transport, backend)
+    )
     # Only now is a number in the header one of programs that there are.
     table = order.table
     with np.errstate(over="ignore"):  # which is told below
@@ -172,19 +177,14 @@ def prediction(
     return Prediction(costs, table, spans, makespan, tuple(busy.tolist()), tuple(held.tolist()))
 
 
-def _sound_order(
-    plan: PipelinePlan | PlanTable, transport: TransportModel, backend: Backend
+def sound_order(
+    plan: PipelinePlan, transport: TransportModel, backend: Backend = "arrays"
 ) -> Order:
     """What waits for what in a plan.
 
     Raises:
         UnsoundPlanError: the plan has errors.
     """
-    if isinstance(plan, PlanTable):
-        order = Order(plan, transport)
-        if not (locally_sound(plan, alone=False) and order_sound(order)):
-            raise UnsoundPlanError("a plan with errors has no timeline")
-        return order
     if backend == "arrays":
         table = PlanTable.of(plan, plan.programs)
         order = Order(table, transport)
