@@ -1,5 +1,5 @@
 """`python -m schedcc`: the command line of the compiler."""
 
-from schedcc.cli import main
+from schedcc.entry import main
 
 main()

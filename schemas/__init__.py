@@ -12,6 +12,7 @@ from schemas.checkpoints import (
     TensorEntry,
     TensorSummary,
 )
+from schemas.costs import Costs, SingleCost
 from schemas.effects import Access, BufferPlace, Direction, Effects, Phase, Place, Position, places
 from schemas.epilogue import (
     AllReduceLoss,
@@ -51,7 +52,7 @@ from schemas.instructions import (
 from schemas.plans import PipelinePlan, Placed, PlanHeader, RankProgram, StagePlan, Step
 from schemas.reports import Finding, FindingCode, Report
 from schemas.results import LanguageModelEvaluation, StageSummary, Verification
-from schemas.timeline import Costs, Span, StageTimeline, Timeline
+from schemas.timeline import Span, StageTimeline, Timeline
 from schemas.transport import TransportModel
 
 __all__ = [
@@ -102,6 +103,7 @@ __all__ = [
     "Report",
     "ResultInstruction",
     "SendActivation",
+    "SingleCost",
     "Span",
     "StagePlan",
     "StageSummary",

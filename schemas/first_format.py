@@ -11,6 +11,8 @@ from pydantic_core import PydanticCustomError
 MOST_IMPLIED = 2**20
 """Stages whose placement is written out where a plan leaves it out."""
 
+FIRST_FORMATS = ("schedcc.plan/1", "schedcc.stage-plan/1")
+
 _NEW_KEYS = ("ranks", "placement", "rank")
 
 
@@ -42,7 +44,7 @@ def _upgraded_program(program: Any) -> Any:
     steps = program.get("steps")
     if isinstance(steps, list | tuple):
         upgraded["steps"] = [
-            [_upgraded_instruction(i, stage_id) for i in step]
+            [upgraded_instruction(i, stage_id) for i in step]
             if isinstance(step, list | tuple)
             else step
             for step in steps
@@ -50,7 +52,8 @@ def _upgraded_program(program: Any) -> Any:
     return upgraded
 
 
-def _upgraded_instruction(instruction: Any, stage_id: Any) -> Any:
+def upgraded_instruction(instruction: Any, stage_id: Any) -> Any:
+    """An instruction of the first format, which is of this stage, in today's."""
     if not isinstance(instruction, dict) or "micro_batch" not in instruction:
         return instruction
     _refuse(instruction, "an instruction", ("stage",))

@@ -11,12 +11,14 @@ from pydantic import BaseModel, TypeAdapter
 
 from schemas.checkpoints import CheckpointInspection, CheckpointManifest
 from schemas.conformance import Conformance
+from schemas.costs import Costs
+from schemas.plan_schemas import plan_schema
 from schemas.plans import PipelinePlan, StagePlan
 from schemas.postmortem import Postmortem
 from schemas.recording import LINE
 from schemas.reports import Report
 from schemas.results import LanguageModelEvaluation
-from schemas.timeline import Timeline
+from schemas.timeline import Comparison, Timeline
 
 DIRECTORY = Path(__file__).parent / "json"
 FORMATS: dict[str, type[BaseModel] | TypeAdapter[Any]] = {
@@ -24,6 +26,8 @@ FORMATS: dict[str, type[BaseModel] | TypeAdapter[Any]] = {
     "stage-plan.schema.json": StagePlan,
     "report.schema.json": Report,
     "timeline.schema.json": Timeline,
+    "costs.schema.json": Costs,
+    "comparison.schema.json": Comparison,
     "evaluation.schema.json": LanguageModelEvaluation,
     "recording.schema.json": LINE,
     "postmortem.schema.json": Postmortem,
@@ -31,6 +35,9 @@ FORMATS: dict[str, type[BaseModel] | TypeAdapter[Any]] = {
     "checkpoint.schema.json": CheckpointManifest,
     "inspection.schema.json": CheckpointInspection,
 }
+
+
+_READ = (PipelinePlan, StagePlan)
 
 
 def generate() -> dict[str, str]:
@@ -41,6 +48,8 @@ def generate() -> dict[str, str]:
 def _schema(model: type[BaseModel] | TypeAdapter[Any]) -> dict[str, Any]:
     if isinstance(model, TypeAdapter):
         return model.json_schema(mode="serialization")
+    if model in _READ:
+        return plan_schema(model)
     return model.model_json_schema(mode="serialization")
 
 

@@ -22,11 +22,12 @@ class RankState(StrEnum):
     """It does not end: the process still holds it open."""
 
 
-class Position(Frozen):
+class ExecutionPoint(Frozen):
     """Where a rank is in a run."""
 
     rank: int
-    stage_id: int
+    stage_id: int | None
+    """The rank's stage; `None` where it does not hold one."""
     run: int
     step: int | None
     instruction: Instruction | None = Field(discriminator="op")
@@ -62,7 +63,10 @@ class RankStatus(Frozen):
     """What one rank was doing when its file ends."""
 
     rank: int
-    stage_id: int
+    stage_id: int | None
+    """The rank's stage; `None` where it does not hold one."""
+    stages: tuple[int, ...]
+    """The stages that the rank holds."""
     replica: int
     pipeline: str | None = None
     """As in the recording's header."""
@@ -71,7 +75,7 @@ class RankStatus(Frozen):
     """The run that it was in, or the last one that it was in; `None` before the first."""
     micro_batches: int | None = None
     """How many micro-batches the data of this run held, where a rank knew of fewer than planned."""
-    instruction: Position | None
+    instruction: ExecutionPoint | None
     """The instruction that it had entered and not left."""
     since: float
     """Seconds from the entry (or, between instructions, from the last line) to the last event of
@@ -84,8 +88,8 @@ class RankStatus(Frozen):
 class Wait(Frozen):
     """An instruction that could not end, and the one of another rank that it needed."""
 
-    waiter: Position
-    needed: Position
+    waiter: ExecutionPoint
+    needed: ExecutionPoint
     why: str
     """As in `schedcc.dependency_graph`."""
 

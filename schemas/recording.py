@@ -20,13 +20,14 @@ nanoseconds since the header's `monotonic_ns`.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, Strict, TypeAdapter
 
 from schemas.base import Annotatable, Count
 from schemas.instructions import Instruction
 from schemas.plans import StagePlan
 
-Number = Annotated[int, Field(ge=0)]
+Number = Annotated[int, Strict(), Field(ge=0, lt=2**61)]
+"""No recording has as many of anything, nor lasts as many nanoseconds."""
 
 
 def rank_file(rank: int) -> str:
@@ -49,12 +50,14 @@ class RecordingHeader(Annotatable):
     format: Literal["schedcc.recording/1"] = "schedcc.recording/1"
     rank: Number
     stage_id: Number
+    """The rank in its pipeline, as the plan numbers it: its stage, where each rank holds one."""
     replica: Number = 0
     """The data-parallel copy of the pipeline that the rank belongs to."""
     pipeline: str | None = None
     """Names the rank's pipeline among several that make up one replica, such as `tp=1` where each
     stage is spread over a tensor-parallel dimension; `None`: the replica is one pipeline."""
     stages: Count
+    """Ranks of the pipeline."""
     version: str
     """Of schedcc."""
     host: str
@@ -63,9 +66,9 @@ class RecordingHeader(Annotatable):
     """Elsewhere than on a CPU, an instruction ends when it has been enqueued, not executed."""
     clock: str
     """Names the monotonic clock: ranks that name the same one have times of the same origin."""
-    wall_ns: int
+    wall_ns: Number
     """Time since the epoch when the recording began."""
-    monotonic_ns: int
+    monotonic_ns: Number
     """Reading of the monotonic clock at that moment; the origin of all times in the file."""
 
 

@@ -1,50 +1,13 @@
-"""What a plan costs in time: the assumptions, and what follows from them."""
+"""When the instructions of a plan start and end, and how plans compare."""
 
-from typing import Annotated
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from schemas.base import Frozen
+from schemas.costs import Costs
 from schemas.instructions import Instruction
-
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class Costs(Frozen):
-    """How long things take, in seconds; what is not named takes no time.
-
-    A transfer takes `transfer` seconds, plus `activation_bytes / bandwidth` where a bandwidth is
-    given: a constant, or the usual latency and bandwidth model.
-    """
-
-    forward: Seconds | tuple[Seconds, ...] = 1.0
-    """Of one micro-batch: on every stage, or on each."""
-    transfer: Seconds = 0.0
-    """Of one activation, or the latency of its transfer."""
-    activation_bytes: int = Field(default=0, ge=0, lt=2**63)
-    """Size of one activation."""
-    bandwidth: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Bytes per second between neighbours; `None`: without limit."""
-
-    @property
-    def transfer_seconds(self) -> float:
-        """Time of one transfer, once both sides are ready."""
-        return self.transfer + (self.activation_bytes / self.bandwidth if self.bandwidth else 0.0)
-
-    def forward_seconds(self, stages: int) -> tuple[float, ...]:
-        """Time of a forward on each of `stages` stages.
-
-        Raises:
-            ValueError: there are costs for another number of stages.
-        """
-        if not isinstance(self.forward, tuple):
-            return (self.forward,) * stages
-        if len(self.forward) != stages:
-            raise ValueError(
-                f"forward lists {len(self.forward)} costs, needed a single number or a list of "
-                f"{stages} (stages={stages})"
-            )
-        return self.forward
+from schemas.transport import TransportModel
 
 
 class Span(Frozen):
@@ -91,7 +54,36 @@ class Timeline(Frozen):
     ideal: float
     """What no plan with this placement can be faster than: of the slowest rank, the stages before
     its first, its own forwards of all micro-batches, and the stages behind its last. With equal
-    stages and one on each rank, `(M + S - 1)` forwards."""
+    stages and one on each rank, `(M + S - 1)` forwards. Where micro-batches differ, the forwards of
+    the first one count before a rank, and those of the last one behind it."""
     ideal_bubble: float
     """The bubble of equal stages without transfers: `(S - 1) / (M + S - 1)` with one a rank."""
     stages: tuple[StageTimeline, ...]
+
+
+class ComparedSchedule(Frozen):
+    """One schedule's figures for M micro-batches, S stages and R ranks."""
+
+    name: str
+    steps: int
+    buffers: str
+    """Buffers of a stage, from the first stage to the last."""
+    ideal_bubble: float
+    """Idle fraction with equal stages, without transfers."""
+    makespan: float | None
+    """Seconds, simulated; `None` for a schedule that is not compiled here."""
+    bubble: float | None
+    """Idle fraction, simulated."""
+
+
+class Comparison(Frozen):
+    """Schedules side by side, as `schedcc compare --json` prints them."""
+
+    format: Literal["schedcc.comparison/1"] = "schedcc.comparison/1"
+    micro_batches: int
+    stages: int
+    ranks: int
+    schedule: str
+    costs: Costs
+    transport: TransportModel
+    schedules: tuple[ComparedSchedule, ...]

@@ -12,6 +12,7 @@ import typer
 from runtime.cli.output import others_on_stderr
 from runtime.distributed.launch_environment import LaunchError, processes_of_launcher
 from runtime.language.extras import require_installed
+from schedcc import __version__
 from schedcc.io.plain_text import visible
 
 if TYPE_CHECKING:
@@ -89,11 +90,19 @@ def evaluate(
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     """Loss and perplexity of a causal language model on a text, over pipeline stages.
 
     Starts its own processes on this machine, or runs as one rank of a job under torchrun.
+
+    Example: pipeval --model smollm2 --text FILE --stages 2
+
+    Exit status: 0 done; 1 the run or its verification failed; 2 bad input; 130 interrupted.
     """
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
     if context.invoked_subcommand is not None:
         given = [name for name in context.params if _is_given(context, name)]
         if given:

@@ -10,16 +10,22 @@ import typer
 from schedcc import __version__
 from schedcc.cli.command_line import CommandLine
 from schedcc.cli.exchange import export_command, import_command
-from schedcc.cli.output import say
+from schedcc.cli.output import output_kept, say
 from schedcc.cli.plans import check_command, compile_command, show
 from schedcc.cli.recordings import conform_command, postmortem_command, trace_command
 from schedcc.cli.timing import compare_command, simulate_command
 
-app = CommandLine(
-    name="schedcc",
-    help="Compile, draw, verify and simulate pipeline-parallel evaluation schedules.",
-    no_args_is_help=True,
-)
+_HELP = """Compile, draw, verify and simulate pipeline-parallel evaluation schedules.
+
+Examples: schedcc compile -M 8 -S 4 -o plan.json, then schedcc check plan.json
+
+schedcc compile -M 8 -S 4 --overlap | schedcc show -
+
+Exit status: 0 sound, or done; 1 findings, deviations, or a run that died; 2 bad input or output,
+in one line on standard error; 130 interrupted. Colours only on a terminal, never with NO_COLOR.
+"""
+
+app = CommandLine(name="schedcc", help=_HELP, no_args_is_help=True)
 app.command("compile")(compile_command)
 app.command("show")(show)
 app.command("check")(check_command)
@@ -45,7 +51,8 @@ def version(
 def main() -> NoReturn:
     """Run the command line; bad input is one line on standard error and exit status 2."""
     try:
-        app()
+        with output_kept():
+            app()
     except ValueError as error:
         say(f"schedcc: {error}", error=True)
         raise SystemExit(2) from None

@@ -59,7 +59,11 @@ class CommandLine(typer.Typer):
     def __init__(self, **settings: Any) -> None:
         """Declare a command line, without completion scripts and without decorated tracebacks."""
         super().__init__(
-            cls=Group, add_completion=False, pretty_exceptions_enable=False, **settings
+            cls=Group,
+            add_completion=False,
+            pretty_exceptions_enable=False,
+            context_settings={"help_option_names": ["-h", "--help"]},
+            **settings,
         )
 
     def command(

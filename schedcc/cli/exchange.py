@@ -34,6 +34,8 @@ def export_command(
     """Write a plan as the CSV that torch.distributed.pipelining loads and runs.
 
     Load it with _PipelineScheduleRuntime._load_csv(file, format="compute_comms") and call eval.
+
+    Example: schedcc export -M 8 -S 4 -o schedule.csv
     """
     plan = all_stages(
         read_or_compiled(file, micro_batches, stages, None, overlap, schedule, ranks), file
@@ -56,6 +58,8 @@ def import_command(
     """Write what torch does with a CSV file under eval as a plan, unchecked.
 
     The other commands read such files, too: schedcc check FILE.csv.
+
+    Example: schedcc import schedule.csv -o plan.json
     """
     plan = read_torch_csv(file, micro_batches=micro_batches, form=form)
     write_text(plan.model_dump_json() + "\n", output)

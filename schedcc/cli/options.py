@@ -9,12 +9,16 @@ from pydantic import ValidationError
 
 from schedcc.compiler import compile_pipeline, compile_stage
 from schedcc.errors import ScheduleError
-from schedcc.io.plain_text import visible
+from schedcc.io.bounded import shown
+from schedcc.io.cost_files import read_costs
 from schedcc.io.plan_files import explain, read_plan
 from schedcc.schedules import SCHEDULES
 from schemas import Costs, PipelinePlan, StagePlan, TransportModel
 
-File = Annotated[Path | None, typer.Argument(help="Plan file (or CSV); or give -M and -S.")]
+File = Annotated[
+    Path | None,
+    typer.Argument(help="Plan file (or CSV), or - for standard input; or give -M and -S."),
+]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="File to write; default: standard output.")
 ]
@@ -49,11 +53,23 @@ StepBarrier = Annotated[
 DEFAULT_SCHEDULE = "inference"
 
 Forward = Annotated[
-    str, typer.Option(help="Seconds of a forward: one number, or one for each stage (1,1,2).")
+    str | None,
+    typer.Option(
+        help="Seconds of a forward, default 1: one number, or one for each stage (1,1,2)."
+    ),
 ]
-Transfer = Annotated[float, typer.Option(help="Seconds of a transfer, or its latency.")]
-ActivationBytes = Annotated[int, typer.Option(help="Bytes of one activation.")]
+Transfer = Annotated[
+    str | None,
+    typer.Option(help="Seconds of a transfer, or its latency: one number, or one for each edge."),
+]
+ActivationBytes = Annotated[int | None, typer.Option(help="Bytes of one activation.")]
 Bandwidth = Annotated[float | None, typer.Option(help="Bytes per second between neighbours.")]
+CostsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--costs", help="JSON file of all costs (schemas/json/costs.schema.json); options go first."
+    ),
+]
 
 
 def compiled(
@@ -128,7 +144,8 @@ def all_stages(plan: PipelinePlan | StagePlan, source: Path | None) -> PipelineP
     """
     if isinstance(plan, StagePlan):
         found = f"the plan of {plan.unit} {plan.rank} alone"
-        raise ValueError(f"{visible(source)}: {found}, needed all {plan.unit}s")
+        prefix = "" if source is None else f"{shown(source)}: "
+        raise ValueError(f"{prefix}{found}, needed all {plan.unit}s")
     return plan
 
 
@@ -143,21 +160,42 @@ def transport_model(
 
 
 def cost_model(
-    forward: str, transfer: float, activation_bytes: int, bandwidth: float | None
+    file: Path | None,
+    forward: str | None,
+    transfer: str | None,
+    activation_bytes: int | None,
+    bandwidth: float | None,
 ) -> Costs:
-    """The costs that the options describe."""
+    """The costs in a file, with what the options say in place of what it says."""
+    costs = Costs() if file is None else read_costs(file)
+    given = {
+        "forward": None if forward is None else _forwards(forward),
+        "transfer": None if transfer is None else _numbers("--transfer", transfer),
+        "activation_bytes": activation_bytes,
+        "bandwidth": bandwidth,
+    }
+    known = {name: value for name, value in given.items() if value is not None}
     try:
-        seconds = tuple(float(part) for part in forward.split(","))
-    except ValueError:
-        seconds = ()
-    if not seconds or not all(0 <= number < math.inf for number in seconds):
-        raise ValueError(f"--forward is {forward!r}, needed seconds such as 1 or 0.5,0.5,2")
-    try:
-        return Costs(
-            forward=seconds[0] if len(seconds) == 1 else seconds,
-            transfer=transfer,
-            activation_bytes=activation_bytes,
-            bandwidth=bandwidth,
-        )
+        return Costs(**{**dict(costs), **known})
     except ValidationError as error:
         raise ValueError(explain(error)) from error
+
+
+def _forwards(text: str) -> float | tuple[float, ...]:
+    seconds = _numbers("--forward", text)
+    each = seconds if isinstance(seconds, tuple) else (seconds,)
+    if not all(0 <= number < math.inf for number in each):
+        raise _no_seconds("--forward", text)
+    return seconds
+
+
+def _numbers(option: str, text: str) -> float | tuple[float, ...]:
+    try:
+        seconds = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise _no_seconds(option, text) from None
+    return seconds[0] if len(seconds) == 1 else seconds
+
+
+def _no_seconds(option: str, text: str) -> ValueError:
+    return ValueError(f"{option} is {text!r}, needed seconds such as 1 or 0.5,0.5,2")

@@ -26,8 +26,8 @@ from schedcc.cli.options import (
     transport_model,
 )
 from schedcc.cli.output import print_rich, say, screen_width
+from schedcc.io.bounded import shown
 from schedcc.io.picture import Window, draw, epilogue_lines, fitting, legend, step_count, title
-from schedcc.io.plain_text import visible
 from schedcc.io.plan_files import write_text
 from schedcc.verify import check
 from schemas import StagePlan
@@ -42,7 +42,12 @@ def compile_command(
     overlap: Overlap = False,
     output: Output = None,
 ) -> None:
-    """Compile a checked plan and write it as JSON."""
+    """Compile a checked plan and write it as JSON.
+
+    Examples: schedcc compile -M 8 -S 4 --overlap -o plan.json
+
+    schedcc compile -M 8 -S 4 --schedule interleaved --ranks 2 | schedcc check -
+    """
     plan = compiled(micro_batches, stages, stage_id, overlap, schedule, ranks)
     write_text(plan.model_dump_json() + "\n", output)
 
@@ -59,7 +64,12 @@ def show(
         str | None, typer.Option(help="Steps to draw, A:B; default: as many as fit.")
     ] = None,
 ) -> None:
-    """Draw the grid of steps and ranks."""
+    """Draw the grid of steps and ranks.
+
+    Examples: schedcc show plan.json --steps 0:8
+
+    schedcc show -M 8 -S 4 --overlap
+    """
     plan = read_or_compiled(file, micro_batches, stages, stage_id, overlap, schedule, ranks)
     total, width = step_count(plan), screen_width()
     window = fitting(plan, width) if steps is None else Window.parse(steps, total)
@@ -70,7 +80,7 @@ def show(
     print_rich(draw(plan, window))
     for line in epilogue_lines(plan):
         say(line)
-    print_rich(legend(plan))
+    print_rich(legend(plan, width))
 
 
 def check_command(
@@ -89,12 +99,16 @@ def check_command(
 
     By default for the strictest transport, under which a sound plan is sound everywhere. With -M
     and -S instead of a file: the compiler's own plan, of any size.
+
+    Examples: schedcc check plan.json --queue channel
+
+    schedcc check -M 100000 -S 64 --overlap
     """
     transport = transport_model(queue, buffered_sends, step_barrier)
     alone = ""
     if file is not None:
         plan = read_or_compiled(file, micro_batches, stages, None, overlap, schedule, ranks)
-        report, name = check(plan, transport), str(file)
+        report, name = check(plan, transport), shown(file)
         if isinstance(plan, StagePlan):
             alone = f"; {plan.unit} {plan.rank} alone, not its transfers with the others"
     else:
@@ -105,7 +119,7 @@ def check_command(
         on_ranks = "" if ranks is None else f", R = {ranks}"
         name = f"M = {sizes[0]}, S = {sizes[1]}{on_ranks}"
     if as_json:
-        typer.echo(report.model_dump_json(indent=2))
+        write_text(report.model_dump_json(indent=2) + "\n", None)
     else:
         for finding in report.findings:
             warning = "warning: " if finding.severity == "warning" else ""
@@ -113,5 +127,5 @@ def check_command(
         asked = ", ".join(report.checks) + (alone or f"; {report.transport}")
         errors = sum(finding.count for finding in report.errors())
         verdict = "sound" if report.ok else f"{errors} finding{'s' if errors != 1 else ''}"
-        say(f"{visible(name)}: {verdict} ({asked})")
+        say(f"{name}: {verdict} ({asked})")
     raise typer.Exit(0 if report.ok else 1)

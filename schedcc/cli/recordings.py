@@ -9,14 +9,17 @@ import typer
 from rich import box
 from rich.table import Table
 
-from schedcc.analysis.simulate import simulate
 from schedcc.cli.options import (
+    DEFAULT_SCHEDULE,
     ActivationBytes,
     AsJson,
     Bandwidth,
+    CostsFile,
     Forward,
     MicroBatches,
     Overlap,
+    Ranks,
+    ScheduleName,
     Stages,
     Transfer,
     all_stages,
@@ -25,13 +28,13 @@ from schedcc.cli.options import (
 )
 from schedcc.cli.output import cell_text, print_rich, say, screen_width
 from schedcc.io.plain_text import visible
-from schedcc.io.plan_files import read_plan
-from schedcc.io.trace import recorded_trace, simulated_trace
+from schedcc.io.plan_files import write_text
+from schedcc.io.plan_table import read_plan_table
 from schedcc.recordings.conform import CLOCK_ERROR, conform
 from schedcc.recordings.files import read_recording
 from schedcc.recordings.postmortem import postmortem
-from schedcc.recordings.recording import joined
-from schemas import StagePlan
+from schedcc.simulation.simulate import simulate
+from schedcc.trace import recorded_trace, simulated_trace
 from schemas.postmortem import Postmortem, RankStatus
 
 Directory = Annotated[Path, typer.Argument(help="Directory of a recording (pipeval --record).")]
@@ -44,17 +47,21 @@ def postmortem_command(directory: Directory, as_json: AsJson = False) -> None:
     """Say what each rank of a recorded run was doing, and which one was the cause.
 
     Exit 0 if every rank ended in order, 1 if not, 2 if there is no recording.
+
+    Example: schedcc postmortem run17
     """
     found = postmortem(read_recording(directory))
     if as_json:
-        typer.echo(found.model_dump_json(indent=2))
+        write_text(found.model_dump_json(indent=2) + "\n", None)
     else:
         _print_postmortem(directory, found)
     raise typer.Exit(0 if found.cause is None else 1)
 
 
 def conform_command(
-    file: Annotated[Path, typer.Argument(metavar="PLAN", help="Plan file.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="PLAN", help="Plan file, or - for standard input.")
+    ],
     directory: Directory,
     run: Annotated[int | None, typer.Option(help="Compare this run alone, from 0.")] = None,
     clock_error: Annotated[
@@ -62,13 +69,15 @@ def conform_command(
     ] = CLOCK_ERROR,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether a recorded run followed a plan: exit 0 if so, 1 if not, 2 on bad input."""
-    plan = read_plan(file)
-    pipeline = joined([plan]) if isinstance(plan, StagePlan) else plan
-    assert pipeline is not None
-    found = conform(pipeline, read_recording(directory), run=run, clock_error=clock_error)
+    """Say whether a recorded run followed a plan: exit 0 if so, 1 if not, 2 on bad input.
+
+    Example: schedcc conform plan.json run17
+    """
+    found = conform(
+        read_plan_table(file), read_recording(directory), run=run, clock_error=clock_error
+    )
     if as_json:
-        typer.echo(found.model_dump_json(indent=2))
+        write_text(found.model_dump_json(indent=2) + "\n", None)
     else:
         for line in (*found.deviations, *(f"note: {note}" for note in found.notes)):
             say(line)
@@ -84,29 +93,40 @@ def trace_command(
         Path | None,
         typer.Argument(help="Directory of a recording, or a plan file to simulate; or -M and -S."),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(
-        "trace.json"
-    ),
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to write; default: trace.json, if it is new."),
+    ] = None,
     micro_batches: MicroBatches = None,
     stages: Stages = None,
+    schedule: ScheduleName = DEFAULT_SCHEDULE,
+    ranks: Ranks = None,
     overlap: Overlap = False,
-    forward: Forward = "1",
-    transfer: Transfer = 0.0,
-    activation_bytes: ActivationBytes = 0,
+    costs: CostsFile = None,
+    forward: Forward = None,
+    transfer: Transfer = None,
+    activation_bytes: ActivationBytes = None,
     bandwidth: Bandwidth = None,
 ) -> None:
-    """Write a recorded run, or a simulated plan, as a trace for chrome://tracing or Perfetto."""
+    """Write a recorded run, or a simulated plan, as a trace for chrome://tracing or Perfetto.
+
+    Examples: schedcc trace run17 -o run17.json
+
+    schedcc trace -M 8 -S 4 --overlap --transfer 0.25
+    """
+    chosen = output or Path("trace.json")
+    if output is None and chosen.exists():
+        raise ValueError(f"{visible(chosen)} is there already, needed -o FILE to name the file")
     if source is not None and source.is_dir():
         trace = recorded_trace(read_recording(source))
     else:
-        plan = all_stages(read_or_compiled(source, micro_batches, stages, None, overlap), source)
-        costs = cost_model(forward, transfer, activation_bytes, bandwidth)
-        trace = simulated_trace(simulate(plan, costs))
-    try:
-        output.write_text(json.dumps(trace) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"{visible(output)}: cannot be written: {error.strerror}") from error
-    say(f"{visible(output)}: {len(trace['traceEvents'])} events")
+        plan = all_stages(
+            read_or_compiled(source, micro_batches, stages, None, overlap, schedule, ranks), source
+        )
+        assumed = cost_model(costs, forward, transfer, activation_bytes, bandwidth)
+        trace = simulated_trace(simulate(plan, assumed))
+    write_text(json.dumps(trace) + "\n", chosen)
+    say(f"{visible(chosen)}: {len(trace['traceEvents'])} events")
 
 
 def _print_postmortem(directory: Path, found: Postmortem) -> None:
@@ -125,16 +145,20 @@ def _print_postmortem(directory: Path, found: Postmortem) -> None:
 
 def _whereabouts(found: Postmortem) -> Table:
     table = Table(box=box.ROUNDED, pad_edge=False)
-    for heading in ("rank", "stage", "state"):
+    for heading in ("rank", _stage_heading(found), "state"):
         table.add_column(heading, no_wrap=True)
     table.add_column("what it was doing", overflow="fold")
     table.add_column("since", justify="right", no_wrap=True)
     for status in found.ranks:
-        ids = str(status.rank), str(status.stage_id)
+        ids = str(status.rank), ", ".join(map(str, status.stages))
         table.add_row(*ids, status.state, cell_text(_doing(status)), f"{status.since:.3f} s")
     table.caption = "since: before the last event of any rank"
     table.caption_justify = "left"
     return table
+
+
+def _stage_heading(found: Postmortem) -> str:
+    return "stage" if all(len(status.stages) == 1 for status in found.ranks) else "stages"
 
 
 def _doing(status: RankStatus) -> str:
@@ -160,15 +184,15 @@ def _ends(found: Postmortem) -> list[tuple[str, str]]:
 
 def _activities(found: Postmortem) -> Table:
     table = Table(box=box.ROUNDED, pad_edge=False)
-    headings = ("rank", "stage", "runs", "instructions", "forward", "transfers", "other")
-    for heading in (*headings, "sent", "received"):
+    headings = ("rank", _stage_heading(found), "runs", "instructions", "forward", "transfers")
+    for heading in (*headings, "other", "sent", "received"):
         table.add_column(heading, justify="right")
     for status in found.ranks:
         did = status.activity
-        numbers = (status.rank, status.stage_id, did.runs, did.instructions)
+        stages = ", ".join(map(str, status.stages))
         seconds = (did.forward_seconds, did.transfer_seconds, did.other_seconds)
         table.add_row(
-            *map(str, numbers),
+            *(str(status.rank), stages, str(did.runs), str(did.instructions)),
             *(f"{value:.3f} s" for value in seconds),
             *(f"{value:,} B" for value in (did.sent_bytes, did.received_bytes)),
         )

@@ -1,17 +1,17 @@
 """`schedcc simulate` and `compare`."""
 
-import typer
 from rich import box
 from rich.table import Table
 
-from schedcc.analysis.compare import compare
-from schedcc.analysis.simulate import simulate
+from schedcc.analysis.times import backend_for
 from schedcc.cli.options import (
     DEFAULT_SCHEDULE,
+    PLAN_FILE,
     ActivationBytes,
     AsJson,
     Bandwidth,
     BufferedSends,
+    CostsFile,
     File,
     Forward,
     MicroBatches,
@@ -20,15 +20,19 @@ from schedcc.cli.options import (
     Ranks,
     ScheduleName,
     Stages,
+    StepBarrier,
     Transfer,
     all_stages,
-    compiled,
     cost_model,
     read_or_compiled,
+    required_sizes,
     transport_model,
 )
 from schedcc.cli.output import print_rich, say
-from schemas import PipelinePlan, Timeline
+from schedcc.io.plan_files import write_text
+from schedcc.simulation.compare import compare
+from schedcc.simulation.compiled import compiled_table
+from schedcc.simulation.simulate import Prediction, prediction
 
 
 def simulate_command(
@@ -38,69 +42,107 @@ def simulate_command(
     schedule: ScheduleName = DEFAULT_SCHEDULE,
     ranks: Ranks = None,
     overlap: Overlap = False,
-    forward: Forward = "1",
-    transfer: Transfer = 0.0,
-    activation_bytes: ActivationBytes = 0,
+    costs: CostsFile = None,
+    forward: Forward = None,
+    transfer: Transfer = None,
+    activation_bytes: ActivationBytes = None,
     bandwidth: Bandwidth = None,
     queue: Queue = "stage",
     buffered_sends: BufferedSends = 0,
+    step_barrier: StepBarrier = False,
     as_json: AsJson = False,
 ) -> None:
-    """Predict how long a plan takes, and where stages are idle."""
-    plan = all_stages(
-        read_or_compiled(file, micro_batches, stages, None, overlap, schedule, ranks), file
-    )
-    costs = cost_model(forward, transfer, activation_bytes, bandwidth)
-    timeline = simulate(plan, costs, transport_model(queue, buffered_sends))
-    if as_json:
-        typer.echo(timeline.model_dump_json(indent=2))
+    """Predict how long a plan takes, and where ranks are idle.
+
+    Examples: schedcc simulate -M 64 -S 4 --overlap --transfer 0.25
+
+    schedcc simulate plan.json --costs costs.json --step-barrier --json
+    """
+    assumed = cost_model(costs, forward, transfer, activation_bytes, bandwidth)
+    transport = transport_model(queue, buffered_sends, step_barrier)
+    if as_json or file is not None:
+        plan = all_stages(
+            read_or_compiled(file, micro_batches, stages, None, overlap, schedule, ranks), file
+        )
+        predicted = prediction(plan, assumed, transport, backend_for(plan.programs))
+        if as_json:
+            write_text(predicted.timeline(plan).model_dump_json(indent=2) + "\n", None)
+            return
     else:
-        _print_timeline(plan, timeline)
+        sizes = required_sizes(micro_batches, stages, PLAN_FILE)
+        table = compiled_table(
+            *sizes, schedule=schedule, ranks=ranks, overlap=overlap, transport=transport
+        )
+        predicted = prediction(table, assumed, transport)
+    _print_prediction(predicted)
 
 
 def compare_command(
     micro_batches: MicroBatches = None,
     stages: Stages = None,
-    forward: Forward = "1",
-    transfer: Transfer = 0.0,
-    activation_bytes: ActivationBytes = 0,
+    schedule: ScheduleName = DEFAULT_SCHEDULE,
+    ranks: Ranks = None,
+    costs: CostsFile = None,
+    forward: Forward = None,
+    transfer: Transfer = None,
+    activation_bytes: ActivationBytes = None,
     bandwidth: Bandwidth = None,
     queue: Queue = "stage",
     buffered_sends: BufferedSends = 0,
+    as_json: AsJson = False,
 ) -> None:
-    """Set evaluation, blocking and overlapped, beside 1F1B training."""
-    plan = compiled(micro_batches, stages, None, overlap=False)
-    costs = cost_model(forward, transfer, activation_bytes, bandwidth)
+    """Set evaluation, blocking and overlapped, beside 1F1B training.
+
+    Examples: schedcc compare -M 64 -S 4 --transfer 0.25
+
+    schedcc compare -M 64 -S 8 --schedule interleaved --ranks 4
+    """
+    sizes = required_sizes(micro_batches, stages)
+    assumed = cost_model(costs, forward, transfer, activation_bytes, bandwidth)
     transport = transport_model(queue, buffered_sends)
+    found = compare(*sizes, assumed, transport, schedule=schedule, ranks=ranks)
+    if as_json:
+        write_text(found.model_dump_json(indent=2) + "\n", None)
+        return
     table = Table(box=box.ROUNDED, pad_edge=False)
     table.add_column("")
-    columns = compare(plan.micro_batches, plan.stages, costs, transport)
+    columns = found.schedules
     for column in columns:
         table.add_column(column.name, justify="right")
     table.add_row("steps", *(str(column.steps) for column in columns))
     table.add_row("buffers of a stage", *(column.buffers for column in columns))
     table.add_row("bubble of equal stages", *(f"{column.ideal_bubble:.1%}" for column in columns))
-    spans = [(c.timeline.makespan, c.timeline.bubble) if c.timeline else None for c in columns]
-    table.add_row("seconds, simulated", *(f"{s[0]:.6g}" if s else "-" for s in spans))
-    table.add_row("bubble, simulated", *(f"{s[1]:.1%}" if s else "-" for s in spans))
-    say(f"M = {plan.micro_batches} micro-batches, S = {plan.stages} stages, {transport}")
+    seconds = ("-" if c.makespan is None else f"{c.makespan:.6g}" for c in columns)
+    table.add_row("seconds, simulated", *seconds)
+    bubbles = ("-" if c.bubble is None else f"{c.bubble:.1%}" for c in columns)
+    table.add_row("bubble, simulated", *bubbles)
+    on_ranks = "" if found.ranks == found.stages else f" on R = {found.ranks} ranks"
+    say(f"M = {sizes[0]} micro-batches, S = {sizes[1]} stages{on_ranks}, {found.transport}")
     print_rich(table)
 
 
-def _print_timeline(plan: PipelinePlan, timeline: Timeline) -> None:
+def _print_prediction(predicted: Prediction) -> None:
+    sizes = predicted.table
+    one_to_one = sizes.is_one_to_one
+    on_ranks = "" if one_to_one else f" on R = {sizes.ranks} ranks"
     say(
-        f"M = {plan.micro_batches} micro-batches, S = {plan.stages} stages: "
-        f"{timeline.makespan:.6g} s, {timeline.bubble:.1%} idle"
+        f"M = {sizes.micro_batches} micro-batches, S = {sizes.stages} stages{on_ranks}: "
+        f"{predicted.makespan:.6g} s, {predicted.bubble:.1%} idle"
+    )
+    parts = (
+        "all forwards of one micro-batch + (M - 1) x slowest"
+        if one_to_one
+        else "all forwards of the slowest rank, and one micro-batch on its way there and on"
     )
     say(
-        f"without transfers at best {timeline.ideal:.6g} s = all forwards of one micro-batch "
-        f"+ (M - 1) x slowest, "
-        f"{timeline.ideal_bubble:.1%} idle with equal stages"
+        f"without transfers at best {predicted.ideal:.6g} s = {parts}, "
+        f"{predicted.ideal_bubble:.1%} idle with equal stages"
     )
     table = Table(box=box.ROUNDED, pad_edge=False)
-    for heading in (plan.unit, "busy", "idle", "peak bytes"):
+    for heading in (sizes.header.unit, "busy", "idle", "peak bytes"):
         table.add_column(heading, justify="right")
-    for stage in timeline.stages:
-        seconds = (f"{stage.busy:.6g} s", f"{stage.idle:.6g} s")
-        table.add_row(str(stage.rank), *seconds, str(stage.peak_bytes))
+    for rank, program in predicted.programs():
+        busy, held = predicted.busy[program], predicted.held[program]
+        seconds = (f"{busy:.6g} s", f"{predicted.makespan - busy:.6g} s")
+        table.add_row(str(rank), *seconds, str(held * predicted.costs.activation_bytes))
     print_rich(table)

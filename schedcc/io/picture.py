@@ -36,7 +36,7 @@ class Window(NamedTuple):
         """Read `A:B` (either may be left out), with the meaning of a Python slice.
 
         Raises:
-            ValueError: the text is no such range.
+            ValueError: the text is no such range, or none of the steps is in it.
         """
         first, colon, stop = text.partition(":")
         try:
@@ -45,7 +45,10 @@ class Window(NamedTuple):
             bounds = slice(int(first) if first else None, int(stop) if stop else None)
         except ValueError:
             raise ValueError(f"--steps is {text!r}, needed A:B, such as 0:8 or 10:") from None
-        return cls(*bounds.indices(steps)[:2])
+        window = cls(*bounds.indices(steps)[:2])
+        if steps and window.stop <= window.first:
+            raise ValueError(f"--steps is {text!r}, needed a range within 0:{steps} that has steps")
+        return window
 
 
 def fitting(plan: PipelinePlan | StagePlan, width: int) -> Window:
@@ -107,13 +110,18 @@ def epilogue_lines(plan: PipelinePlan | StagePlan) -> list[str]:
     ]
 
 
-def legend(plan: PipelinePlan | StagePlan) -> Text:
-    """The meaning of the symbols that the plan uses."""
+def legend(plan: PipelinePlan | StagePlan, width: int) -> Text:
+    """The meaning of the symbols that the plan uses, in lines of `width` characters."""
     used = {i.op for program in _programs(plan) for step in program.steps for i in step}
-    text = Text()
+    text, column = Text(), 0
     for op, (symbol, style) in SYMBOLS.items():
         if op in used:
+            length = len(f"{symbol} {op}")
+            if column and column + length > width:
+                text.append("\n")
+                column = 0
             text.append(symbol, style).append(f" {op}   ")
+            column += length + len("   ")
     return text
 
 

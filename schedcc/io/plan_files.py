@@ -1,11 +1,13 @@
 """Plan files: reading them with errors that a person can act on, and writing them."""
 
+import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from schedcc.errors import PlanFileError
+from schedcc.io.bounded import read_bounded, shown
 from schedcc.io.exchange import read_torch_csv
 from schedcc.io.plain_text import visible
 from schedcc.io.strict_json import RepeatedKeyError, parse
@@ -19,6 +21,7 @@ _FORMATS: dict[object, type[PipelinePlan] | type[StagePlan]] = {
     "schedcc.stage-plan/1": StagePlan,
 }
 _OPS: dict[str, type[BaseModel]] = {i.__name__: i for i in get_args(Instruction)}
+_TAGS = ("(number)", "(list)")
 _SHOWN = 60
 """Characters of a value in a message, at most."""
 _NEEDS = {"tuple_type": "a list", "model_type": "an object", "model_attributes_type": "an object"}
@@ -28,34 +31,54 @@ _NEEDS = {"tuple_type": "a list", "model_type": "an object", "model_attributes_t
 def read_plan(path: Path) -> PipelinePlan | StagePlan:
     """Read a plan file of either format, or a CSV file of `torch.distributed.pipelining`.
 
+    Args:
+        path: The file; `-`: standard input, which holds JSON.
+
     Raises:
-        PlanFileError: the file cannot be read or is no plan; the message is one line.
+        PlanFileError: the file cannot be read, is larger than `schedcc.io.bounded.MOST_BYTES`, or
+            is no plan; the message is one line.
+    """
+    data = load_plan(path)
+    return validated(data, path) if isinstance(data, dict) else data
+
+
+def load_plan(path: Path) -> dict[str, Any] | PipelinePlan:
+    """What a plan file holds: a JSON object with a known `format`, or the plan of a CSV file.
+
+    Raises:
+        PlanFileError: as `read_plan`.
     """
     if path.suffix.lower() == ".csv":
         return read_torch_csv(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise PlanFileError(f"{visible(path)}: cannot be read: {error.strerror}") from error
+    content = read_bounded(path)
     try:
         data = parse(content)
     except RepeatedKeyError as error:
         place = "".join(map(_place, (*error.place, error.key))).lstrip(".")
         raise PlanFileError(
-            f"{visible(path)}: not a plan: {place} is there twice, needed once"
+            f"{shown(path)}: not a plan: {place} is there twice, needed once"
         ) from error
     except ValueError as error:
-        raise PlanFileError(f"{visible(path)}: not JSON: {error}") from error
+        raise PlanFileError(f"{shown(path)}: not JSON: {error}") from error
     found = data.get("format") if isinstance(data, dict) else None
-    if not isinstance(found, str) or found not in _FORMATS:
+    if not isinstance(data, dict) or not isinstance(found, str) or found not in _FORMATS:
         formats = " or ".join(map(repr, _FORMATS))
         what = "a JSON object" if not isinstance(data, dict) else f"a 'format' of {formats}"
-        shown = _shorten(found if isinstance(data, dict) else data)
-        raise PlanFileError(f"{visible(path)}: not a plan: found {shown}, needed {what}")
+        value = _shorten(found if isinstance(data, dict) else data)
+        raise PlanFileError(f"{shown(path)}: not a plan: found {value}, needed {what}")
+    return data
+
+
+def validated(data: dict[str, Any], path: Path) -> PipelinePlan | StagePlan:
+    """The plan that a JSON object with a known `format` is.
+
+    Raises:
+        PlanFileError: it is none; the message begins with the name of the file at `path`.
+    """
     try:
-        return TypeAdapter(_FORMATS[found]).validate_python(data)
+        return TypeAdapter(_FORMATS[data["format"]]).validate_python(data)
     except ValidationError as error:
-        raise PlanFileError(f"{visible(path)}: not a plan: {explain(error)}") from error
+        raise PlanFileError(f"{shown(path)}: not a plan: {explain(error)}") from error
 
 
 def write_text(text: str, path: Path | None) -> None:
@@ -65,7 +88,7 @@ def write_text(text: str, path: Path | None) -> None:
         ValueError: the file cannot be written.
     """
     if path is None:
-        print(text, end="")
+        sys.stdout.write(text)
         return
     try:
         path.write_text(text, encoding="utf-8")
@@ -76,7 +99,7 @@ def write_text(text: str, path: Path | None) -> None:
 def explain(error: ValidationError) -> str:
     """The first complaint of a validation as one sentence with place, value and need."""
     first = error.errors(include_url=False)[0]
-    place = "".join(map(_place, first["loc"])).lstrip(".")
+    place = "".join(map(_place, first["loc"])).lstrip(".") or "the document"
     context = first.get("ctx", {})
     match first["type"]:
         case "missing":
@@ -84,12 +107,15 @@ def explain(error: ValidationError) -> str:
         case "first_format":
             return first["msg"]
         case "extra_forbidden":
-            *_, op, key = first["loc"]
-            near = nearest(str(key), _OPS[str(op)].model_fields) if op in _OPS else None
+            *_, op, key = ("", *first["loc"])
+            if op not in _OPS:
+                return f"{place} is not a key that belongs there"
+            near = nearest(str(key), _OPS[str(op)].model_fields)
             meant = f", did you mean {near!r}?" if near else ""
             return f"{place} is not a key that this instruction has{meant}"
         case "unknown_key":
-            return f"{place}{_place(context['key'])} {context['what']}".lstrip(".")
+            key = "".join(map(_place, (*first["loc"], context["key"]))).lstrip(".")
+            return f"{key} {context['what']}"
         case "union_tag_invalid":
             found, needed = _shorten(context["tag"]), context["expected_tags"]
             return f"{place}.op is {found}, needed one of {needed}"
@@ -106,7 +132,7 @@ def explain(error: ValidationError) -> str:
 def _place(part: int | str) -> str:
     if isinstance(part, int):
         return f"[{part}]"
-    if part in _OPS:  # not a key, but the member of the union that pydantic has chosen
+    if part in _OPS or part in _TAGS:  # no key, but the member of a union that pydantic has chosen
         return ""
     plain = part.isidentifier() and len(part) <= _SHOWN
     return f".{part}" if plain else f"[{_shorten(part)}]"

@@ -12,12 +12,21 @@ The cause is, in this order:
 from collections.abc import Iterable
 
 import networkx as nx
+import numpy as np
 
-from schedcc.recordings.recording import Executed, RankRecording, Recording, Run
+from schedcc.recordings.recording import RankRecording, RecordedRun, Recording, rank_in_words
 from schedcc.recordings.waits import waits
-from schedcc.table.table import is_forward
-from schemas import Direction, TransferInstruction
-from schemas.postmortem import Activity, Cause, Position, Postmortem, RankState, RankStatus, Wait
+from schedcc.table.table import IS_FORWARD, IS_PAIRED, IS_SEND
+from schemas import Placed, TransferInstruction
+from schemas.postmortem import (
+    Activity,
+    Cause,
+    ExecutionPoint,
+    Postmortem,
+    RankState,
+    RankStatus,
+    Wait,
+)
 
 
 def postmortem(recording: Recording) -> Postmortem:
@@ -25,8 +34,8 @@ def postmortem(recording: Recording) -> Postmortem:
     ranks = tuple(_status(rank, recording) for rank in recording.ranks)
     found = tuple(
         wait
-        for pipeline, by_stage in recording.pipelines.items()
-        for run in sorted(set.union(*(rank.stopped_in for rank in by_stage.values())))
+        for pipeline, by_rank in recording.pipelines.items()
+        for run in sorted(set.union(*(rank.stopped_in for rank in by_rank.values())))
         for wait in waits(recording, pipeline, run)
     )
     return Postmortem(
@@ -40,7 +49,7 @@ def postmortem(recording: Recording) -> Postmortem:
 
 def _status(rank: RankRecording, recording: Recording) -> RankStatus:
     run = rank.runs[-1] if rank.runs else None
-    current = run.open if run is not None else None
+    inside = None if run is None else run.executed.inside
     state = RankState.VANISHED
     if rank.failed:
         state = RankState.FAILED
@@ -50,7 +59,8 @@ def _status(rank: RankRecording, recording: Recording) -> RankStatus:
         state = RankState.RUNNING
     return RankStatus(
         rank=rank.header.rank,
-        stage_id=rank.header.stage_id,
+        stage_id=rank.stage_id,
+        stages=rank.stages,
         replica=rank.header.replica,
         pipeline=rank.header.pipeline,
         state=state,
@@ -60,47 +70,42 @@ def _status(rank: RankRecording, recording: Recording) -> RankStatus:
             if run is None
             else recording.micro_batches(recording.pipeline_of(rank), run.number)
         ),
-        instruction=None if run is None or current is None else _position(rank, run, current),
-        since=_seconds(recording.last - (rank.last if current is None else current.start)),
+        instruction=None if run is None or inside is None else _point(rank, run, inside.placed),
+        since=_seconds(recording.last - (rank.last if inside is None else inside.start)),
         error=rank.errors[-1][1] if rank.failed else None,
         activity=_activity(rank),
     )
 
 
-def _position(rank: RankRecording, run: Run, executed: Executed) -> Position:
-    return Position(
+def _point(rank: RankRecording, run: RecordedRun, placed: Placed) -> ExecutionPoint:
+    return ExecutionPoint(
         rank=rank.header.rank,
-        stage_id=rank.header.stage_id,
+        stage_id=rank.stage_id,
         run=run.number,
-        step=executed.placed.step,
-        instruction=executed.placed.instruction,
+        step=placed.step,
+        instruction=placed.instruction,
     )
 
 
 def _activity(rank: RankRecording) -> Activity:
-    forward = transfer = other = sent = received = instructions = 0
+    instructions = forward = transfer = everything = sent = received = 0
     for run in rank.runs:
-        for executed in run.executed:
-            if executed.end is None:
-                continue
-            instructions += 1
-            instruction, took = executed.placed.instruction, executed.end - executed.start
-            if isinstance(instruction, TransferInstruction):
-                transfer += took
-                if instruction.direction is Direction.SEND:
-                    sent += executed.nbytes or 0
-                else:
-                    received += executed.nbytes or 0
-            elif is_forward(instruction):
-                forward += took
-            else:
-                other += took
+        executed = run.executed
+        left = executed.left
+        op, took = executed.rows.op[left], (executed.end - executed.start)[left]
+        moved = np.maximum(executed.nbytes[left], 0)
+        instructions += len(op)
+        everything += int(took.sum())
+        forward += int(took[IS_FORWARD[op]].sum())
+        transfer += int(took[IS_PAIRED[op]].sum())
+        sent += int(moved[IS_SEND[op]].sum())
+        received += int(moved[IS_PAIRED[op] & ~IS_SEND[op]].sum())
     return Activity(
         runs=len(rank.runs),
         instructions=instructions,
         forward_seconds=_seconds(forward),
         transfer_seconds=_seconds(transfer),
-        other_seconds=_seconds(other),
+        other_seconds=_seconds(everything - forward - transfer),
         sent_bytes=sent,
         received_bytes=received,
     )
@@ -181,16 +186,23 @@ def _standstill(recording: Recording, status: RankStatus, found: tuple[Wait, ...
     if isinstance(instruction, TransferInstruction):
         if status.micro_batches is not None and instruction.micro_batch >= status.micro_batches:
             return f"{text}, though the data ended after {status.micro_batches} micro-batches"
-        if instruction.peer not in _beside(recording, status):
-            return f"{text}: stage {instruction.peer} left no recording"
+        if missing := _missing_peer(recording, status, instruction):
+            return f"{text}: {missing} left no recording"
         return f"{text}, though the other end of the transfer had begun"
     return text
 
 
-def _beside(recording: Recording, status: RankStatus) -> dict[int, RankRecording]:
-    """The ranks of a rank's pipeline, by stage."""
+def _missing_peer(
+    recording: Recording, status: RankStatus, instruction: TransferInstruction
+) -> str | None:
+    """Who was at the other end of a transfer, if there is no recording of it."""
     rank = next(rank for rank in recording.ranks if rank.header.rank == status.rank)
-    return recording.pipelines[recording.pipeline_of(rank)]
+    plan = next((run.plan.header for run in reversed(rank.runs) if run.plan), None)
+    peer = instruction.peer if plan is None else plan.rank_of(instruction.peer)
+    if peer in recording.pipelines[recording.pipeline_of(rank)]:
+        return None
+    one_to_one = plan is None or plan.is_one_to_one
+    return f"stage {peer}" if one_to_one else f"rank {peer} of its pipeline"
 
 
 def _whereabouts(status: RankStatus) -> str:
@@ -212,7 +224,7 @@ def _says(status: RankStatus) -> str:
 
 
 def _who(status: RankStatus) -> str:
-    return f"rank {status.rank} (stage {status.stage_id})"
+    return rank_in_words(status.rank, status.stages)
 
 
 def _and(words: Iterable[str]) -> str:

@@ -1,40 +1,48 @@
 """Recorded runs: what every rank executed, and when, on a time common to all ranks."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from schedcc.io.plain_text import visible
-from schemas import PipelinePlan, Placed, RankProgram, StagePlan
+from schedcc.io.plan_columns import ProgramColumns, table_of
+from schedcc.recordings.executions import Executions
+from schedcc.table.ranges import in_words, runs
+from schedcc.table.table import PlanTable
+from schemas import PipelinePlan, PlanHeader, StagePlan
 from schemas.recording import (
     ErrorRaised,
     RecordingHeader,
 )
 
 
+class RecordedPlan(NamedTuple):
+    """The plan of one rank, as its file holds it."""
+
+    header: StagePlan
+    """The plan; its instructions are in `program` alone."""
+    program: ProgramColumns
+
+    @property
+    def stage_plan(self) -> StagePlan:
+        """The plan with its instructions."""
+        program = self.program.program()
+        return self.header.model_copy(update={"steps": program.steps, "epilogue": program.epilogue})
+
+
 @dataclass
-class Executed:
-    """One instruction that was entered; times are in nanoseconds, common to all ranks."""
-
-    placed: Placed
-    start: int
-    end: int | None = None
-    """`None`: it was never left."""
-    nbytes: int | None = None
-
-
-@dataclass
-class Run:
+class RecordedRun:
     """One execution of a plan by one rank."""
 
     number: int
     fingerprint: str
     start: int
-    plan: StagePlan | None
+    plan: RecordedPlan | None
     """`None` where the file does not hold it."""
-    executed: list[Executed] = field(default_factory=list)
+    executed: Executions
     end: int | None = None
     """`None`: the run did not get to its end."""
     micro_batches: int | None = None
@@ -43,12 +51,6 @@ class Run:
     """Instructions that the rank had entered before it knew; `None`: it never came to know."""
     data_ended: int | None = None
     """When it came to know."""
-
-    @property
-    def open(self) -> Executed | None:
-        """The instruction that was entered and not left."""
-        last = self.executed[-1] if self.executed else None
-        return last if last is not None and last.end is None else None
 
 
 class PipelineId(NamedTuple):
@@ -71,7 +73,10 @@ class RankRecording:
 
     file: Path
     header: RecordingHeader
-    runs: list[Run] = field(default_factory=list)
+    stages: tuple[int, ...]
+    """The stages that the rank holds, as a plan of its pipeline says; without any, one for each
+    rank."""
+    runs: list[RecordedRun] = field(default_factory=list)
     errors: list[tuple[int, ErrorRaised]] = field(default_factory=list)
     """All errors, each with its time."""
     failed: bool = False
@@ -85,6 +90,7 @@ class RankRecording:
     cut: bool = False
     """Whether the last line breaks off."""
     damages: list[str] = field(default_factory=list)
+    _by_number: dict[int, RecordedRun] = field(default_factory=dict, repr=False)
 
     @property
     def file_name(self) -> str:
@@ -94,16 +100,28 @@ class RankRecording:
     @property
     def name(self) -> str:
         """The rank in words, for messages."""
-        return f"rank {self.header.rank} (stage {self.header.stage_id})"
+        return rank_in_words(self.header.rank, self.stages)
+
+    @property
+    def pipeline_rank(self) -> int:
+        """The rank in its pipeline, as plans number them."""
+        return self.header.stage_id
+
+    @property
+    def stage_id(self) -> int | None:
+        """The rank's stage; `None` where it does not hold one."""
+        return self.stages[0] if len(self.stages) == 1 else None
 
     @property
     def stopped_in(self) -> set[int]:
         """The run in which the rank was inside an instruction when its file ends, if any."""
-        return {run.number for run in self.runs[-1:] if run.open is not None}
+        return {run.number for run in self.runs[-1:] if run.executed.is_open}
 
-    def run(self, number: int) -> Run | None:
+    def run(self, number: int) -> RecordedRun | None:
         """The run with this number."""
-        return next((run for run in self.runs if run.number == number), None)
+        if len(self._by_number) != len(self.runs):
+            self._by_number = {run.number: run for run in reversed(self.runs)}
+        return self._by_number.get(number)
 
 
 @dataclass(frozen=True)
@@ -127,26 +145,31 @@ class Recording:
 
     @cached_property
     def pipelines(self) -> dict[PipelineId, dict[int, RankRecording]]:
-        """The ranks of each pipeline, by stage.
+        """The ranks of each pipeline, by their rank in it.
 
         Which replica and pipeline a rank belongs to is what its header says. Where that does not
-        tell the ranks of a stage apart, they are of several pipelines, in the order of the ranks.
+        tell files of one rank apart, they are of several pipelines, in the order of the ranks.
         """
         found: dict[PipelineId, dict[int, RankRecording]] = {}
+        alike: Counter[tuple[int, str, int]] = Counter()
         for rank in sorted(self.ranks, key=lambda rank: rank.header.rank):
-            pipeline = PipelineId(rank.header.replica, rank.header.pipeline or "")
-            while rank.header.stage_id in found.get(pipeline, ()):
-                pipeline = pipeline._replace(number=pipeline.number + 1)
-            found.setdefault(pipeline, {})[rank.header.stage_id] = rank
+            place = rank.header.replica, rank.header.pipeline or "", rank.pipeline_rank
+            pipeline = PipelineId(*place[:2], number=alike[place])
+            alike[place] += 1
+            found.setdefault(pipeline, {})[rank.pipeline_rank] = rank
         return dict(sorted(found.items()))
+
+    @cached_property
+    def _pipeline_of(self) -> dict[Path, PipelineId]:
+        return {
+            rank.file: pipeline
+            for pipeline, by_rank in self.pipelines.items()
+            for rank in by_rank.values()
+        }
 
     def pipeline_of(self, rank: RankRecording) -> PipelineId:
         """The pipeline that a rank belongs to."""
-        return next(
-            pipeline
-            for pipeline, by_stage in self.pipelines.items()
-            if by_stage.get(rank.header.stage_id) is rank
-        )
+        return self._pipeline_of[rank.file]
 
     def micro_batches(self, pipeline: PipelineId, run: int) -> int | None:
         """How many micro-batches the data of a run held, if any rank knew of fewer than planned."""
@@ -155,24 +178,52 @@ class Recording:
         return min((r.micro_batches for r in began if r.micro_batches is not None), default=None)
 
     def plan(self, pipeline: PipelineId, run: int) -> PipelinePlan | None:
-        """The plan of a run, put together from those of the stages that recorded theirs."""
-        found = [rank.run(run) for _, rank in sorted(self.pipelines[pipeline].items())]
-        return joined(run.plan for run in found if run is not None and run.plan is not None)
+        """The plan of a run, put together from those of the ranks that recorded theirs."""
+        plans = list(self._plans(pipeline, run))
+        if not plans:
+            return None
+        header = _common_header(plans)
+        return PipelinePlan(
+            schedule=header.schedule,
+            micro_batches=header.micro_batches,
+            stages=header.stages,
+            ranks=header.ranks,
+            placement=header.placement,
+            num_buffers=header.num_buffers,
+            programs=tuple(plan.program.program() for plan in plans),
+        )
+
+    def plan_table(self, pipeline: PipelineId, run: int) -> PlanTable | None:
+        """The plan of a run as columns."""
+        plans = list(self._plans(pipeline, run))
+        return table_of(_common_header(plans), [plan.program for plan in plans]) if plans else None
+
+    def _plans(self, pipeline: PipelineId, run: int) -> Iterator[RecordedPlan]:
+        for _, rank in sorted(self.pipelines[pipeline].items()):
+            found = rank.run(run)
+            if found is not None and found.plan is not None:
+                yield found.plan
 
 
-def joined(plans: Iterable[StagePlan]) -> PipelinePlan | None:
-    """The plan that stage plans are parts of; `None` of none."""
-    known = list(plans)
-    if not known:
-        return None
-    return PipelinePlan(
-        schedule=known[0].schedule,
-        micro_batches=max(plan.micro_batches for plan in known),
-        stages=max(plan.stages for plan in known),
-        ranks=known[0].ranks,
-        placement=known[0].placement,
-        num_buffers=max(plan.num_buffers for plan in known),
-        programs=tuple(
-            RankProgram(rank=plan.rank, steps=plan.steps, epilogue=plan.epilogue) for plan in known
-        ),
+def rank_in_words(rank: int, stages: Sequence[int]) -> str:
+    """A rank and the stages that it holds, for messages.
+
+    >>> rank_in_words(3, [1]), rank_in_words(0, [0, 2]), rank_in_words(5, [])
+    ('rank 3 (stage 1)', 'rank 0 (stages 0, 2)', 'rank 5')
+    """
+    held = f" ({in_words('stage', runs(stages))})" if stages else ""
+    return f"rank {rank}{held}"
+
+
+def _common_header(plans: list[RecordedPlan]) -> PlanHeader:
+    headers = [plan.header for plan in plans]
+    longest = max(headers, key=lambda header: header.stages)
+    return PlanHeader(
+        format="",
+        schedule=headers[0].schedule,
+        micro_batches=max(header.micro_batches for header in headers),
+        stages=longest.stages,
+        ranks=longest.ranks,
+        placement=longest.placement,
+        num_buffers=max(header.num_buffers for header in headers),
     )

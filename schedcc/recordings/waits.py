@@ -2,65 +2,64 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-import networkx as nx
+import numpy as np
 
-from schedcc.analysis.graph import Event
-from schedcc.recordings.recording import PipelineId, Recording, Run
-from schedcc.recordings.skipped import run_graph
-from schemas import (
-    BufferInstruction,
-    Direction,
-    HandOver,
-    Phase,
-    PipelinePlan,
-    TransferInstruction,
-    TransportModel,
-)
-from schemas.postmortem import Position, Wait
+from schedcc.analysis.dependencies import ends, starts
+from schedcc.recordings.recording import PipelineId, RecordedRun, Recording
+from schedcc.recordings.run_graph import Neighbours, RunGraph
+from schedcc.table.table import NONE, Bools
+from schemas import Direction, HandOver, TransferInstruction, TransportModel
+from schemas.postmortem import ExecutionPoint, Wait
 
 _MODELS = (TransportModel(queue="channel"), TransportModel())
 """Asked in turn. A queue per channel leaves the waits that no transport can do without; a transfer
-that these do not explain may be held up by the order of a stage's one queue."""
+that these do not explain may be held up by the order of a rank's one queue."""
 
 
 def waits(recording: Recording, pipeline: PipelineId, run: int) -> list[Wait]:
     """The waits among the ranks of one pipeline, in one of its runs."""
-    plan = recording.plan(pipeline, run)
-    if plan is None:
+    table = recording.plan_table(pipeline, run)
+    if table is None:
         return []
-    stages = recording.pipelines[pipeline]
+    ranks = recording.pipelines[pipeline]
     progress = {
-        stage: Progress.of(began)
-        for stage, rank in stages.items()
+        number: Progress.of(began)
+        for number, rank in ranks.items()
         if (began := rank.run(run)) is not None
     }
-    absent = sorted(stages.keys() - progress.keys())
-    stuck = [Event(stage, at.entered, "end") for stage, at in progress.items() if at.inside]
-    found: dict[Event, list[Wait]] = {}
+    absent = sorted(ranks.keys() - progress.keys())
+    stuck = [(rank, at.entered) for rank, at in sorted(progress.items()) if at.inside]
+    found: dict[int, list[Wait]] = {}
     for model in _MODELS:
-        graph = run_graph(plan, recording.micro_batches(pipeline, run), model)
+        if all(found.get(rank) for rank, _ in stuck):
+            break
+        graph = RunGraph.of(table, recording.micro_batches(pipeline, run), model)
         pending = _pending(graph, progress)
-        for waiter in stuck:
-            if waiter not in graph or found.get(waiter):
+        before = Neighbours.before(graph.graph, pending, pending)
+        for rank, entered in stuck:
+            (row,) = graph.rows_at(rank, np.array([entered]))
+            if row == NONE or found.get(rank):
                 continue
-            found[waiter] = [
-                Wait(
-                    waiter=_position(recording, graph, pipeline, run, waiter),
-                    needed=_position(recording, graph, pipeline, run, needed),
-                    why=why,
-                )
-                for needed, why in (
-                    *_needed(graph, waiter, pending),
-                    *_not_begun(graph, waiter, absent, plan),
-                )
+            waiter = int(ends(row))
+            here = Point(graph, recording, pipeline, run)
+            found[rank] = [
+                *(
+                    Wait(waiter=here.at(waiter), needed=here.at(needed), why=why)
+                    for needed, why in _needed(graph, waiter, before)
+                ),
+                *(
+                    Wait(waiter=here.at(waiter), needed=here.before(needed), why=why)
+                    for needed, why in _not_begun(graph, waiter, absent)
+                ),
             ]
-    return [wait for waiter in sorted(found) for wait in found[waiter]]
+    return [wait for rank, _ in stuck for wait in found.get(rank, [])]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage came in its program."""
+    """How far a rank came in its program."""
 
     entered: int = -1
     """Offset of the last instruction that was entered."""
@@ -69,90 +68,88 @@ class Progress:
 
     @property
     def inside(self) -> bool:
-        """Whether the stage is inside an instruction."""
+        """Whether the rank is inside an instruction."""
         return self.left < self.entered
 
     @classmethod
-    def of(cls, run: Run) -> "Progress":
+    def of(cls, run: RecordedRun) -> "Progress":
         """The progress of a run."""
-        if not run.executed:
+        if len(run.executed) == 0:
             return cls()
-        entered = run.executed[-1].placed.offset
-        return cls(entered, entered if run.open is None else entered - 1)
+        entered = int(run.executed.offset[-1])
+        return cls(entered, entered - run.executed.is_open)
 
 
-def _pending(graph: "nx.DiGraph[Event]", progress: dict[int, Progress]) -> set[Event]:
-    """The events that have not happened.
+@dataclass(frozen=True)
+class Point:
+    """Makes the points of execution that a wait names."""
+
+    graph: RunGraph
+    recording: Recording
+    pipeline: PipelineId
+    run: int
+
+    def at(self, event: int) -> ExecutionPoint:
+        """The instruction that an event belongs to."""
+        placed = self.graph.placed(event)
+        return ExecutionPoint(
+            **self._of(self.graph.rank_of(event)), step=placed.step, instruction=placed.instruction
+        )
+
+    def before(self, rank: int) -> ExecutionPoint:
+        """A rank that has not begun the run."""
+        return ExecutionPoint(**self._of(rank), step=None, instruction=None)
+
+    def _of(self, number: int) -> dict[str, Any]:
+        rank = self.recording.pipelines[self.pipeline][number]
+        return {"rank": rank.header.rank, "stage_id": rank.stage_id, "run": self.run}
+
+
+def _pending(graph: RunGraph, progress: dict[int, Progress]) -> Bools:
+    """`[events]`: whether an event has not happened.
 
     Nothing records when a posted transfer ends. It has not ended if something that it comes after
     has not happened.
     """
-    pending = {event for event in graph if not _happened(graph, event, progress)}
-    rest = list(pending)
-    while rest:
-        for after in graph.successors(rest.pop()):
-            if _is_posted(graph, after) and after not in pending:
-                pending.add(after)
-                rest.append(after)
+    table = graph.table
+    by_program = [progress.get(rank, Progress()) for rank in table.rank_ids.tolist()]
+    entered = np.array([at.entered for at in by_program])[table.program]
+    left = np.array([at.left for at in by_program])[table.program]
+    rows, pending = np.arange(len(table.rows)), np.zeros(graph.graph.events, dtype=bool)
+    pending[starts(rows)] = graph.offset > entered
+    posted = graph.ends_posted[ends(rows)]
+    pending[ends(rows)] = graph.offset > np.where(posted, entered, left)
+    after = Neighbours.after(graph.graph, pending | graph.ends_posted, graph.ends_posted & ~pending)
+    new = np.flatnonzero(pending)
+    while len(new):
+        reached = np.unique(after.of_all(new))
+        new = reached[~pending[reached]]
+        pending[new] = True
     return pending
 
 
-def _happened(graph: "nx.DiGraph[Event]", event: Event, progress: dict[int, Progress]) -> bool:
-    reached = progress[event.rank]
-    entered = event.moment == "start" or _is_posted(graph, event)
-    return event.offset <= (reached.entered if entered else reached.left)
-
-
-def _is_posted(graph: "nx.DiGraph[Event]", event: Event) -> bool:
-    instruction = graph.nodes[event]["instruction"]
-    posted = isinstance(instruction, BufferInstruction) and instruction.effects.phase is Phase.POST
-    return posted and event.moment == "end"
-
-
-def _needed(
-    graph: "nx.DiGraph[Event]", waiter: Event, pending: set[Event]
-) -> Iterator[tuple[Event, str]]:
-    """The first pending events of other stages that `waiter` comes after."""
+def _needed(graph: RunGraph, waiter: int, pending: Neighbours) -> Iterator[tuple[int, str]]:
+    """The first pending events of other ranks that `waiter` comes after."""
     seen, rest = {waiter}, [waiter]
     while rest:
         event = rest.pop()
-        for before in graph.predecessors(event):
-            if before not in pending or before in seen:
+        for before, why in pending.of_one(event).items():
+            if before in seen:
                 continue
             seen.add(before)
-            if before.rank == waiter.rank:
-                rest.append(before)  # the stage's own transfer under way, which it waits for
+            if graph.rank_of(before) == graph.rank_of(waiter):
+                rest.append(before)  # the rank's own transfer under way, which it waits for
             else:
-                yield before, graph.edges[before, event]["why"]
+                yield before, why
 
 
-def _not_begun(
-    graph: "nx.DiGraph[Event]", waiter: Event, absent: list[int], plan: PipelinePlan
-) -> Iterator[tuple[Event, str]]:
-    """Stages that have not begun the run, and so have no plan, but a part in an instruction."""
-    instruction = graph.nodes[waiter]["instruction"]
-    for stage in absent:
-        if isinstance(instruction, TransferInstruction) and plan.rank_of(instruction.peer) == stage:
-            receives = instruction.direction is Direction.RECV
-            yield Event(stage, 0, "start"), "data" if receives else "rendezvous"
-        elif isinstance(instruction, HandOver) and stage in instruction.members(
-            plan.ranks, plan.rank_of
-        ):
-            yield Event(stage, 0, "start"), "collective"
-
-
-def _position(
-    recording: Recording,
-    graph: "nx.DiGraph[Event]",
-    pipeline: PipelineId,
-    run: int,
-    event: Event,
-) -> Position:
-    known = graph.nodes[event] if event in graph else {"step": None, "instruction": None}
-    return Position(
-        rank=recording.pipelines[pipeline][event.rank].header.rank,
-        stage_id=event.rank,
-        run=run,
-        step=known["step"],
-        instruction=known["instruction"],
-    )
+def _not_begun(graph: RunGraph, waiter: int, absent: list[int]) -> Iterator[tuple[int, str]]:
+    """Ranks that have not begun the run, and so have no plan, but a part in an instruction."""
+    instruction, table = graph.placed(waiter).instruction, graph.table
+    if isinstance(instruction, TransferInstruction):
+        peer = table.rank_of_one(instruction.peer)
+        if peer in absent:
+            yield peer, "data" if instruction.direction is Direction.RECV else "rendezvous"
+    elif isinstance(instruction, HandOver):
+        members = instruction.members(table.ranks, table.rank_of_one)
+        yield from ((rank, "collective") for rank in absent if rank in members)

@@ -11,6 +11,19 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = {
+    "schedcc": (
+        ("_modules", "errors", "table"),
+        ("analysis", "passes", "restrict", "schedules"),
+        ("checks", "derive"),
+        ("verify",),
+        ("proof",),
+        ("compiler",),
+        ("certify", "endless", "io", "simulation"),
+        ("recordings",),
+        ("trace",),
+        ("cli",),
+        ("entry",),
+    ),
     "runtime": (
         ("device", "tensors"),
         ("transport",),

@@ -43,15 +43,34 @@ def with_transfers(
             if not cells:
                 del pending[rank]
         if not progress:
-            cell = next(iter(pending.values()))[0]
-            need = _missing(cell, placement, done)
-            assert need is not None
-            raise PlanFileError(
-                f"{cell.place} is {'; '.join(map(str, cell.actions))}, which waits for stage "
-                f"{need.stage_id} and micro-batch {need.micro_batch}, needed an order "
-                f"in which that comes before"
-            )
+            raise PlanFileError(_stuck(pending, placement, done))
     return lowered
+
+
+def _stuck(
+    pending: Mapping[int, Sequence[Cell]], placement: Sequence[int], done: set[Action]
+) -> str:
+    """What is wrong where no rank can go on: the cell that waits for what no row has, if any."""
+    rank = next(iter(pending))
+    seen: set[int] = set()
+    while rank not in seen:  # or they wait in a circle, where one is as good as another
+        seen.add(rank)
+        need = _missing(pending[rank][0], placement, done)
+        assert need is not None
+        kinds = _BACKWARDS if need.kind in _BACKWARDS else (need.kind,)
+        needed = {need._replace(kind=kind) for kind in kinds}
+        other = placement[need.stage_id]
+        if all(needed.isdisjoint(cell.actions) for cell in pending.get(other, ())):
+            break
+        rank = other
+    cell = pending[rank][0]
+    need = _missing(cell, placement, done)
+    assert need is not None
+    return (
+        f"{cell.place} is {'; '.join(map(str, cell.actions))}, which waits for stage "
+        f"{need.stage_id} and micro-batch {need.micro_batch}, needed an order in which that "
+        "comes before"
+    )
 
 
 def _missing(cell: Cell, placement: Sequence[int], done: set[Action]) -> Action | None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from schedcc.errors import PlanFileError, require_count
+from schedcc.io.bounded import read_bounded, shown
 from schedcc.io.exchange.actions import FORWARD_KINDS, TRANSFERS, Action, Cell, Kind, parse_cell
 from schedcc.io.exchange.buffers import with_buffers
 from schedcc.io.exchange.lowering import with_transfers
-from schedcc.io.plain_text import visible
 from schemas import (
     CopyActivation,
     ForwardPass,
@@ -40,15 +40,13 @@ def read_torch_csv(
         PlanFileError: the file cannot be read, or holds no such schedule; the message is one line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise PlanFileError(f"{visible(path)}: cannot be read: {error.strerror}") from error
+        text = read_bounded(path).decode()
     except UnicodeDecodeError as error:
-        raise PlanFileError(f"{visible(path)}: not UTF-8 text: {error.reason}") from error
+        raise PlanFileError(f"{shown(path)}: not UTF-8 text: {error.reason}") from error
     try:
         return from_torch_csv(text, micro_batches=micro_batches, form=form)
     except PlanFileError as error:
-        raise PlanFileError(f"{visible(path)}: not a schedule: {error}") from error
+        raise PlanFileError(f"{shown(path)}: not a schedule: {error}") from error
 
 
 def from_torch_csv(

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+import schedcc
 from runtime.cli import main
 from schedcc import compile_pipeline
 from schedcc.recordings.conform import conform
 from schedcc.recordings.files import read_recording
 from schedcc.recordings.postmortem import postmortem
 from schemas import LanguageModelEvaluation
+from tests.support.paths import ROOT
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 TEXT = "ab ab 12 cd\n\nthe quick brown fox\njumps over the lazy dog, 1234 times\n" * 3
@@ -178,3 +180,20 @@ def in_this_process(options: list[str], capsys: pytest.CaptureFixture[str]) -> t
 def test_the_result_is_described_by_its_json_schema():
     schema = json.loads(Path("schemas/json/evaluation.schema.json").read_text())
     assert set(LanguageModelEvaluation.model_fields) == set(schema["properties"])
+
+
+@pytest.mark.parametrize("option", ["-h", "--help", "--version"])
+def test_help_and_version_start_nothing(option):
+    done = subprocess.run(
+        [sys.executable, "-m", "runtime", option],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        check=True,
+    )
+    if option == "--version":
+        assert done.stdout == f"{schedcc.__version__}\n"
+    else:
+        assert "Example: pipeval --model smollm2" in done.stdout
+        assert "130 interrupted" in " ".join(done.stdout.split())

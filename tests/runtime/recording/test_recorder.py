@@ -41,8 +41,9 @@ def test_every_stage_records_the_instructions_of_its_plan_with_their_bytes(tmp_p
     assert recording.damages == ()
     for rank in recording.ranks:
         (run,) = rank.runs
-        assert run.plan == plan.stage(rank.header.stage_id)
-        assert [e.placed for e in run.executed] == list(run.plan.program.placed())
+        stage_plan = run.plan.stage_plan
+        assert stage_plan == plan.stage(rank.header.stage_id)
+        assert [e.placed for e in run.executed] == list(stage_plan.program.placed())
         for executed in run.executed:
             assert executed.end is not None
             instruction = executed.placed.instruction
@@ -102,7 +103,7 @@ def test_runs_are_numbered_and_a_plan_is_written_once(tmp_path):
     over_stages(2, call, record=tmp_path)
     for rank in read_recording(tmp_path).ranks:
         assert [run.number for run in rank.runs] == [0, 1, 2]
-        assert [run.plan.micro_batches for run in rank.runs if run.plan] == [2, 3, 2]
+        assert [run.plan.header.micro_batches for run in rank.runs if run.plan] == [2, 3, 2]
         assert rank.runs[0].fingerprint == rank.runs[2].fingerprint
         events = [line.get("event") for line in lines(rank.file)]
         assert events.count("plan") == 2
@@ -149,7 +150,7 @@ def test_an_error_in_a_run_is_recorded_once_with_the_instruction_left_open(tmp_p
     assert error.traceback.endswith(
         "at stage 0, step 1: ForwardPass(stage=0, micro_batch=1, buffer=1)\n"
     )
-    inside = rank.runs[0].open
+    inside = rank.runs[0].executed.inside
     assert inside is not None
     assert str(inside.placed.instruction) == "ForwardPass(micro_batch=1)"
 

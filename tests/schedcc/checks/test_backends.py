@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedcc import Costs, Outcome, TransportModel, check, compile_pipeline, compile_stage
-from schedcc.analysis.simulate import timeline
 from schedcc.analysis.times import GRAPH_LIMIT
+from schedcc.simulation.simulate import timeline
 from schedcc.table.table import PlanTable
 from schedcc.verify import locally_sound, verdict
 from schemas import PipelinePlan, Report

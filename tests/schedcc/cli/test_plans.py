@@ -124,14 +124,26 @@ def test_show_draws_the_steps_that_fit_and_says_so(run):
         ("2:4", "2 to 3", ["2", "3"]),
         ("8:", "8 to 9", ["8", "9"]),
         ("-1:", "9 to 9", ["9"]),
-        ("9:3", "none", []),
-        ("77:", "none", []),
     ],
 )
 def test_show_draws_the_steps_asked_for(run, steps, drawn, columns):
     title, _, header, *_ = run("show", "-M", 9, "-S", 2, f"--steps={steps}").out.splitlines()
     assert title.endswith(f"10 steps (drawn: {drawn})")
     assert header.replace("│", " ").split() == ["stage", *columns]
+
+
+@pytest.mark.parametrize("steps", ["9:3", "77:", "5:5"])
+def test_a_range_without_steps_is_one_line_and_status_2(run, steps):
+    complaint = f"--steps is {steps!r}, needed a range within 0:10 that has steps"
+    assert run("show", "-M", 9, "-S", 2, f"--steps={steps}") == (2, "", f"schedcc: {complaint}\n")
+
+
+def test_the_legend_fits_the_width(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = run("show", "-M", 9, "-S", 2, "--overlap").out
+    legend = out[out.index("L LoadMicroBatch") :].splitlines()
+    assert len(legend) == 2
+    assert max(len(line.rstrip()) for line in legend) <= 80
 
 
 def test_show_draws_wide_grids_without_folding_them(run):

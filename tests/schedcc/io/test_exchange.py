@@ -234,3 +234,19 @@ def test_what_is_exported_with_several_stages_is_read_back(schedule, stages, ove
     assert again.placement == plan.placement
     assert check(again).ok
     assert to_torch_csv(again) == to_torch_csv(plan)
+
+
+def test_a_row_that_is_misnumbered_is_blamed_and_not_those_that_wait_for_it():
+    """As torch 2.13 writes 1F1B: on the last rank, forwards count from 1."""
+    rows = ["0F0,0F1,0B0,0B1", "1F1,1B0,1F2,1B1"]
+    with pytest.raises(PlanFileError) as raised:
+        from_torch_csv("\n".join(rows))
+    assert str(raised.value) == (
+        "row 2, cell 3 is 1F2, which waits for stage 0 and micro-batch 2, needed an order in which "
+        "that comes before"
+    )
+
+
+def test_a_misnumbered_row_is_blamed_where_ranks_hold_several_stages():
+    with pytest.raises(PlanFileError, match="row 2, cell 1 is 1F5, which waits for stage 0 and"):
+        from_torch_csv("0F0,2F0\n1F5,1F0,3F0\n")

@@ -34,6 +34,8 @@ def test_edited_files_end_in_an_exit_status_and_a_sentence_within_bounded_memory
 
 def test_what_is_edited_is_a_valid_file(tmp_path):
     for number, seed in enumerate(seeds()):
+        if seed.suffix == ".jsonl":
+            continue
         file = tmp_path / f"{number}{seed.suffix}"
         file.write_bytes(seed.content)
         run = check_file(file)

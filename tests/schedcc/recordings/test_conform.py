@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.transport import DeadlockError
+from runtime.testing import DeadlockError
 from schedcc import compile_pipeline
 from schedcc.recordings.conform import conform
 from schedcc.recordings.files import read_recording

@@ -3,18 +3,18 @@
 import json
 from pathlib import Path
 
-import networkx as nx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.transport import DeadlockError
-from schedcc import compile_pipeline, dependency_graph
+from runtime.testing import DeadlockError
+from schedcc import compile_pipeline
 from schedcc.recordings.files import read_recording
 from schedcc.recordings.postmortem import postmortem
 from schemas import PipelinePlan
 from schemas.postmortem import Postmortem, RankState
 from tests.support.plans import pipeline
+from tests.support.recorded_stops import stop_at
 from tests.support.recordings import (
     BROKEN,
     CLOSE,
@@ -41,34 +41,6 @@ def examine(directory: Path) -> Postmortem:
 def offset_of(plan: PipelinePlan, stage: int, text: str) -> int:
     placed = plan.stage(stage).program.placed()
     return next(p.offset for p in placed if str(p.instruction) == text)
-
-
-def stop_at(directory: Path, plan: PipelinePlan, stage: int, offset: int, ends: dict) -> None:
-    """Write what is on file when one instruction never ends, and all others go on as they can.
-
-    `ends` gives the lines that end each rank's file, if any.
-    """
-    graph, happened = dependency_graph(plan), set()
-    for event in nx.topological_sort(graph):
-        stuck = (event.stage_id, event.offset, event.moment) == (stage, offset, "end")
-        if not stuck and happened.issuperset(graph.predecessors(event)):
-            happened.add(event)
-    for program in plan.programs:
-        here = program.rank
-        entered = max((e.offset for e in happened if e[::2] == (here, "start")), default=-1)
-        # Posts are left at once, whenever their transfer ends.
-        own = list(program.placed())
-        left = entered - 1
-        if entered >= 0 and (here, entered, "end") in happened:
-            left = entered
-        if entered >= 0 and own[entered].instruction.op.startswith("Post"):
-            left = entered
-        lines = lines_of_run(plan, here)
-        if left < len(own) - 1:
-            lines = until(lines, entered, left)
-        elif not ends.get(here):
-            lines = [*lines, CLOSE]
-        write(directory, here, plan.stages, [*lines, *ends.get(here, [])])
 
 
 def test_a_healthy_recording_has_no_cause_and_shows_what_every_rank_did(tmp_path, run):

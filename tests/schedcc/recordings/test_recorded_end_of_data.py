@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedcc import compile_pipeline
-from schedcc.io.trace import recorded_trace
 from schedcc.recordings import conform, postmortem, read_recording
 from schedcc.recordings.files import RecordingFileError
 from schedcc.restrict import restricted
+from schedcc.trace import recorded_trace
 from schemas import PipelinePlan
 from tests.support.recordings import CLOSE, Line, lines_of_run, write
 from tests.support.strategies import at_corners, sizes

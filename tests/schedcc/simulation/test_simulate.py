@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schedcc import UnsoundPlanError, check, compile_pipeline, simulate
-from schemas import Costs, PipelinePlan, Timeline, TransportModel, json_schemas
+from schemas import Costs, PipelinePlan, SingleCost, Timeline, TransportModel, json_schemas
 from tests.support.plans import pipeline
 from tests.support.strategies import at_corners, grouped_transfers, sizes
 
@@ -34,7 +34,8 @@ class EventDriven:
     """A world of stages that take turns on a clock; two transfers meet at the heads of queues."""
 
     def __init__(self, plan: PipelinePlan, forward: tuple[float, ...], transfer: float, queue: str):
-        self.plan, self.forward, self.transfer, self.queue = plan, forward, transfer, queue
+        self.plan, self.queue = plan, queue
+        self.costs = Costs(forward=forward, transfer=transfer)
         self.now, self.number = 0.0, count()
         self.agenda: list[tuple[float, int, Callable[[], None]]] = []
         self.queues: defaultdict[tuple, list[dict]] = defaultdict(list)
@@ -49,6 +50,15 @@ class EventDriven:
             action()
         return self.spans
 
+    def takes(self, what: str, stage_id: int, micro_batch: int) -> float:
+        for single in reversed(self.costs.single):
+            if (single.of, single.micro_batch) == (what, micro_batch) and (
+                single.stage_id in (None, stage_id)
+            ):
+                return single.seconds
+        seconds = getattr(self.costs, what)
+        return seconds[stage_id] if isinstance(seconds, tuple) else seconds
+
     def later(self, delay: float, action: Callable[[], None]) -> None:
         heappush(self.agenda, (self.now + delay, next(self.number), action))
 
@@ -57,14 +67,19 @@ class EventDriven:
         for offset, i in enumerate(instructions):
             span = self.spans[stage_id, offset] = [self.now, -1.0]
             if i.op == "ForwardPass":
-                yield "sleep", self.forward[stage_id]
+                yield "sleep", self.takes("forward", stage_id, i.micro_batch)
+            elif i.op == "LoadMicroBatch":
+                yield "sleep", self.takes("load", stage_id, i.micro_batch)
             elif i.op == "BroadcastLoss":
                 yield "meet", None
+            elif i.op in ("AllReduceLoss", "AllReduceMetrics"):
+                yield "sleep", self.costs.collective
             elif i.op.startswith("Wait"):
                 yield "end", posted.pop(("Send" in i.op, i.micro_batch))
             elif "Activation" in i.op:
                 key = (stage_id, "Send" in i.op, i.peer)
                 end = {"key": key, "span": span, "moving": False, "done": False, "waiter": None}
+                end["micro_batch"] = i.micro_batch
                 self.queue_of(*key).append(end)
                 self.match()
                 if i.op.startswith("Post"):
@@ -82,7 +97,8 @@ class EventDriven:
                 self.entered.append(stage)
                 if len(self.entered) == self.plan.stages:
                     for member in self.entered:
-                        self.later(0.0, lambda member=member: self.resume(member))
+                        self.later(self.costs.collective, lambda member=member: self.resume(member))
+                    self.entered = []
                 return
             if not subject["done"]:
                 subject["waiter"] = stage
@@ -100,7 +116,8 @@ class EventDriven:
             if other and other[0]["key"] == (target, False, source):
                 send["moving"] = other[0]["moving"] = True
                 ends = (send, other[0])
-                self.later(self.transfer, lambda ends=ends: self.arrive(ends))
+                seconds = self.takes("transfer", source, send["micro_batch"])
+                self.later(seconds, lambda ends=ends: self.arrive(ends))
 
     def arrive(self, ends: tuple[dict, dict]) -> None:
         for end in ends:
@@ -191,6 +208,71 @@ def test_every_span_is_that_of_an_event_driven_simulation(case, queue):
     expected = EventDriven(plan, costs.forward, costs.transfer, queue).run()
     assert spans(timeline) == expected
     assert timeline.makespan == max(end for _, end in expected.values())
+
+
+singles = st.lists(
+    st.builds(
+        SingleCost,
+        of=st.sampled_from(["forward", "transfer", "load"]),
+        micro_batch=st.integers(0, 5),
+        stage_id=st.none() | st.integers(0, 4),
+        seconds=seconds,
+    ),
+    max_size=4,
+).map(tuple)
+
+
+@settings(max_examples=120)
+@given(case=cases() | cases(corners), queue=st.sampled_from(["stage", "channel"]), data=st.data())
+def test_costs_of_every_kind_are_those_of_an_event_driven_simulation(case, queue, data):
+    plan, costs = case
+    edges = plan.stages - 1
+    all_costs = Costs(
+        forward=costs.forward,
+        transfer=data.draw(st.lists(seconds, min_size=edges, max_size=edges).map(tuple) | seconds),
+        load=data.draw(seconds),
+        collective=data.draw(seconds),
+        single=data.draw(singles),
+    )
+    world = EventDriven(plan, costs.forward, 0.0, queue)
+    world.costs = all_costs
+    timeline = simulate(plan, all_costs, QUEUES[queue])
+    assert spans(timeline) == world.run()
+    assert timeline.makespan >= timeline.ideal
+    assert Costs.model_validate_json(all_costs.model_dump_json()) == all_costs
+
+
+def test_each_kind_of_cost_is_where_it_belongs():
+    """M = 2, S = 2, by hand: load, forward, send; receive, load, forward; then the broadcast.
+
+    Stage 0: load 0-1, forward 1-2; load 2-3, send 0 for 0.5, forward 1 until 5.5, send 1 for 4.
+    """
+    costs = Costs(
+        forward=1.0,
+        transfer=(0.5,),
+        load=1.0,
+        collective=0.25,
+        single=(
+            SingleCost(of="forward", micro_batch=1, stage_id=0, seconds=2.0),
+            SingleCost(of="transfer", micro_batch=1, seconds=4.0),
+            SingleCost(of="load", micro_batch=1, stage_id=1, seconds=0.0),
+        ),
+    )
+    found = spans(simulate(compile_pipeline(2, 2), costs))
+    first = [found[0, offset] for offset in range(7)]
+    assert first == [[0, 1], [1, 2], [2, 3], [3, 3.5], [3.5, 5.5], [5.5, 9.5], [9.5, 10.75]]
+    second = [found[1, offset] for offset in range(8)]
+    assert second == [
+        *([0, 1], [1, 3.5], [3.5, 4.5], [4.5, 4.5], [4.5, 9.5], [9.5, 10.5], [10.5, 10.5]),
+        [10.5, 10.75],
+    ]
+
+
+@pytest.mark.parametrize("transfer", [(), (1.0, 1.0, 1.0)])
+def test_costs_of_another_number_of_boundaries_are_refused(transfer):
+    needed = f"transfer lists {len(transfer)} costs, needed a single number or a list of 2 "
+    with pytest.raises(ValueError, match=f"^{re.escape(needed)}"):
+        simulate(compile_pipeline(2, 3), Costs(transfer=transfer))
 
 
 def test_the_event_driven_simulation_knows_a_queue_per_stage_from_one_per_channel():

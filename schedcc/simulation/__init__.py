@@ -1,0 +1,1 @@
+"""Simulation: what a plan, or a schedule, takes under a model of costs."""
