@@ -38,14 +38,14 @@ class Facts:
 
     def product(self, first: Term, second: Term) -> Term:
         """`first * second`."""
-        key = (first.value.sexpr(), second.value.sexpr())
+        key = _name(first), _name(second)
         if key not in self._products:
             self._products[key] = first, second, self.unknown("product")
         return self._products[key][2]
 
     def quotient(self, dividend: Term, divisor: Term) -> tuple[Term, Term]:
         """Quotient and rest; the divisor is at least 1."""
-        key = (dividend.value.sexpr(), divisor.value.sexpr())
+        key = _name(dividend), _name(divisor)
         if key not in self._quotients:
             quotient, rest = self.unknown("quotient"), self.unknown("rest")
             self._quotients[key] = quotient, rest
@@ -124,6 +124,11 @@ class Term:
 
     def __ne__(self, other: Number) -> z3.BoolRef:  # type: ignore[override]
         return self.value != _value(other)
+
+
+def _name(term: Term) -> str:
+    """The same for terms that are the same for a reason as simple as `s + 1 - 1 = s`."""
+    return str(z3.simplify(term.value).sexpr())
 
 
 def _value(number: Number) -> Any:
