@@ -191,7 +191,7 @@ def _retarget(plan: PipelinePlan, _: int, items: Flat, random: Random) -> None:
     k = random.randrange(len(items))
     step, instruction = items[k]
     if others := list(retargetings(plan, instruction)):
-        _, name, value = random.choice(others)
+        _kind, name, value = random.choice(others)
         items[k] = (step, instruction.model_copy(update={name: value}))
 
 
