@@ -13,7 +13,7 @@ It needs Hypothesis, which `pip install 'schedcc[testing]'` brings; nothing else
 """
 
 try:
-    import hypothesis as _  # noqa: F401
+    import hypothesis as _hypothesis  # noqa: F401
 except ModuleNotFoundError as error:
     message = "hypothesis is not installed: pip install 'schedcc[testing]' brings it"
     raise ModuleNotFoundError(message, name="hypothesis") from error
