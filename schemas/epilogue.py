@@ -10,7 +10,7 @@ from schemas.effects import Position
 
 ReduceOutput = Literal["avg", "sum", "mean_of_means"]
 """What losses can be reduced to, see `ReduceLoss`."""
-Reduction = ReduceOutput | Literal["none"]
+Reduction = Literal[ReduceOutput, "none"]
 LogitsTo = Literal["last", "first", "all"]
 """The stages that can get logits."""
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import settings
 
 from schedcc.cli import main
+from schedcc.testing.plans import pipeline
 from tests.support.command_line import Run
-from tests.support.plans import pipeline
 
 # Machines are shared: how long one example takes says nothing about the code.
 settings.register_profile("shared", deadline=None)

@@ -11,13 +11,13 @@ import numpy as np
 from schedcc.derive.programs import Programs
 from schedcc.passes import overlapped
 from schedcc.table.materialise import steps_of
-from schedcc.table.table import NONE, Ints, Rows
+from schedcc.table.table import FIELDS, NONE, Ints, Rows
 from schemas import PlanHeader, RankProgram
 
 
 def overlapped_programs(programs: Programs) -> Programs:
     """The overlapped variant of blocking programs."""
-    header, known = programs.header(), dict[bytes, tuple[Rows, int]]()
+    header, known = programs.header(), dict[bytes, tuple[Ints, int]]()
     rows = [
         _overlapped(rank, rows, header, programs.steps, known)
         for rank, rows in enumerate(programs.rows)
@@ -26,35 +26,35 @@ def overlapped_programs(programs: Programs) -> Programs:
 
 
 def _overlapped(
-    rank: int, rows: Rows, header: PlanHeader, steps: int, known: dict[bytes, tuple[Rows, int]]
+    rank: int, rows: Rows, header: PlanHeader, steps: int, known: dict[bytes, tuple[Ints, int]]
 ) -> Rows:
     begins, base = int(rows.step[0]), int(rows.stage.min())
     # One step is left of those before the first instruction, and one of those behind the last.
     offset = max(0, begins - 1)
-    close = replace(rows, step=rows.step - offset)
-    length = min(steps - offset, int(close.step[-1]) + 2)
-    at_ends = (rows.stage == 0).astype(np.int64) + 2 * (rows.stage == header.stages - 1)
-    relative = _moved(close, -base)
-    key = b"".join(column.tobytes() for column in (*relative.columns, at_ends)) + bytes(
-        [length - int(close.step[-1])]
-    )
+    close = np.stack(rows.columns)
+    close[_STEP] -= offset
+    last = int(close[_STEP, -1])
+    length = min(steps - offset, last + 2)
+    at_ends = (rows.stage == 0) + 2 * (rows.stage == header.stages - 1)
+    key = b"".join((_moved(close, -base).tobytes(), at_ends.tobytes(), bytes([length - last])))
     if key not in known:
         program = RankProgram.model_construct(
-            rank=rank, steps=steps_of(close, 0, length), epilogue=()
+            rank=rank, steps=steps_of(Rows(*close), 0, length), epilogue=()
         )
-        known[key] = Rows.of(overlapped(program, header).steps), base
+        known[key] = np.stack(Rows.of(overlapped(program, header).steps).columns), base
     found, like = known[key]
     moved = _moved(found, base - like)
-    step = moved.step + offset
-    step[moved.step == 0] = 0
-    step[moved.step == length - 1] = steps - 1
-    return replace(moved, step=step)
+    step = moved[_STEP]
+    moved[_STEP] = np.where(step == 0, 0, np.where(step == length - 1, steps - 1, step + offset))
+    return Rows(*moved)
 
 
-def _moved(rows: Rows, stages: int) -> Rows:
-    """The rows of a rank whose stages are so many further on."""
+_STAGE, _PEER, _STEP = 1 + FIELDS.index("stage"), 1 + FIELDS.index("peer"), -1
 
-    def later(column: Ints) -> Ints:
-        return np.where(column == NONE, NONE, column + stages)
 
-    return replace(rows, stage=later(rows.stage), peer=later(rows.peer))
+def _moved(columns: Ints, stages: int) -> Ints:
+    """The rows, `[columns, rows]`, of a rank whose stages are so many further on."""
+    moved = columns.copy()
+    for column in (_STAGE, _PEER):
+        moved[column] += stages * (moved[column] != NONE)
+    return moved

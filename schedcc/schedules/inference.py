@@ -30,9 +30,13 @@ class Inference:
         require_stages(self.name, stages, ranks, each=1)
         return list(range(stages))
 
-    def forwards(self, micro_batches: int, stages: int, ranks: int) -> Numbers:  # noqa: ARG002
-        """Micro-batch `m` enters at step `m` and is on the next stage in the next step."""
-        return grid(lambda m: m, micro_batches, stages)
+    def enters(self, micro_batch: Numbers, stages: int, ranks: int) -> Numbers:  # noqa: ARG002
+        """Micro-batch `m` enters at step `m`."""
+        return micro_batch
+
+    def forwards(self, micro_batches: int, stages: int, ranks: int) -> Numbers:
+        """A micro-batch is on the next stage in the next step."""
+        return grid(self.enters, micro_batches, stages, ranks)
 
     def period(self, stages: int, ranks: int) -> Period:  # noqa: ARG002
         """Every micro-batch is one step behind the one before."""

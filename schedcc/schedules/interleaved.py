@@ -35,9 +35,13 @@ class Interleaved:
         require_stages(self.name, stages, ranks)
         return [stage % ranks for stage in range(stages)]
 
-    def forwards(self, micro_batches: int, stages: int, ranks: int) -> Numbers:
+    def enters(self, micro_batch: Numbers, stages: int, ranks: int) -> Numbers:
         """Micro-batch `m` enters at step `(m div R) S + m mod R`."""
-        return grid(lambda m: m // ranks * stages + m % ranks, micro_batches, stages)
+        return micro_batch // ranks * stages + micro_batch % ranks
+
+    def forwards(self, micro_batches: int, stages: int, ranks: int) -> Numbers:
+        """A micro-batch is on the next stage in the next step."""
+        return grid(self.enters, micro_batches, stages, ranks)
 
     def period(self, stages: int, ranks: int) -> Period:
         """A group of R follows the other after S = v R steps."""

@@ -31,9 +31,13 @@ class VShape:
         require_stages(self.name, stages, ranks, each=2)
         return [*range(ranks), *reversed(range(ranks))]
 
-    def forwards(self, micro_batches: int, stages: int, ranks: int) -> Numbers:  # noqa: ARG002
+    def enters(self, micro_batch: Numbers, stages: int, ranks: int) -> Numbers:  # noqa: ARG002
         """Micro-batch `m` enters at step `2 m`."""
-        return grid(lambda m: 2 * m, micro_batches, stages)
+        return 2 * micro_batch
+
+    def forwards(self, micro_batches: int, stages: int, ranks: int) -> Numbers:
+        """A micro-batch is on the next stage in the next step."""
+        return grid(self.enters, micro_batches, stages, ranks)
 
     def period(self, stages: int, ranks: int) -> Period:  # noqa: ARG002
         """Every micro-batch is two steps behind the one before."""

@@ -9,53 +9,29 @@ from random import Random
 
 from schedcc import compile_pipeline
 from schedcc.analysis.times import Backend
+from schedcc.testing import TRANSPORT_MODELS, assert_agreement, random_mutant
+from schedcc.testing.assertions import BACKENDS
+from schedcc.testing.plans import all_outcomes
 from schedcc.verify import verdict
 from schemas import PipelinePlan, TransportModel
-from tests.support.executor import FailedError, execute
-from tests.support.mutations import random_mutant
-from tests.support.plans import all_outcomes
 
-STRICTEST = TransportModel()
-MODELS = tuple(
-    TransportModel(queue=queue, buffered_sends=buffered)
-    for queue in ("stage", "channel")
-    for buffered in (0, 1, 2)
-)
-BACKENDS: tuple[Backend, ...] = ("networkx", "arrays")
-
-
-def failure(plan: PipelinePlan, transport: TransportModel) -> FailedError | None:
-    """What goes wrong when the plan is executed, or `None`."""
-    try:
-        execute(plan, transport)
-    except FailedError as error:
-        return error
-    return None
+STRICTEST, MODELS = TRANSPORT_MODELS[0], TRANSPORT_MODELS
 
 
 def compare(plan: PipelinePlan, transport: TransportModel, backend: Backend) -> str:
-    """The verdict on a plan: `sound`, or the kind of its first failure.
+    """`assert_agreement`, and what is known of plans with one stage on each rank.
 
-    Args:
-        plan: Any plan.
-        transport: What its transfers may rely on.
-        backend: With which the checker comes to its verdict.
-
-    Raises:
-        AssertionError: checker and executor disagree, about the verdict or about its kind.
+    On a chain whose channels match, no order of posts and waits can deadlock; collectives of
+    different stages in different orders can.
     """
-    failed, report = failure(plan, transport), verdict(plan, transport, backend)
-    codes = {finding.code.value for finding in report.errors()}
-    agreed = report.ok == (failed is None) and (failed is None or failed.kind in codes)
-    if not transport.step_barrier and plan.is_one_to_one:
-        # On a chain whose channels match, no order of posts and waits can deadlock; collectives of
-        # different stages in different orders can.
+    came = assert_agreement(plan, transport, backend)
+    if came != "sound" and not transport.step_barrier and plan.is_one_to_one:
+        report = verdict(plan, transport, backend)
+        codes = {finding.code.value for finding in report.errors()}
         deadlocks = [f for f in report.errors() if f.code == "deadlock"]
         by_transfers = any("(collective)" not in finding.message for finding in deadlocks)
-        agreed &= not by_transfers or bool(codes & {"structure", "channel"})
-    wanted = f"{failed.kind}: {failed}" if failed else "sound"
-    assert agreed, f"{wanted}, found {codes} ({transport}; {backend}): {plan.model_dump_json()}"
-    return "sound" if failed is None else failed.kind
+        assert not by_transfers or codes & {"structure", "channel"}, plan.model_dump_json()
+    return came
 
 
 def a_plan(random: Random, micro_batches: int = 8, stages: int = 6) -> PipelinePlan:

@@ -22,15 +22,15 @@ from runtime.outputs.results import EvalResult, Results, eval_result
 from runtime.outputs.values import Measure
 from runtime.tensors.ownership import Owner
 from runtime.testing import InMemoryTransport, run_stages
+from schedcc.testing.mutations import with_epilogue
+from schedcc.testing.plans import pipeline
+from schedcc.testing.strategies import at_corners, sizes
 from schemas import (
     PipelinePlan,
     ReduceLoss,
     StagePlan,
 )
 from tests.support.models_for_tests import Data, batches, mlp, one_process, stream_of
-from tests.support.mutations import with_epilogue
-from tests.support.plans import pipeline
-from tests.support.strategies import at_corners, sizes
 
 
 def results_of(end: InMemoryTransport, options: EvalOptions | None = None) -> Results:

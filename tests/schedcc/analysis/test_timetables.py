@@ -13,10 +13,10 @@ from schedcc.analysis.levels import levels
 from schedcc.analysis.order import Order
 from schedcc.analysis.timetable import UNITS_PER_STEP, unit_cost
 from schedcc.table.table import PlanTable
+from schedcc.testing.mutations import random_mutant
+from schedcc.testing.strategies import at_corners, random_transfers, sizes
 from schedcc.verify import locally_sound, verdict
 from schemas import TransportModel
-from tests.support.mutations import random_mutant
-from tests.support.strategies import at_corners, random_transfers, sizes
 
 EVERY_MODEL = [
     TransportModel(queue=queue, buffered_sends=buffered)

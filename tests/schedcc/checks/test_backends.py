@@ -11,11 +11,11 @@ from schedcc import Costs, Outcome, TransportModel, check, compile_pipeline, com
 from schedcc.analysis.times import GRAPH_LIMIT
 from schedcc.simulation.simulate import timeline
 from schedcc.table.table import PlanTable
+from schedcc.testing.mutations import random_mutant
+from schedcc.testing.plans import pipeline
+from schedcc.testing.strategies import at_corners, outcomes, random_transfers, sizes
 from schedcc.verify import locally_sound, verdict
 from schemas import PipelinePlan, Report
-from tests.support.mutations import random_mutant
-from tests.support.plans import pipeline
-from tests.support.strategies import at_corners, outcomes, random_transfers, sizes
 
 MODELS = st.builds(
     TransportModel,

@@ -3,8 +3,8 @@
 import pytest
 
 from schedcc.checks.buffers import check_buffers
+from schedcc.testing.plans import program
 from schemas import Finding, PlanHeader
-from tests.support.plans import program
 
 
 def buffers(stage_id: int, stages: int, text: str) -> list[Finding]:

@@ -5,8 +5,8 @@ import pytest
 from schedcc.checks.channels import check_channels
 from schedcc.checks.collectives import check_collectives
 from schedcc.checks.splits import check_splits
+from schedcc.testing.plans import pipeline, program
 from schemas import BroadcastLoss, Finding, PipelinePlan, PlanHeader
-from tests.support.plans import pipeline, program
 
 
 def channel(message: str, stage_id: int, step: int | None = None) -> Finding:

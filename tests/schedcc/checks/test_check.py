@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from schedcc import UnsoundPlanError, check, compile_pipeline, compile_stage, require_sound
 from schedcc.checks.limit import LISTED
+from schedcc.testing.plans import SYMBOLS, pipeline
 from schedcc.verify import verdict
 from schemas import (
     AllReduceLoss,
@@ -23,7 +24,6 @@ from schemas import (
     StagePlan,
     TransportModel,
 )
-from tests.support.plans import SYMBOLS, pipeline
 
 ALONE = ("placement", "structure", "coverage", "buffers", "splits")
 TOGETHER = ("ranks", "channels", "collectives", "deadlock", "latency")

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from schedcc import Costs, compile_pipeline, dependency_graph, simulate
 from schedcc.analysis.graph import Event
+from schedcc.testing.executor import execute
+from schedcc.testing.plans import pipeline, with_program
+from schedcc.testing.strategies import at_corners, sizes
 from schemas import Instruction, PipelinePlan, TransportModel
-from tests.support.executor import execute
 from tests.support.paths import ROOT
-from tests.support.plans import pipeline, with_program
-from tests.support.strategies import at_corners, sizes
 
 MODELS = [
     TransportModel(queue=queue, buffered_sends=buffered)

@@ -1,8 +1,8 @@
 """`check_coverage` on bad programs written by hand."""
 
 from schedcc.checks.coverage import check_coverage
+from schedcc.testing.plans import program
 from schemas import Finding, PlanHeader
-from tests.support.plans import program
 
 
 def coverage(stage_id: int, stages: int, micro_batches: int, text: str) -> list[Finding]:

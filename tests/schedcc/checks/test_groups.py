@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedcc import TransportModel, check
+from schedcc.testing.mutations import random_mutant
+from schedcc.testing.plans import deadlocks, pipeline
+from schedcc.testing.strategies import grouped_transfers
 from schedcc.verify import verdict
 from schemas import Finding
-from tests.support.mutations import random_mutant
-from tests.support.plans import deadlocks, pipeline
-from tests.support.strategies import grouped_transfers
 from tests.tools.mutant_walk import MODELS as EVERY_MODEL
 from tests.tools.mutant_walk import compare
 

@@ -4,6 +4,8 @@ import pytest
 from hypothesis import given, settings
 
 from schedcc import Costs, check, compile_pipeline, simulate
+from schedcc.testing.plans import pipeline, sends_first
+from schedcc.testing.strategies import at_corners, sizes
 from schedcc.verify import verdict
 from schemas import (
     PipelinePlan,
@@ -17,8 +19,6 @@ from schemas import (
     WaitRecvActivation,
     WaitSendActivation,
 )
-from tests.support.plans import pipeline, sends_first
-from tests.support.strategies import at_corners, sizes
 
 
 @at_corners()

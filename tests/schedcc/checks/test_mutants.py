@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 
 from schedcc import Outcome, check, compile_pipeline
 from schedcc.schedules.epilogue import epilogue
+from schedcc.testing.mutations import Mutant, mutants, with_epilogue
+from schedcc.testing.plans import all_outcomes, with_program
+from schedcc.testing.strategies import at_corners, sizes
 from schemas import (
     AllReduceLoss,
     AllReduceMetrics,
@@ -24,9 +27,6 @@ from schemas import (
     ReduceLoss,
     StepInstruction,
 )
-from tests.support.mutations import Mutant, mutants, with_epilogue
-from tests.support.plans import all_outcomes, with_program
-from tests.support.strategies import at_corners, sizes
 
 LOAD, FORWARD, SEND, RECEIVE = (
     "LoadMicroBatch",

@@ -16,10 +16,10 @@ from schedcc.checks.question import (
     undecided,
 )
 from schedcc.table.table import PlanTable
+from schedcc.testing.mutations import random_mutant
+from schedcc.testing.strategies import at_corners, outcomes, sizes
 from schedcc.verify import locally_sound
 from schemas import Finding, TransportModel
-from tests.support.mutations import random_mutant
-from tests.support.strategies import at_corners, outcomes, sizes
 
 REFUSAL = Finding(code="structure", message="not today")
 REFUSING = [

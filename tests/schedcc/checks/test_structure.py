@@ -4,6 +4,7 @@ import pytest
 
 from schedcc.checks.ranks import check_ranks
 from schedcc.checks.structure import check_structure
+from schedcc.testing.plans import pipeline, program
 from schemas import (
     AllReduceLoss,
     AllReduceMetrics,
@@ -18,7 +19,6 @@ from schemas import (
     ReduceLoss,
 )
 from schemas.epilogue import KEPT, REDUCED
-from tests.support.plans import pipeline, program
 
 
 def header(micro_batches: int, stages: int, num_buffers: int = 2) -> PlanHeader:

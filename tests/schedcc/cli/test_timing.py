@@ -3,9 +3,9 @@
 import pytest
 
 import schedcc
+from schedcc.testing.plans import pipeline
 from schemas import Costs, Report, Timeline, TransportModel
 from tests.support.command_line import module
-from tests.support.plans import pipeline
 
 BEST = "all forwards of one micro-batch + (M - 1) x slowest"
 

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from schedcc import Outcome, PlanFileError, ScheduleError, UnsoundPlanError, check, compile_pipeline
 from schedcc.io.exchange import from_torch_csv, read_torch_csv, to_torch_csv
 from schedcc.io.exchange.buffers import with_buffers
+from schedcc.testing.executor import execute
+from schedcc.testing.plans import pipeline, words
+from schedcc.testing.strategies import at_corners, sizes
 from schemas import PipelinePlan
-from tests.support.executor import execute
-from tests.support.plans import pipeline, words
-from tests.support.strategies import at_corners, sizes
 
 BLOCKING = """\
 0F0,0SEND_F0,0F1,0SEND_F1,0RECV_B0,0B0,0RECV_B1,0B1

@@ -12,11 +12,11 @@ from torch.distributed.pipelining.schedules import ScheduleGPipe
 from runtime.distributed.processes import launch
 from schedcc import PlanFileError, check, compile_pipeline
 from schedcc.io.exchange import from_torch_csv, to_torch_csv
+from schedcc.testing.strategies import at_corners, sizes
 from schemas import Direction, PipelinePlan, TransferInstruction
 from schemas.effects import Phase
 from tests.support.models_for_tests import batches, mlp, one_process, over_stages
 from tests.support.paths import ROOT
-from tests.support.strategies import at_corners, sizes
 from tests.support.torch_schedules import Files, forward_actions, loaded, run_files, simulates
 
 EXAMPLES = ROOT / "examples" / "torch_csv"

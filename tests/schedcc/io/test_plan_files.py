@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from schedcc import Outcome, check, compile_pipeline, compile_stage
 from schedcc.io.plan_files import read_plan
+from schedcc.testing.strategies import at_corners, outcomes, sizes
 from schemas import (
     BroadcastLoss,
     ForwardPass,
@@ -21,7 +22,6 @@ from schemas import (
     StagePlan,
     json_schemas,
 )
-from tests.support.strategies import at_corners, outcomes, sizes
 
 EXAMPLE = """
 {"format": "schedcc.plan/2", "schedule": "inference", "micro_batches": 2, "stages": 2,

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from schedcc import Outcome, ScheduleError, TransportModel, check, compile_pipeline
 from schedcc.restrict import restricted
+from schedcc.testing.strategies import at_corners, outcomes, sizes
 from schemas import BufferInstruction
-from tests.support.strategies import at_corners, outcomes, sizes
 
 
 @at_corners(overlap=True, fewer=0, outcome=Outcome(), queue="stage", buffered_sends=0)

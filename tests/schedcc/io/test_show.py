@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from schedcc.testing.strategies import sizes
 from tests.support.paths import ROOT
-from tests.support.strategies import sizes
 
 
 def plain(out: str) -> list[str]:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from schedcc import Costs, compile_pipeline, simulate
 from schedcc.recordings.files import read_recording
+from schedcc.testing.strategies import at_corners, sizes
 from schedcc.trace import recorded_trace, simulated_trace
 from schemas import PipelinePlan
 from tests.support.recordings import BROKEN, COSTS, lines_of_run, until, write, write_all
-from tests.support.strategies import at_corners, sizes
 
 
 def slices(trace: dict[str, Any], phase: str = "X") -> list[dict[str, Any]]:

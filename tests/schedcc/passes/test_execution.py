@@ -5,11 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedcc import Outcome, compile_pipeline
+from schedcc.testing.assertions import failure
+from schedcc.testing.executor import FailedError, execute
+from schedcc.testing.plans import pipeline
+from schedcc.testing.strategies import at_corners, outcomes, sizes
 from schemas import PipelinePlan, TransportModel
-from tests.support.executor import FailedError, execute
-from tests.support.plans import pipeline
-from tests.support.strategies import at_corners, outcomes, sizes
-from tests.tools.mutant_walk import MODELS, STRICTEST, failure, walk
+from tests.tools.mutant_walk import MODELS, STRICTEST, walk
 
 
 @at_corners(overlap=True, outcome=Outcome(), model=MODELS[-1])
@@ -120,7 +121,7 @@ def test_a_transfer_between_two_steps_is_stuck_at_the_barrier():
 @pytest.mark.parametrize("seed", range(3))
 def test_a_mutant_has_a_finding_of_the_right_kind_exactly_when_it_does_not_execute(seed):
     """Under a transport model drawn for each; see `compare` for what is asserted of every one."""
-    verdicts = walk(600, seed)
+    verdicts = walk(1000, seed)
     assert verdicts["sound"] > 80, verdicts  # no verdict is for free
     assert min(verdicts[kind] for kind in ("structure", "channel", "buffer")) > 30, verdicts
     assert verdicts["coverage"] > 0, verdicts

@@ -7,8 +7,8 @@ just before the place is written again.
 import pytest
 
 from schedcc import check
-from tests.support.executor import FailedError, execute
-from tests.support.plans import pipeline
+from schedcc.testing.executor import FailedError, execute
+from schedcc.testing.plans import pipeline
 
 FIRST = """
     L0 F0 s>0 | L1 F1 s>1      | L2 s.0 F2 s>2  | L3 s.1 F3 s>3      | s.2            | s.3"""

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from schedcc import Outcome, check, compile_pipeline, compile_stage
 from schedcc.io.picture import cell
 from schedcc.passes import PASSES, overlapped, split_transfers
+from schedcc.testing.executor import execute
+from schedcc.testing.mutations import random_mutant
+from schedcc.testing.plans import pipeline
+from schedcc.testing.strategies import at_corners, sizes
 from schemas import PipelinePlan, RankProgram
-from tests.support.executor import execute
-from tests.support.mutations import random_mutant
-from tests.support.plans import pipeline
-from tests.support.strategies import at_corners, sizes
 
 
 def lowered(plan: PipelinePlan) -> PipelinePlan:

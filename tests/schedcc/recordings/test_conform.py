@@ -12,10 +12,11 @@ from runtime.testing import DeadlockError
 from schedcc import compile_pipeline
 from schedcc.recordings.conform import conform
 from schedcc.recordings.files import read_recording
+from schedcc.testing.plans import pipeline
+from schedcc.testing.strategies import at_corners, sizes
 from schemas import PipelinePlan
 from schemas.conformance import Conformance
 from tests.schedcc.recordings.test_postmortem import RING
-from tests.support.plans import pipeline
 from tests.support.recordings import (
     CLOSE,
     SECOND,
@@ -26,7 +27,6 @@ from tests.support.recordings import (
     write,
     write_all,
 )
-from tests.support.strategies import at_corners, sizes
 
 PLAN = compile_pipeline(4, 3)
 

@@ -11,9 +11,10 @@ from runtime.testing import DeadlockError
 from schedcc import compile_pipeline
 from schedcc.recordings.files import read_recording
 from schedcc.recordings.postmortem import postmortem
+from schedcc.testing.plans import pipeline
+from schedcc.testing.strategies import at_corners, sizes
 from schemas import PipelinePlan
 from schemas.postmortem import Postmortem, RankState
-from tests.support.plans import pipeline
 from tests.support.recorded_stops import stop_at
 from tests.support.recordings import (
     BROKEN,
@@ -26,7 +27,6 @@ from tests.support.recordings import (
     write,
     write_all,
 )
-from tests.support.strategies import at_corners, sizes
 
 RING = pipeline("L0 F0 R1:1 S0", "R0 F0 S1:0", micro_batches=2)
 """Either stage receives before it sends."""

@@ -19,8 +19,8 @@ from schedcc.recordings.conform import conform
 from schedcc.recordings.files import RecordingFileError, read_recording
 from schedcc.recordings.postmortem import postmortem
 from schedcc.recordings.recording import PipelineId, Recording
+from schedcc.testing.strategies import at_corners, sizes
 from tests.support.recordings import BROKEN, CLOSE, Line, lines_of_run, until, write, write_all
-from tests.support.strategies import at_corners, sizes
 
 PLAN = compile_pipeline(4, 2)
 

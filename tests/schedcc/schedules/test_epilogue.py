@@ -11,6 +11,7 @@ from schedcc import (
     compile_pipeline,
 )
 from schedcc.schedules.epilogue import epilogue
+from schedcc.testing.plans import all_outcomes
 from schemas import (
     AllReduceLoss,
     AllReduceMetrics,
@@ -21,7 +22,6 @@ from schemas import (
     MoveLogits,
     ReduceLoss,
 )
-from tests.support.plans import all_outcomes
 
 AVERAGE, KEEP = ReduceLoss(reduction="avg"), ReduceLoss(reduction="none")
 

@@ -6,9 +6,9 @@ from itertools import product
 import pytest
 
 from schedcc import compile_pipeline
+from schedcc.testing.plans import words
 from schemas import LoadMicroBatch, Step
 from tests.support.inference_steps import NUM_BUFFERS, inference_steps
-from tests.support.plans import words
 
 GOLDEN = {
     (1, 1): ["L0 F0"],

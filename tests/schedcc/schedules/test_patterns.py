@@ -15,10 +15,10 @@ from schedcc import (
     iter_steps,
 )
 from schedcc.passes import overlapped
+from schedcc.testing.strategies import at_corners, outcomes, sizes
 from schedcc.verify import verdict
 from schemas import RankProgram, Step, TransportModel
 from tests.support.inference_steps import inference_steps
-from tests.support.strategies import at_corners, outcomes, sizes
 
 
 def directly(micro_batches: int, stages: int, stage_id: int, *, overlap: bool) -> tuple[Step, ...]:

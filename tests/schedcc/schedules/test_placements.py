@@ -12,8 +12,8 @@ from schedcc import ScheduleError, TransportModel, check, check_schedule, compil
 from schedcc.derive.repetition import derived, repetition
 from schedcc.derive.transfers import slots
 from schedcc.schedules import SCHEDULES, find_schedule
+from schedcc.testing.executor import execute
 from schemas import PipelinePlan
-from tests.support.executor import execute
 
 MODELS = [
     TransportModel(queue=queue, buffered_sends=sends)

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from schedcc import Outcome, ScheduleError, check, compile_pipeline, compile_stage, dependency_graph
 from schedcc.analysis.graph import Event
+from schedcc.testing.plans import pipeline
+from schedcc.testing.strategies import at_corners, outcomes, sizes
 from schemas import ForwardPass, PipelinePlan, RecvActivation, SendActivation
-from tests.support.plans import pipeline
-from tests.support.strategies import at_corners, outcomes, sizes
 
 
 @at_corners()

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schedcc import UnsoundPlanError, check, compile_pipeline, simulate
+from schedcc.testing.plans import pipeline
+from schedcc.testing.strategies import at_corners, grouped_transfers, sizes
 from schemas import Costs, PipelinePlan, SingleCost, Timeline, TransportModel, json_schemas
-from tests.support.plans import pipeline
-from tests.support.strategies import at_corners, grouped_transfers, sizes
 
 PER_CHANNEL = TransportModel(queue="channel")
 EVERY_MODEL = [

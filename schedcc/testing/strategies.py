@@ -1,19 +1,110 @@
-"""Hypothesis strategies that the tests share."""
+"""Hypothesis strategies: sizes, schedules, plans, spoilt plans, and models of the transport."""
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from itertools import product
+from typing import NamedTuple, TypeVar
 
 from hypothesis import example
 from hypothesis import strategies as st
 
-from schedcc import Outcome
-from schemas import PipelinePlan
-from tests.support.plans import pipeline
+from schedcc import SCHEDULES, Outcome, Schedule, ScheduleError, compile_pipeline
+from schedcc.testing.mutations import random_mutant
+from schedcc.testing.plans import pipeline
+from schemas import PipelinePlan, TransportModel
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
 CORNERS = ((1, 1), (4, 1), (1, 4), (2, 5), (5, 2))
 """Sizes `(M, S)` that every test of a shape must see: S = 1, M = 1, M < S, M > S."""
+
+
+TRANSPORT_MODELS = tuple(
+    TransportModel(queue=queue, buffered_sends=buffered)
+    for queue, buffered in product(("stage", "channel"), (0, 1, 2))
+)
+"""Models of the transport, the strictest first."""
+
+
+class Shape(NamedTuple):
+    """A schedule, and the sizes for which it exists."""
+
+    schedule: Schedule
+    micro_batches: int
+    """M."""
+    stages: int
+    """S."""
+    ranks: int
+    """R."""
+
+    def compile(self, *, overlap: bool = False, outcome: Outcome | None = None) -> PipelinePlan:
+        """The plan."""
+        return compile_pipeline(
+            self.micro_batches,
+            self.stages,
+            schedule=self.schedule,
+            ranks=self.ranks,
+            overlap=overlap,
+            outcome=outcome,
+        )
+
+
+def shapes(
+    *schedules: Schedule, micro_batches: int = 8, ranks: int = 4, held: int = 3
+) -> st.SearchStrategy[Shape]:
+    """Schedules with sizes for which they exist; M = 1, R = 1 and M < S included.
+
+    Args:
+        schedules: Those to draw from; default: all that ship.
+        micro_batches: The most micro-batches.
+        ranks: The most ranks.
+        held: The most stages of a rank.
+    """
+    exist = [
+        (schedule, each * count, count)
+        for schedule in schedules or SCHEDULES
+        for count in range(1, ranks + 1)
+        for each in range(1, held + 1)
+        if _exists(schedule, each * count, count)
+    ]
+    sizes = st.tuples(st.sampled_from(exist), st.integers(1, micro_batches))
+    return sizes.map(lambda drawn: Shape(drawn[0][0], drawn[1], *drawn[0][1:]))
+
+
+def _exists(schedule: Schedule, stages: int, ranks: int) -> bool:
+    try:
+        schedule.placement(stages, ranks)
+    except ScheduleError:
+        return False
+    return True
+
+
+def plans(*schedules: Schedule, micro_batches: int = 8) -> st.SearchStrategy[PipelinePlan]:
+    """Compiled plans of schedules (default: all that ship), of both variants, for any outcome."""
+    return st.builds(
+        lambda shape, overlap, outcome: shape.compile(overlap=overlap, outcome=outcome),
+        shapes(*schedules, micro_batches=micro_batches),
+        st.booleans(),
+        outcomes(),
+    )
+
+
+@st.composite
+def mutants_of(
+    draw: st.DrawFn, sound: st.SearchStrategy[PipelinePlan], changes: int = 3
+) -> PipelinePlan:
+    """Plans with some random changes, most of which spoil them; at most so many."""
+    plan, random = draw(sound), draw(st.randoms(use_true_random=False))
+    for _ in range(draw(st.integers(1, changes))):
+        plan = random_mutant(plan, random)
+    return plan
+
+
+def transport_models(*, step_barrier: bool = False) -> st.SearchStrategy[TransportModel]:
+    """All models of the transport, with a barrier after each step if it is asked for."""
+    models: Sequence[TransportModel] = TRANSPORT_MODELS
+    if step_barrier:
+        models = [m.model_copy(update={"step_barrier": True}) for m in models]
+    return st.sampled_from(models)
 
 
 def sizes(micro_batches: int = 12, stages: int = 8) -> st.SearchStrategy[tuple[int, int]]:
@@ -38,6 +129,7 @@ def at_corners(**others: object) -> Callable[[Test], Test]:
 
 
 def outcomes() -> st.SearchStrategy[Outcome]:
+    """Whatever can be asked of an evaluation."""
     return st.builds(
         Outcome,
         compute_loss=st.booleans(),

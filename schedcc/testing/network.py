@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 
 from schemas import TransferInstruction, TransportModel
 
+PlaceKey = tuple[int, int, str]
+"""Stage, buffer and name of a place."""
+
 
 @dataclass
 class End:
@@ -13,8 +16,8 @@ class End:
     rank: int
     peer_rank: int
     instruction: TransferInstruction
-    key: tuple[int, int, str]
-    """Stage, buffer and place from or to which it moves."""
+    key: PlaceKey
+    """The place from or to which it moves."""
     payload: str = ""
     done: bool = False
     group: list["End"] = field(default_factory=list)
@@ -27,10 +30,12 @@ class End:
 
     @property
     def sends(self) -> bool:
+        """Whether it is the end that sends."""
         return "Send" in self.instruction.op
 
     @property
     def channel(self) -> tuple[int, int]:
+        """The rank that sends, and the rank that receives."""
         ends = (self.rank, self.peer_rank)
         return ends if self.sends else ends[::-1]
 
@@ -40,7 +45,7 @@ class Network:
 
     def __init__(self, transport: TransportModel) -> None:
         self.transport = transport
-        self.queues: defaultdict[tuple, list[list[End]]] = defaultdict(list)
+        self.queues: defaultdict[tuple[object, ...], list[list[End]]] = defaultdict(list)
         self.boxes: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
 
     def issue(self, ends: list[End]) -> None:
@@ -48,7 +53,7 @@ class Network:
 
         Where every channel has a queue of its own, a group is an entry in each of its channels'.
         """
-        entries: defaultdict[tuple, list[End]] = defaultdict(list)
+        entries: defaultdict[tuple[object, ...], list[End]] = defaultdict(list)
         for end in ends:
             end.group = ends
             per_channel = (end.rank, end.sends, end.channel)

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator
 from itertools import combinations
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+from schedcc.testing.plans import SYMBOLS, with_program
 from schemas import (
     AllReduceLoss,
     AllReduceMetrics,
@@ -21,7 +22,6 @@ from schemas import (
     ReduceLoss,
     StepInstruction,
 )
-from tests.support.plans import SYMBOLS, with_program
 
 Flat = list[tuple[int, StepInstruction]]
 """A program's steps as one list of `(step, instruction)`."""
@@ -41,10 +41,12 @@ class Mutant(NamedTuple):
 
 
 def flat(program: RankProgram) -> Flat:
+    """The steps of a program as one list."""
     return [(step, i) for step, instructions in enumerate(program.steps) for i in instructions]
 
 
 def with_steps(plan: PipelinePlan, program: RankProgram, items: Flat) -> PipelinePlan:
+    """`plan` with other instructions in the steps of one of its programs."""
     steps: list[list[StepInstruction]] = [[] for _ in program.steps]
     for step, instruction in items:
         steps[step].append(instruction)
@@ -55,6 +57,7 @@ def with_steps(plan: PipelinePlan, program: RankProgram, items: Flat) -> Pipelin
 def with_epilogue(
     plan: PipelinePlan, program: RankProgram, epilogue: list[EpilogueInstruction]
 ) -> PipelinePlan:
+    """`plan` with another epilogue for one of its programs."""
     return with_program(plan, program.model_copy(update={"epilogue": tuple(epilogue)}))
 
 
@@ -64,7 +67,7 @@ def mutants(plan: PipelinePlan) -> Iterator[Mutant]:
         items = flat(program)
 
         def spoilt(
-            kind: str, victims: tuple, changed: Flat, program: RankProgram = program
+            kind: str, victims: tuple[Any, ...], changed: Flat, program: RankProgram = program
         ) -> Mutant:
             return Mutant(kind, program.rank, victims, with_steps(plan, program, changed))
 
@@ -90,7 +93,7 @@ def retargetings(
     plan: PipelinePlan, instruction: StepInstruction
 ) -> Iterator[tuple[str, str, int]]:
     """`(kind, field, value)` for every other id, and for ids out of range."""
-    ranges = {
+    ranges: dict[str, int] = {
         "micro_batch": plan.micro_batches,
         "buffer": plan.num_buffers,
         "peer": plan.stages,
@@ -130,6 +133,8 @@ def random_mutant(plan: PipelinePlan, random: Random) -> PipelinePlan:
 def random_epilogue(
     plan: PipelinePlan, epilogue: list[EpilogueInstruction], random: Random
 ) -> list[EpilogueInstruction]:
+    """An epilogue with one random change."""
+
     def stage() -> int:
         return random.randrange(-1, plan.stages + 1)
 
@@ -186,8 +191,8 @@ def _retarget(plan: PipelinePlan, _: int, items: Flat, random: Random) -> None:
     k = random.randrange(len(items))
     step, instruction = items[k]
     if others := list(retargetings(plan, instruction)):
-        _, field, value = random.choice(others)
-        items[k] = (step, instruction.model_copy(update={field: value}))
+        _kind, name, value = random.choice(others)
+        items[k] = (step, instruction.model_copy(update={name: value}))
 
 
 def _insert(plan: PipelinePlan, stage_id: int, items: Flat, random: Random) -> None:
@@ -206,7 +211,7 @@ def _insert(plan: PipelinePlan, stage_id: int, items: Flat, random: Random) -> N
         neighbours = (stage_id - 1, stage_id + 1, random.randrange(plan.stages))
         fields["peer"] = random.choice(neighbours)
     k = random.randrange(len(items))
-    items.insert(k, (items[k][0], SYMBOLS[symbol](**fields)))
+    items.insert(k, (items[k][0], _made(symbol, fields)))
 
 
 def _restep(_: PipelinePlan, __: int, items: Flat, random: Random) -> None:
@@ -239,10 +244,13 @@ def _split(_: PipelinePlan, __: int, items: Flat, random: Random) -> None:
     if whole:
         k = random.choice(whole)
         step, instruction = items[k]
-        end = "s" if instruction.op == "SendActivation" else "r"
+        post, wait = ("s>", "s.") if instruction.op == "SendActivation" else ("r<", "r.")
         fields = instruction.model_dump(exclude={"op"})
-        posted = SYMBOLS["s>" if end == "s" else "r<"](**fields)
-        items[k : k + 1] = [(step, posted), (step, SYMBOLS[f"{end}."](**fields))]
+        items[k : k + 1] = [(step, _made(post, fields)), (step, _made(wait, fields))]
+
+
+def _made(symbol: str, fields: dict[str, int]) -> StepInstruction:
+    return cast(StepInstruction, SYMBOLS[symbol](**fields))
 
 
 CHANGES = (

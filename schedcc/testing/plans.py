@@ -1,4 +1,4 @@
-"""Plans written by hand, in the notation that `schedcc show` draws.
+"""Plans to test with: written by hand, in the notation that `schedcc show` draws.
 
 A cell such as `L1 S0 F1` loads 1, sends 0 and forwards 1; `|` separates steps. The other symbols
 are `R` (receive) and, for split transfers, `r<` and `r.` (post and wait of a receive), `s>` and
@@ -12,11 +12,13 @@ peer's is named last: `2C0@1:1@0`.
 import re
 from collections.abc import Iterable, Iterator
 from itertools import product
+from typing import cast, get_args
 
 from schedcc import Outcome, compile_pipeline, dependency_graph
 from schedcc.checks.deadlock import check_deadlock
 from schedcc.io.picture import cell
 from schemas import (
+    BufferInstruction,
     CopyActivation,
     EpilogueInstruction,
     Finding,
@@ -36,8 +38,9 @@ from schemas import (
     WaitRecvActivation,
     WaitSendActivation,
 )
+from schemas.epilogue import LogitsTo, ReduceOutput
 
-SYMBOLS = {
+SYMBOLS: dict[str, type[BufferInstruction]] = {
     "L": LoadMicroBatch,
     "F": ForwardPass,
     "C": CopyActivation,
@@ -54,6 +57,7 @@ _INSTRUCTION = re.compile(
 
 
 def instruction(text: str, stage_id: int) -> StepInstruction:
+    """One instruction in the notation, of a rank whose stage is `stage_id`."""
     if text in "{}":
         return GroupStart() if text == "{" else GroupEnd()
     matched = _INSTRUCTION.fullmatch(text)
@@ -67,15 +71,17 @@ def instruction(text: str, stage_id: int) -> StepInstruction:
         fields["peer"] = neighbour if peer is None else int(peer)
     if symbol == "C":
         fields["peer_buffer"] = fields["buffer"] if peer_buffer is None else int(peer_buffer)
-    return SYMBOLS[symbol](**fields)
+    return cast(StepInstruction, SYMBOLS[symbol](**fields))
 
 
 def steps(text: str, stage_id: int) -> tuple[Step, ...]:
+    """The steps of a program in the notation."""
     cells = text.split("|")
     return tuple(tuple(instruction(word, stage_id) for word in cell.split()) for cell in cells)
 
 
 def program(stage_id: int, text: str, epilogue: Iterable[EpilogueInstruction] = ()) -> RankProgram:
+    """The program of a rank with one stage, of the same number."""
     return RankProgram(rank=stage_id, steps=steps(text, stage_id), epilogue=tuple(epilogue))
 
 
@@ -118,9 +124,10 @@ def with_program(plan: PipelinePlan, changed: RankProgram) -> PipelinePlan:
 def all_outcomes(replicas: tuple[int, ...] = (1, 2)) -> Iterator[Outcome]:
     """Every combination of what can be asked for."""
     truth = (True, False)
-    reductions = ("avg", "sum", "mean_of_means", None)
+    reductions: tuple[ReduceOutput | None, ...] = (*get_args(ReduceOutput), None)
+    places: tuple[LogitsTo | None, ...] = (None, *get_args(LogitsTo))
     for loss, reduction, bcast, logits, metrics, copies in product(
-        truth, reductions, truth, (None, "last", "first", "all"), truth, replicas
+        truth, reductions, truth, places, truth, replicas
     ):
         yield Outcome(
             compute_loss=loss,

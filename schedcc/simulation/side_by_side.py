@@ -1,0 +1,172 @@
+"""The schedules side by side: what the same model costs on the same ranks under each of them.
+
+Every rank has its share of the layers, which takes `Costs.forward` seconds for one micro-batch; a
+schedule with `v` stages on a rank cuts the share into `v` equal parts. A transfer costs the same
+wherever the model is cut.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from schedcc.compiler import compile_pipeline
+from schedcc.errors import ScheduleError
+from schedcc.schedules import SCHEDULES, Schedule
+from schedcc.simulation.simulate import simulate
+from schemas import Costs, PipelinePlan, SendActivation, TransportModel
+from schemas.base import Frozen
+from schemas.costs import Seconds
+from schemas.instructions import PostSendActivation
+
+
+class ScheduleFigures(Frozen):
+    """What one variant of a schedule costs."""
+
+    schedule: str
+    overlap: bool
+    stages: int
+    """S, of all ranks."""
+    steps: int
+    makespan: Seconds
+    """From the first start to the last end, as `simulate` predicts it."""
+    bubble: float
+    """The fraction of the ranks' time without a forward."""
+    buffers: int
+    """Of a rank: those of all its stages."""
+    peak_bytes: int
+    """The most bytes of activations that a rank holds for its transfers."""
+    messages: int
+    """Sent by all ranks together."""
+
+    @property
+    def name(self) -> str:
+        """The schedule and the variant."""
+        return f"{self.schedule}, {'overlapped' if self.overlap else 'blocking'}"
+
+
+class SideBySide(Frozen):
+    """The figures of all schedules for the same data, ranks and costs."""
+
+    micro_batches: int
+    """M."""
+    ranks: int
+    """R."""
+    costs: Costs
+    """`forward` is that of a rank's share of the layers."""
+    transport: TransportModel
+    schedules: tuple[ScheduleFigures, ...]
+    best: str
+    """The name of the fastest; of equally fast ones, that which holds the fewest bytes, then that
+    which sends the fewest messages."""
+
+    def __str__(self) -> str:
+        rows = [("", *(title for title, _ in _COLUMNS))]
+        rows += [(f.name, *(form(f) for _, form in _COLUMNS)) for f in self.schedules]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = (
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+            for row in rows
+        )
+        return "\n".join([*lines, f"best: {self.best}"])
+
+
+_COLUMNS: tuple[tuple[str, Callable[[ScheduleFigures], str]], ...] = (
+    ("stages", lambda figures: str(figures.stages)),
+    ("steps", lambda figures: str(figures.steps)),
+    ("seconds", lambda figures: f"{figures.makespan:.6g}"),
+    ("bubble", lambda figures: f"{figures.bubble:.1%}"),
+    ("buffers of a rank", lambda figures: str(figures.buffers)),
+    ("peak bytes", lambda figures: str(figures.peak_bytes)),
+    ("messages", lambda figures: str(figures.messages)),
+)
+
+
+def side_by_side(
+    micro_batches: int,
+    ranks: int,
+    costs: Costs | None = None,
+    transport: TransportModel | None = None,
+    *,
+    held: int = 2,
+    schedules: Sequence[Schedule] = SCHEDULES,
+) -> SideBySide:
+    """Compile and simulate every schedule, in both variants, on the same ranks.
+
+    Args:
+        micro_batches: M.
+        ranks: R.
+        costs: Seconds; `forward` is that of a rank's whole share. Default: 1 a share.
+        transport: What transfers wait for; default: the strictest model.
+        held: Stages of a rank, for schedules that leave the number open; others have their own.
+        schedules: Those to compare; default: all that ship.
+
+    Raises:
+        ScheduleError: a number is no integer of at least 1, or a schedule does not exist for any
+            number of stages up to `held` on R ranks.
+        ValueError: there are costs for each stage, which are others in each schedule.
+    """
+    costs, transport = costs or Costs(), transport or TransportModel()
+    if isinstance(costs.forward, tuple):
+        raise ValueError(
+            f"forward lists {len(costs.forward)} costs, needed one number: the seconds of a rank's "
+            "share of the layers, which each schedule cuts into its own stages"
+        )
+    figures = [
+        _figures(plan, overlap, costs, transport)
+        for schedule in schedules
+        for overlap in (False, True)
+        for plan in [_compiled(schedule, micro_batches, ranks, held, overlap)]
+    ]
+    best = min(figures, key=lambda f: (round(f.makespan, 9), f.peak_bytes, f.messages))
+    return SideBySide(
+        micro_batches=micro_batches,
+        ranks=ranks,
+        costs=costs,
+        transport=transport,
+        schedules=tuple(figures),
+        best=best.name,
+    )
+
+
+def _compiled(
+    schedule: Schedule, micro_batches: int, ranks: int, held: int, overlap: bool
+) -> PipelinePlan:
+    """The plan with `held` stages on each rank, or with the number that the schedule needs."""
+    refused: ScheduleError | None = None
+    for each in _numbers(held):
+        try:
+            return compile_pipeline(
+                micro_batches, each * ranks, schedule=schedule, ranks=ranks, overlap=overlap
+            )
+        except ScheduleError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
+def _numbers(held: int) -> Iterator[int]:
+    yield held
+    yield from (each for each in range(1, max(held, 2) + 1) if each != held)
+
+
+def _figures(
+    plan: PipelinePlan, overlap: bool, costs: Costs, transport: TransportModel
+) -> ScheduleFigures:
+    each = plan.stages // plan.ranks
+    assert not isinstance(costs.forward, tuple)
+    timeline = simulate(plan, costs.model_copy(update={"forward": costs.forward / each}), transport)
+    sends = (SendActivation, PostSendActivation)
+    return ScheduleFigures(
+        schedule=plan.schedule,
+        overlap=overlap,
+        stages=plan.stages,
+        steps=len(plan.programs[0].steps),
+        makespan=timeline.makespan,
+        bubble=timeline.bubble,
+        buffers=each * plan.num_buffers,
+        peak_bytes=max(stage.peak_bytes for stage in timeline.stages),
+        messages=sum(
+            isinstance(instruction, sends)
+            for program in plan.programs
+            for step in program.steps
+            for instruction in step
+        ),
+    )
