@@ -46,7 +46,16 @@ from schemas.instructions import (
 )
 from schemas.plans import PipelinePlan, Placed, PlanHeader, RankProgram, StagePlan, Step
 from schemas.reports import Finding, FindingCode, Report
-from schemas.results import LanguageModelEvaluation, StageSummary, Verification
+from schemas.results import (
+    DocumentScore,
+    LanguageModelEvaluation,
+    MicroBatchLosses,
+    PartitionAdvice,
+    ResultsHeader,
+    StageSummary,
+    TokenScore,
+    Verification,
+)
 from schemas.timeline import Costs, Span, StageTimeline, Timeline
 from schemas.transport import TransportModel
 
@@ -65,6 +74,7 @@ __all__ = [
     "CopyActivation",
     "Costs",
     "Direction",
+    "DocumentScore",
     "Effects",
     "EpilogueInstruction",
     "Finding",
@@ -79,7 +89,9 @@ __all__ = [
     "LayerEntry",
     "LayerSummary",
     "LoadMicroBatch",
+    "MicroBatchLosses",
     "MoveLogits",
+    "PartitionAdvice",
     "Phase",
     "PipelinePlan",
     "Place",
@@ -95,6 +107,7 @@ __all__ = [
     "Reduction",
     "Report",
     "ResultInstruction",
+    "ResultsHeader",
     "SendActivation",
     "Span",
     "StagePlan",
@@ -105,6 +118,7 @@ __all__ = [
     "TensorEntry",
     "TensorSummary",
     "Timeline",
+    "TokenScore",
     "Transfer",
     "TransferInstruction",
     "TransportModel",

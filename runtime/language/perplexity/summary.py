@@ -5,17 +5,20 @@ import time
 
 import torch
 
+import schedcc
 from runtime.evaluator import Evaluator
 from runtime.execution.listeners import StageTimer
 from runtime.language.models import ModelFiles, load_causal_lm
+from runtime.language.perplexity.advice import bottleneck
 from runtime.language.perplexity.job import Job, count_tokens, next_token_loss
 from runtime.language.perplexity.reference import reference
-from runtime.language.text import DEFAULT_TEXT, Windows, name_of
+from runtime.language.perplexity.scores import exact_loss, standard_error
+from runtime.language.text import DEFAULT_TEXT, Documents, Windows, name_of
 from runtime.modules.partition import parameters
 from runtime.outputs.nonfinite import NonFiniteError
 from runtime.outputs.results import EvalResult
 from schedcc.io.plain_text import encodable
-from schemas import LanguageModelEvaluation, StageSummary, Verification
+from schemas import LanguageModelEvaluation, PartitionAdvice, StageSummary, Verification
 
 
 def require_finite_loss(result: EvalResult) -> None:
@@ -43,6 +46,10 @@ def stage_summary(
     by_op = timer.seconds()
     load, forward = by_op.pop("LoadMicroBatch", 0.0), by_op.pop("ForwardPass", 0.0)
     transfer = sum(s for op, s in by_op.items() if op.endswith("Activation"))
+    receive, send = (
+        sum(s for op, s in by_op.items() if op.endswith(f"{direction}Activation"))
+        for direction in ("Recv", "Send")
+    )
     epilogue = sum(by_op.values()) - transfer
     first, stop = evaluator.boundaries[evaluator.stage_id : evaluator.stage_id + 2]
     return StageSummary(
@@ -54,6 +61,8 @@ def stage_summary(
         load_seconds=load,
         forward_seconds=forward,
         transfer_seconds=transfer,
+        receive_seconds=receive,
+        send_seconds=send,
         epilogue_seconds=epilogue,
         other_seconds=max(0.0, seconds - load - forward - transfer - epilogue),
     )
@@ -99,15 +108,37 @@ def verification_of(
 def evaluation_of(
     job: Job,
     windows: Windows,
-    result: EvalResult,
+    losses: torch.Tensor,
     stages: tuple[StageSummary, ...],
     verification: Verification | None,
     *,
     backend: str,
     seconds: float,
     setup_seconds: float,
+    resumed: int = 0,
+    advised: PartitionAdvice | None = None,
 ) -> LanguageModelEvaluation:
-    """The result of `job`, whose loss is finite."""
+    """The result of `job`.
+
+    Args:
+        job: What was evaluated.
+        windows: Of which texts.
+        losses: Nats of every target, float32 `[tokens]`; NaN where a token is none.
+        stages: What each of them did.
+        verification: The comparison with one process, if there was one.
+        backend: Of torch.distributed.
+        seconds: Of the evaluation.
+        setup_seconds: Until it began.
+        resumed: Micro-batches that had been evaluated before.
+        advised: A better partition.
+    """
+    documents = windows.documents
+    total = exact_loss(losses)
+    loss = total / windows.tokens
+    words, nbytes = _counted(documents, losses)
+    earlier = sum(len(windows.targets(number)) for number in range(resumed))
+    places = (~losses.isnan()).nonzero().flatten()
+    owners = torch.searchsorted(documents.starts, places, right=True)
     return LanguageModelEvaluation(
         model=encodable(job.model),
         text=encodable(", ".join(map(name_of, job.texts)) or DEFAULT_TEXT),
@@ -117,20 +148,59 @@ def evaluation_of(
         threads=job.threads,
         sequence_length=job.sequence_length,
         micro_batch_size=job.micro_batch_size,
-        micro_batches=result.micro_batches,
+        micro_batches=len(windows),
         windows=windows.windows,
+        resumed_micro_batches=resumed,
+        stride=job.stride,
+        bos=documents.bos is not None,
+        document_count=len(owners.unique()),
         tokens=windows.tokens,
-        loss=result.loss,
-        perplexity=_perplexity(result.loss),
+        targets=targets_of(documents, job.stride),
+        words=words,
+        bytes=nbytes,
+        loss=loss,
+        loss_standard_error=standard_error(*windows.sums(losses)),
+        perplexity=_exp(loss),
+        word_perplexity=_exp(total / words) if words else None,
+        byte_perplexity=_exp(total / nbytes) if nbytes else None,
+        bits_per_byte=total / nbytes / math.log(2) if nbytes else None,
         seconds=seconds,
         setup_seconds=setup_seconds,
-        tokens_per_second=windows.tokens / seconds,
+        tokens_per_second=(windows.tokens - earlier) / seconds if seconds else 0.0,
+        dtype=job.dtype,
+        overlap=job.overlap,
+        channels=job.channels or "default",
+        version=schedcc.__version__,
         stage_summaries=stages,
+        bottleneck_stage=bottleneck(stages),
+        advice=advised,
         verification=verification,
     )
 
 
-def _perplexity(loss: float) -> float | None:
+def targets_of(documents: Documents, stride: int | None) -> str:
+    """What was counted as a target, in a sentence."""
+    if documents.is_each_alone:
+        return "every token of every document, and no separator"
+    but = [] if documents.bos is not None else ["the first of each window"]
+    if stride is not None:
+        but = [] if documents.bos is not None else ["the first of all"]
+        if documents.mode == "whole" and but:
+            but = ["the first of each text"]
+    but += ["separators"] if documents.has_separators else []
+    return "every token once" + (f", but {' and '.join(but)}" if but else "")
+
+
+def _counted(documents: Documents, losses: torch.Tensor) -> tuple[int | None, int | None]:
+    """Words and bytes of the targets, where they are known."""
+    sizes = None if documents.origins is None else documents.origins.sizes
+    if sizes is None:
+        return None, None
+    nbytes, words = sizes[~losses.isnan()].sum(0).tolist()
+    return words, nbytes
+
+
+def _exp(loss: float) -> float | None:
     try:
         return math.exp(loss)
     except OverflowError:
