@@ -167,7 +167,7 @@ def launch(
 
 def _method() -> str:
     """How to start processes that have imported already what they need."""
-    alone = threading.active_count() == 1 and not torch.cuda.is_initialized()
+    alone = threading.active_count() == 1 and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return "fork" if sys.platform == "linux" and alone else "spawn"
 
 

@@ -90,12 +90,17 @@ class ResultLog:
             raise ResumeError(
                 f"results cannot be written to {name}: {error.strerror or error}"
             ) from error
+        self.finished: list[torch.Tensor]
+        """The losses of the micro-batches that are there, in order, float32 `[targets]` each."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.finished = self._read(dict(job), targets)
+        except ResumeError:
+            self.close()
+            raise
         except OSError as error:
+            self.close()
             raise ResumeError(f"{name} is in use by another run") from error
-        self.finished = self._read(dict(job), targets)
-        """The losses of the micro-batches that are there, in order, float32 `[targets]` each."""
 
     def append(self, losses: torch.Tensor) -> None:
         """Write the losses of the next micro-batch, float32 `[targets]`.

@@ -117,7 +117,9 @@ def tokenize_documents(
     else:
         separator = _separator(tokenizer, separator_id)
     row = _Row(tokenizer, documents, separator, _bos(tokenizer, documents, bos))
-    pieces = _pieces(tokenizer, texts, documents)
+    # Templates begin with the token that stands before documents and windows already.
+    unwanted = tokenizer.bos_token_id in (separator if documents != "whole" else None, row.bos)
+    pieces = _pieces(tokenizer, texts, documents, tokenizer.bos_token if unwanted else None)
     ask = beginning or 1
     # Texts may be long, and lines are many.
     while some := list(islice(pieces, 1 if documents == "whole" else LINES_AT_ONCE)):
@@ -141,7 +143,7 @@ class _Row:
         separator: int,
         bos: int | None,
     ) -> None:
-        self._tokenizer, self._mode, self._separator, self._bos = tokenizer, mode, separator, bos
+        self._tokenizer, self._mode, self._separator, self.bos = tokenizer, mode, separator, bos
         self._parts: list[torch.Tensor] = []
         self._sizes: list[torch.Tensor] | None = []
         self._names: list[str] = []
@@ -183,7 +185,7 @@ class _Row:
             torch.tensor([*accumulate(self.lengths, initial=0)]),
             self._mode,
             self._separator,
-            self._bos,
+            self.bos,
             Origins(self._names, self._sizes[0] if self._sizes else None),
         )
 
@@ -202,12 +204,12 @@ def require_no_separator(separator_id: int | None) -> None:
 
 
 def _pieces(
-    tokenizer: Any, texts: Iterable[Text], documents: DocumentMode
+    tokenizer: Any, texts: Iterable[Text], documents: DocumentMode, unwanted: Any
 ) -> Iterator[tuple[str, str]]:
     """The documents in `texts`, with their names."""
     for name, content, is_record in texts:
         if not isinstance(content, str):
-            yield name, _conversation(tokenizer, content, name)
+            yield name, _conversation(tokenizer, content, name).removeprefix(unwanted or "")
         elif is_record or documents in ("whole", "texts"):
             yield name, content
         else:
