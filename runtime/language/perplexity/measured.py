@@ -30,13 +30,14 @@ class Measured:
         """Micro-batches that need not be evaluated."""
         self.loss_fn = LossCollector(device, self._take)
 
-    def begin(self) -> None:
+    def __enter__(self) -> None:
         """The evaluation begins."""
         self._display.begin(self.scores.micro_batches, self.scores.tokens)
 
-    def finish(self) -> None:
-        """All micro-batches have been evaluated."""
-        self.loss_fn.finish()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """All micro-batches have been evaluated, or the run has failed."""
+        if kind is None:
+            self.loss_fn.finish()
         if self._log is not None:
             self._log.close()
 

@@ -90,6 +90,7 @@ class ResultLog:
             raise ResumeError(
                 f"results cannot be written to {name}: {error.strerror or error}"
             ) from error
+        self._count, self._ended = 0, False
         self.finished: list[torch.Tensor]
         """The losses of the micro-batches that are there, in order, float32 `[targets]` each."""
         try:
@@ -128,7 +129,6 @@ class ResultLog:
         content = self._path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         os.ftruncate(self._file, len(whole))
-        self._count, self._ended = 0, False
         header, *lines = whole.decode("utf-8", "replace").splitlines() or [""]
         if not header:
             self._write(ResultsHeader(job=job, micro_batches=len(targets)).model_dump_json())

@@ -26,8 +26,8 @@ from runtime.language.perplexity.measured import Measured
 from runtime.language.perplexity.outputs import document_scores, token_scores, write_lines
 from runtime.language.perplexity.reference import LogitsDigests
 from runtime.language.perplexity.resume import ResultLog, fingerprint
-from runtime.language.perplexity.scores import exact_loss
 from runtime.language.perplexity.summary import (
+    Finished,
     evaluation_of,
     require_finite_loss,
     stage_summary,
@@ -79,7 +79,7 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
         run.phase("the loading of the model", waits_for="", patient=True)
         if is_first:
             display.phase("loading the model")
-        timer, digests = StageTimer(Clock(device)), LogitsDigests()
+        timer, digests = StageTimer(Clock(device)), LogitsDigests() if job.verify else None
         measured = _measured(job, files, windows, display, device) if is_last else None
         model = lazy_causal_lm(files, getattr(torch, job.dtype))
         estimated = layer_costs(model.layers, job.sequence_length - 1)
@@ -88,50 +88,38 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
         run.phase("the start of the evaluation")
         ready = transport.gather_objects(None if measured is None else measured.resumed)
         resumed: int = ready[-1]  # and nobody measures the others' loading
-        if measured is not None:
-            measured.begin()
         began, setup = time.perf_counter(), time.time() - job.started
-        result = _run(evaluator, windows, transport, resumed, digests if job.verify else None)
-        if measured is not None:
-            measured.finish()
+        result = _run(evaluator, windows, transport, resumed, measured, digests)
         seconds = time.perf_counter() - began
 
         run.phase("the reports")
-        summary = stage_summary(evaluator, device, timer, seconds)
-        losses = None if measured is None else measured.scores.losses
-        reports = transport.gather_objects((summary, digests, losses))
+        own = stage_summary(evaluator, device, timer, seconds)
+        losses = measured and measured.scores.losses
+        reports = transport.gather_objects((own, digests and digests.digests, losses))
     if result is not None:
         require_finite_loss(result)
     display.clear()
-    if not is_first:
+    if windows is None or not is_first:
         return None
-    assert windows is not None
-    verification = None
-    if job.verify:
-        display.phase("comparing with one process")
-        verification = verification_of(
-            files,
-            getattr(torch, job.dtype),
-            windows,
-            loss=exact_loss(reports[-1][2]) / windows.tokens,
-            digests=reports[-1][1].digests,
-        )
-        display.clear()
-    losses, summaries = reports[-1][2], tuple(report[0] for report in reports)
-    _write_scores(job, windows.documents, losses, tokenizer)
-    done = len(windows) - resumed
-    return evaluation_of(
-        job,
-        windows,
-        losses,
-        summaries,
-        verification,
+    _write_scores(job, windows.documents, reports[-1][2], tokenizer)
+    summaries = tuple(report[0] for report in reports)
+    finished = Finished(
+        windows=windows,
+        losses=reports[-1][2],
+        stages=summaries,
+        digests=reports[-1][1],
         backend=dist.get_backend(),
         seconds=seconds,
         setup_seconds=setup,
         resumed=resumed,
-        advised=advice(job, summaries, estimated, done),
+        advice=advice(job, summaries, estimated, len(windows) - resumed),
     )
+    if not job.verify:
+        return evaluation_of(job, finished, None)
+    display.phase("comparing with one process")
+    verification = verification_of(files, getattr(torch, job.dtype), finished)
+    display.clear()
+    return evaluation_of(job, finished, verification)
 
 
 def _windows(job: Job, documents: Documents) -> Windows:
@@ -161,6 +149,7 @@ def _run(
     windows: Windows | None,
     transport: TorchTransport,
     resumed: int,
+    measured: Measured | None,
     on_logits: LogitsDigests | None,
 ) -> EvalResult | None:
     """Evaluate what no earlier run has; `None` if that is nothing."""
@@ -168,7 +157,10 @@ def _run(
     if transport.gather_objects(left)[0] == 0:
         return None
     data = None if windows is None else windows.after(resumed)
-    return evaluator.evaluate(data, on_logits=on_logits)
+    if measured is None:
+        return evaluator.evaluate(data, on_logits=on_logits)
+    with measured:
+        return evaluator.evaluate(data, on_logits=on_logits)
 
 
 def _write_scores(job: Job, documents: Documents, losses: torch.Tensor, tokenizer: Any) -> None:

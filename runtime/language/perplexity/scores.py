@@ -33,8 +33,8 @@ def mean_loss(losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def exact_loss(losses: torch.Tensor) -> float:
     """The sum of the losses that are there (not NaN), rounded once; float32 `[tokens]`."""
-    parts = (part[~part.isnan()].tolist() for part in losses.split(CHUNK))
-    return math.fsum(chain.from_iterable(parts))
+    parts = (losses[first : first + CHUNK] for first in range(0, len(losses), CHUNK))
+    return math.fsum(chain.from_iterable(part[~part.isnan()].tolist() for part in parts))
 
 
 def standard_error(sums: torch.Tensor, targets: torch.Tensor) -> float | None:

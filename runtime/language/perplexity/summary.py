@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import dataclass
 
 import torch
 
@@ -68,27 +69,42 @@ def stage_summary(
     )
 
 
-def verification_of(
-    files: ModelFiles,
-    dtype: torch.dtype,
-    windows: Windows,
-    *,
-    loss: float,
-    digests: list[str],
-) -> Verification:
+@dataclass(frozen=True)
+class Finished:
+    """What the stages hand to rank 0 at the end."""
+
+    windows: Windows
+    losses: torch.Tensor
+    """Nats of every target, float32 `[tokens]`; NaN where a token is none."""
+    stages: tuple[StageSummary, ...]
+    digests: list[str] | None
+    """Of the logits of each micro-batch, if they are to be compared."""
+    backend: str
+    seconds: float
+    setup_seconds: float
+    resumed: int = 0
+    """Micro-batches that an earlier run had evaluated."""
+    advice: PartitionAdvice | None = None
+
+    @property
+    def total(self) -> float:
+        """The sum of all losses, in nats."""
+        return exact_loss(self.losses)
+
+
+def verification_of(files: ModelFiles, dtype: torch.dtype, finished: Finished) -> Verification:
     """Compare with the unsplit model in this process, on the CPU.
 
     Args:
         files: The model.
         dtype: Of its weights.
-        windows: What was evaluated.
-        loss: Of the pipeline.
-        digests: Of the pipeline's logits, by micro-batch.
+        finished: What the pipeline computed.
 
     Raises:
         NonFiniteError: the loss of one process is NaN or infinite.
     """
-    model = load_causal_lm(files, dtype)
+    model, windows = load_causal_lm(files, dtype), finished.windows
+    loss, digests = finished.total / windows.tokens, finished.digests or []
     began = time.perf_counter()
     expected = reference(model, windows, next_token_loss, count_tokens)
     if not math.isfinite(expected.loss):
@@ -106,35 +122,11 @@ def verification_of(
 
 
 def evaluation_of(
-    job: Job,
-    windows: Windows,
-    losses: torch.Tensor,
-    stages: tuple[StageSummary, ...],
-    verification: Verification | None,
-    *,
-    backend: str,
-    seconds: float,
-    setup_seconds: float,
-    resumed: int = 0,
-    advised: PartitionAdvice | None = None,
+    job: Job, finished: Finished, verification: Verification | None
 ) -> LanguageModelEvaluation:
-    """The result of `job`.
-
-    Args:
-        job: What was evaluated.
-        windows: Of which texts.
-        losses: Nats of every target, float32 `[tokens]`; NaN where a token is none.
-        stages: What each of them did.
-        verification: The comparison with one process, if there was one.
-        backend: Of torch.distributed.
-        seconds: Of the evaluation.
-        setup_seconds: Until it began.
-        resumed: Micro-batches that had been evaluated before.
-        advised: A better partition.
-    """
-    documents = windows.documents
-    total = exact_loss(losses)
-    loss = total / windows.tokens
+    """The result of `job`, whose loss is finite."""
+    windows, losses, total = finished.windows, finished.losses, finished.total
+    documents, seconds, resumed = windows.documents, finished.seconds, finished.resumed
     words, nbytes = _counted(documents, losses)
     earlier = sum(len(windows.targets(number)) for number in range(resumed))
     places = (~losses.isnan()).nonzero().flatten()
@@ -143,7 +135,7 @@ def evaluation_of(
         model=encodable(job.model),
         text=encodable(", ".join(map(name_of, job.texts)) or DEFAULT_TEXT),
         documents=job.documents,
-        backend=backend,
+        backend=finished.backend,
         stages=job.stages,
         threads=job.threads,
         sequence_length=job.sequence_length,
@@ -153,27 +145,27 @@ def evaluation_of(
         resumed_micro_batches=resumed,
         stride=job.stride,
         bos=documents.bos is not None,
-        document_count=len(owners.unique()),
+        document_count=int(owners.bincount().count_nonzero()),
         tokens=windows.tokens,
         targets=targets_of(documents, job.stride),
         words=words,
         bytes=nbytes,
-        loss=loss,
+        loss=total / windows.tokens,
         loss_standard_error=standard_error(*windows.sums(losses)),
-        perplexity=_exp(loss),
+        perplexity=_exp(total / windows.tokens),
         word_perplexity=_exp(total / words) if words else None,
         byte_perplexity=_exp(total / nbytes) if nbytes else None,
         bits_per_byte=total / nbytes / math.log(2) if nbytes else None,
         seconds=seconds,
-        setup_seconds=setup_seconds,
+        setup_seconds=finished.setup_seconds,
         tokens_per_second=(windows.tokens - earlier) / seconds if seconds else 0.0,
         dtype=job.dtype,
         overlap=job.overlap,
         channels=job.channels or "default",
         version=schedcc.__version__,
-        stage_summaries=stages,
-        bottleneck_stage=bottleneck(stages),
-        advice=advised,
+        stage_summaries=finished.stages,
+        bottleneck_stage=bottleneck(finished.stages),
+        advice=finished.advice,
         verification=verification,
     )
 
