@@ -51,7 +51,16 @@ from schemas.instructions import (
 )
 from schemas.plans import PipelinePlan, Placed, PlanHeader, RankProgram, StagePlan, Step
 from schemas.reports import Finding, FindingCode, Report
-from schemas.results import LanguageModelEvaluation, StageSummary, Verification
+from schemas.results import (
+    DocumentScore,
+    LanguageModelEvaluation,
+    MicroBatchLosses,
+    PartitionAdvice,
+    ResultsHeader,
+    StageSummary,
+    TokenScore,
+    Verification,
+)
 from schemas.timeline import Span, StageTimeline, Timeline
 from schemas.transport import TransportModel
 
@@ -70,6 +79,7 @@ __all__ = [
     "CopyActivation",
     "Costs",
     "Direction",
+    "DocumentScore",
     "Effects",
     "EpilogueInstruction",
     "Finding",
@@ -85,7 +95,9 @@ __all__ = [
     "LayerSummary",
     "LoadMicroBatch",
     "LogitsTo",
+    "MicroBatchLosses",
     "MoveLogits",
+    "PartitionAdvice",
     "Phase",
     "PipelinePlan",
     "Place",
@@ -102,6 +114,7 @@ __all__ = [
     "Reduction",
     "Report",
     "ResultInstruction",
+    "ResultsHeader",
     "SendActivation",
     "SingleCost",
     "Span",
@@ -113,6 +126,7 @@ __all__ = [
     "TensorEntry",
     "TensorSummary",
     "Timeline",
+    "TokenScore",
     "Transfer",
     "TransferInstruction",
     "TransportModel",

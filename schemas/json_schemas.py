@@ -17,7 +17,13 @@ from schemas.plans import PipelinePlan, StagePlan
 from schemas.postmortem import Postmortem
 from schemas.recording import LINE
 from schemas.reports import Report
-from schemas.results import LanguageModelEvaluation
+from schemas.results import (
+    DocumentScore,
+    LanguageModelEvaluation,
+    MicroBatchLosses,
+    ResultsHeader,
+    TokenScore,
+)
 from schemas.timeline import Comparison, Timeline
 
 DIRECTORY = Path(__file__).parent / "json"
@@ -29,6 +35,9 @@ FORMATS: dict[str, type[BaseModel] | TypeAdapter[Any]] = {
     "costs.schema.json": Costs,
     "comparison.schema.json": Comparison,
     "evaluation.schema.json": LanguageModelEvaluation,
+    "document-score.schema.json": DocumentScore,
+    "token-score.schema.json": TokenScore,
+    "results.schema.json": TypeAdapter(ResultsHeader | MicroBatchLosses),
     "recording.schema.json": LINE,
     "postmortem.schema.json": Postmortem,
     "conformance.schema.json": Conformance,

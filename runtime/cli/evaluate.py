@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -12,12 +13,22 @@ import typer
 from runtime.cli.output import others_on_stderr
 from runtime.distributed.launch_environment import LaunchError, processes_of_launcher
 from runtime.language.extras import require_installed
+from runtime.language.progress import Display, style_for
 from schedcc import __version__
 from schedcc.io.plain_text import visible
 
 if TYPE_CHECKING:
     from runtime.cli.exits import Exit
     from runtime.language.perplexity.job import Job
+
+WORKERS_IMPORT = (
+    "runtime.language.perplexity.run",
+    "accelerate",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.llama.modeling_llama",  # and with it what all families import
+)
+"""What every process of an evaluation needs; it is imported once for all of them."""
 
 
 def evaluate(
@@ -29,8 +40,16 @@ def evaluate(
     text: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Text file or pipe, or - for standard input; may be given several times, and all "
-            "texts count. Default: Python's language reference."
+            help="File, directory, pipe, or - for standard input; may be given several times, and "
+            "all texts count. JSONL and parquet hold records; .gz and .zst are read as they are. "
+            "Default: Python's language reference."
+        ),
+    ] = None,
+    field: Annotated[
+        str | None,
+        typer.Option(
+            help="What records call their text; default: text. If it is given, standard input and "
+            "pipes hold JSONL."
         ),
     ] = None,
     stages: Annotated[int, typer.Option("--stages", "-S", help="S, the number of stages.")] = 2,
@@ -40,19 +59,41 @@ def evaluate(
         int | None, typer.Option(help="Evaluate only the first windows.")
     ] = None,
     documents: Annotated[
-        Literal["whole", "lines", "packed"],
+        Literal["whole", "texts", "lines", "packed"],
         typer.Option(
             help="whole: a text is one document; the first token of each window is not predicted. "
-            "lines: each line is a document, predicted alone and from its first token on, as "
-            "lm-evaluation-harness does. packed: lines one behind the other in common windows, so "
-            "that documents see those before them. Separators are never predicted."
+            "texts: each text (a file, or a record) is predicted alone, from its first token on. "
+            "lines: the same of each line and of each record, as lm-evaluation-harness does. "
+            "packed: lines and records one behind the other in common windows, so that documents "
+            "see those before them. Separators are never predicted."
         ),
     ] = "whole",
+    bos: Annotated[
+        bool | None,
+        typer.Option(
+            help="Put the token for the beginning of a text before every window; default: what the "
+            "tokenizer does, for whole and packed documents."
+        ),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens between the beginnings of windows, which overlap then; no token is "
+            "predicted twice."
+        ),
+    ] = None,
+    chat_template: Annotated[
+        bool,
+        typer.Option(
+            "--chat-template",
+            help="Write texts with the model's chat template: lists of messages in records, and "
+            "other texts as a message of a user.",
+        ),
+    ] = False,
     separator_id: Annotated[
         int | None,
         typer.Option(
-            help="Token before each line that is a document, as context; default: the model's bos "
-            "or eos token."
+            help="Token before each document, as context; default: the model's bos or eos token."
         ),
     ] = None,
     dtype: Annotated[
@@ -89,6 +130,27 @@ def evaluate(
             "where it began."
         ),
     ] = False,
+    per_document: Annotated[
+        Path | None, typer.Option(help="File for the scores of documents, as JSONL.")
+    ] = None,
+    per_token: Annotated[
+        Path | None, typer.Option(help="File for the losses of tokens, as JSONL.")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory where results are kept as they come: a run that was ended goes on "
+            "there."
+        ),
+    ] = None,
+    partition: Annotated[
+        str | None,
+        typer.Option(
+            help="The first layer of each stage, and the number of layers, as 0,12,32; default: "
+            "balanced by arithmetic."
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
@@ -114,6 +176,9 @@ def evaluate(
                 "the work of one: start it without a launcher"
             )
         return
+    started, style = time.time(), style_for(sys.stderr, quiet=quiet)
+    display = Display("none" if style == "lines" else style)  # bad input is one line
+    display.phase("importing torch")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is no page of C++ frames
     require_installed()
     # Here, not above: torch takes seconds to import, which --help need not.
@@ -136,14 +201,32 @@ def evaluate(
         verify=verify,
         timeout=timeout,
         check_finite=check_finite,
-        progress=sys.stderr.isatty(),
+        progress=style,
         record=record,
-        started=time.time(),
+        started=started,
+        chat_template=chat_template,
+        bos=bos,
+        stride=stride,
+        record_field=field,
+        per_document=per_document,
+        per_token=per_token,
+        resume=resume,
+        partition=None if partition is None else _boundaries(partition),
+        command=tuple(sys.argv[1:]),
     )
-    raise typer.Exit(_run(job, as_json=as_json))
+    raise typer.Exit(_run(job, display, as_json=as_json))
 
 
-def _run(job: "Job", *, as_json: bool) -> int:
+def _boundaries(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(map(int, text.split(",")))
+    except ValueError:
+        raise ValueError(
+            f"partition is {text!r}, needed numbers of layers with commas between them"
+        ) from None
+
+
+def _run(job: "Job", display: Display, *, as_json: bool) -> int:
     from runtime.cli.exits import exit_for
     from runtime.distributed.process_group import launched, require_environment
     from runtime.distributed.processes import Terminated, launch
@@ -160,6 +243,7 @@ def _run(job: "Job", *, as_json: bool) -> int:
                 require_environment(job.stages)
             job.check()
             if launched():
+                display.clear()
                 running = True
                 first = os.environ["RANK"] == "0"
                 with ending_at_once("pipeval: interrupted" if first else None):
@@ -167,11 +251,16 @@ def _run(job: "Job", *, as_json: bool) -> int:
             else:
                 if job.record is not None:
                     require_new(job.record)
+                for module in WORKERS_IMPORT:
+                    import_module(module)
+                texts = read_texts(job.texts, job.record_field, conversations=job.chat_template)
+                display.clear()
                 running = True
-                evaluation = launch(
-                    job.stages, run_rank, job, first=replace(job, read=read_texts(job.texts))
-                )
+                first_job = replace(job, read=texts)
+                del texts
+                evaluation = launch(job.stages, run_rank, job, first=first_job, forked=True)
     except (Exception, KeyboardInterrupt, Terminated) as error:
+        display.clear()
         _end(exit_for(error, running=running))
     if evaluation is None:
         return 0

@@ -16,6 +16,7 @@ INPUT_ERRORS = {
     "ModelError",
     "PartitionError",
     "RecordingError",
+    "ResumeError",
     "TextError",
 }
 """Errors that a user's input can cause and that only a rank may notice."""

@@ -9,6 +9,7 @@ docs/failures.md.
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -16,9 +17,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from typing import Any, Generic, NoReturn, TypeVar
 
+import torch
 from torch._C._distributed_c10d import TCPStore
 
 from runtime.failure.errors import RemoteError
@@ -105,6 +108,7 @@ def launch(
     argument: Argument,
     *,
     first: Argument | None = None,
+    forked: bool = False,
 ) -> Result:
     """Call `function(argument)` in `processes` new processes, the ranks of one run.
 
@@ -115,6 +119,8 @@ def launch(
         function: A function that a new process can import.
         argument: Its picklable argument.
         first: The argument of rank 0, if it is another.
+        forked: Whether they share what this process has imported and `argument` refers to, where
+            that is safe: on Linux, before any device or thread is used.
 
     Returns:
         What rank 0 returned.
@@ -123,9 +129,11 @@ def launch(
         WorkerError: a process failed; the first one that did.
         KeyboardInterrupt, Terminated: the run was interrupted; all processes have ended.
     """
-    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    context = multiprocessing.get_context("spawn")
-    workers: list[tuple[SpawnProcess, Connection]] = []
+    context: BaseContext = multiprocessing.get_context(_method() if forked else "spawn")
+    # The store's thread would be missing in a fork: it begins when all processes are there.
+    listener = socket.create_server(("localhost", 0))
+    port = listener.getsockname()[1]
+    workers: list[tuple[BaseProcess, Connection]] = []
     with _terminable():
         try:
             for rank in range(processes):
@@ -133,20 +141,37 @@ def launch(
                 work = _Work(
                     function,
                     argument if first is None or rank else first,
-                    _environment(rank, processes, store.port),
+                    _environment(rank, processes, port),
                 )
-                process = context.Process(target=work, args=(theirs,), name=f"stage {rank}")
+                process = context.Process(  # type: ignore[attr-defined]
+                    target=work, args=(theirs,), name=f"stage {rank}"
+                )
                 workers.append((process, ours))
                 process.start()
                 theirs.close()
                 del work
             first = None  # it may be large, and is the first process's now
+            store = TCPStore(
+                "localhost",
+                port,
+                is_master=True,
+                wait_for_workers=False,
+                master_listen_fd=listener.detach(),
+            )
+            assert store.port == port
             return _results(workers)[0]  # type: ignore[no-any-return]
         finally:
+            listener.close()
             _end(workers)
 
 
-def _results(workers: list[tuple[SpawnProcess, Connection]]) -> dict[int, Any]:
+def _method() -> str:
+    """How to start processes that have imported already what they need."""
+    alone = threading.active_count() == 1 and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return "fork" if sys.platform == "linux" and alone else "spawn"
+
+
+def _results(workers: list[tuple[BaseProcess, Connection]]) -> dict[int, Any]:
     """What every process returned, by rank; raises the first failure."""
     results: dict[int, Any] = {}
     ranks: dict[Any, int] = {end: rank for rank, (_, end) in enumerate(workers)}
@@ -165,7 +190,7 @@ def _results(workers: list[tuple[SpawnProcess, Connection]]) -> dict[int, Any]:
     return results
 
 
-def _died(rank: int, process: SpawnProcess) -> WorkerError:
+def _died(rank: int, process: BaseProcess) -> WorkerError:
     process.join(END_SECONDS)
     status = process.exitcode
     how = f"ended with exit status {status}"
@@ -174,7 +199,7 @@ def _died(rank: int, process: SpawnProcess) -> WorkerError:
     return WorkerError(f"stage {rank} failed: its process {how}", None, f"its process {how}")
 
 
-def _end(workers: list[tuple[SpawnProcess, Connection]]) -> None:
+def _end(workers: list[tuple[BaseProcess, Connection]]) -> None:
     for process, end in workers:
         end.close()
         if process.is_alive():

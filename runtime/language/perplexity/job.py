@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch.nn import functional
 
 from runtime.language.models import (
     ModelFiles,
@@ -13,8 +12,10 @@ from runtime.language.models import (
     check_tokenizer,
     locate_model,
 )
+from runtime.language.perplexity.scores import mean_loss, token_losses
+from runtime.language.progress import Style
 from runtime.language.text import IGNORED, DocumentMode, Text, check_sizes, require_no_separator
-from runtime.modules.partition import PartitionError
+from runtime.modules.partition import PartitionError, explicit
 from runtime.transport import Channels
 from schedcc.errors import require_count
 
@@ -43,11 +44,28 @@ class Job:
     timeout: float
     """Seconds without progress after which the run is ended."""
     check_finite: bool
-    progress: bool
+    progress: Style
     record: Path | None
     """Directory of the recording to write."""
     started: float
     """When the run began, in seconds since the epoch."""
+    chat_template: bool = False
+    """Whether texts are conversations, or what a user says in one."""
+    bos: bool | None = None
+    """Whether windows begin with the token for the beginning of a text; none: see
+    `tokenize_documents`."""
+    stride: int | None = None
+    """Tokens between the beginnings of windows."""
+    record_field: str | None = None
+    """What records call their text."""
+    per_document: Path | None = None
+    per_token: Path | None = None
+    resume: Path | None = None
+    """Directory of the results that this run adds to."""
+    partition: tuple[int, ...] | None = None
+    """Boundaries of the stages; none: balanced by arithmetic."""
+    command: tuple[str, ...] = ()
+    """The words of the command line."""
     read: list[Text] | None = field(default=None, repr=False)
     """The texts, on the first rank, if they were read before it was started; taken from here."""
 
@@ -65,7 +83,11 @@ class Job:
             raise ValueError(f"timeout is {self.timeout:g} seconds, needed more than 0")
         if self.documents == "whole":
             require_no_separator(self.separator_id)
-        check_sizes(self.sequence_length, self.micro_batch_size, self.max_windows)
+        check_sizes(self.sequence_length, self.micro_batch_size, self.max_windows, self.stride)
+        if self.verify and self.resume is not None:
+            raise ValueError("--verify compares all logits, and --resume keeps none: leave one out")
+        for path in (self.per_document, self.per_token):
+            _require_writable(path)
         files = locate_model(self.model)
         check_tokenizer(files)
         check_sequence_length(files, self.sequence_length)
@@ -75,7 +97,14 @@ class Job:
                 f"{self.stages} stages for the {layers} layers of {self.model}, "
                 "needed a layer for each stage"
             )
+        if self.partition is not None:
+            explicit(self.partition, layers, self.stages)
         return files
+
+
+def _require_writable(path: Path | None) -> None:
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise ValueError(f"{path} cannot be written, needed a file in a directory that exists")
 
 
 def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -85,9 +114,7 @@ def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         logits: `[micro_batch_size, sequence, vocabulary]`.
         labels: int64 `[micro_batch_size, sequence]`; `IGNORED` where there is no target.
     """
-    return functional.cross_entropy(
-        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED
-    )
+    return mean_loss(token_losses(logits, labels), labels)
 
 
 def count_tokens(labels: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,12 @@ from schemas import LanguageModelEvaluation, StageSummary, Verification
 _WIDTH = 100
 """The least width of the report, where the terminal (or its absence) would give less."""
 
-_DIVISION = {"whole": "", "lines": " at most, each line alone", "packed": ", of packed lines"}
+_DIVISION = {
+    "whole": "",
+    "texts": " at most, each text alone",
+    "lines": " at most, each line alone",
+    "packed": ", of packed lines",
+}
 
 
 def print_report(evaluation: LanguageModelEvaluation) -> None:
@@ -20,17 +25,20 @@ def print_report(evaluation: LanguageModelEvaluation) -> None:
     console.width = max(console.width, _WIDTH)
     console.print(_headline(evaluation), soft_wrap=True)
     console.print(
-        f"loss [bold]{evaluation.loss:.6f}[/] nats per token   "
+        f"loss [bold]{evaluation.loss:.6f}[/]{_error(evaluation)} nats per token   "
         f"perplexity [bold]{_perplexity(evaluation.perplexity)}[/]",
         soft_wrap=True,
     )
+    console.print(_units(evaluation), soft_wrap=True)
+    console.print(f"targets: {evaluation.targets}", soft_wrap=True)
     console.print(
         f"{evaluation.tokens} tokens in {evaluation.seconds:.1f} s: "
         f"[bold]{evaluation.tokens_per_second:.0f}[/] tokens per second "
-        f"(after {evaluation.setup_seconds:.1f} s to start and load)",
+        f"(after {evaluation.setup_seconds:.1f} s to start and load){_resumed(evaluation)}",
         soft_wrap=True,
     )
     console.print(_time_table(evaluation.stage_summaries))
+    console.print(_advice(evaluation), soft_wrap=True)
     if evaluation.verification is not None:
         console.print(_verdict(evaluation.loss, evaluation.verification), soft_wrap=True)
 
@@ -52,16 +60,54 @@ def _perplexity(value: float | None) -> str:
     return "beyond 64-bit numbers" if value is None else f"{value:.4f}"
 
 
+def _error(evaluation: LanguageModelEvaluation) -> str:
+    error = evaluation.loss_standard_error
+    return "" if error is None else f" ± {error:.6f}"
+
+
+def _resumed(evaluation: LanguageModelEvaluation) -> str:
+    done = evaluation.resumed_micro_batches
+    return f"; {_plural(done, 'micro-batch')} had been evaluated before" if done else ""
+
+
+def _units(evaluation: LanguageModelEvaluation) -> str:
+    if evaluation.bits_per_byte is None:
+        return "per word and byte: not known, since this tokenizer tells no places in the text"
+    return (
+        f"{evaluation.bits_per_byte:.6f} bits per byte   "
+        f"perplexity of a byte {_perplexity(evaluation.byte_perplexity)}, "
+        f"of a word {_perplexity(evaluation.word_perplexity)}   "
+        f"({_plural(evaluation.bytes or 0, 'byte')}, {_plural(evaluation.words or 0, 'word')}, "
+        f"{_plural(evaluation.document_count, 'document')})"
+    )
+
+
+def _advice(evaluation: LanguageModelEvaluation) -> Text:
+    slowest, advice = evaluation.bottleneck_stage, evaluation.advice
+    if evaluation.stages == 1:
+        return Text("one stage, which nothing waits for")
+    said = f"stage {slowest} takes longest"
+    if advice is None:
+        return Text(f"{said}; for these times no partition is much faster")
+    return Text(
+        f"{said}; with another partition the evaluation would take about "
+        f"{advice.predicted_seconds:.1f} s instead of {advice.predicted_now:.1f} s:\n"
+        f"  {visible(advice.command)}"
+    )
+
+
 def _time_table(stages: tuple[StageSummary, ...]) -> Table:
     table = Table(box=box.ROUNDED, title="where time went, in seconds", title_justify="left")
-    for heading in ("stage", "layers", "parameters", "forward", "transfers", "load", "epilogue"):
+    for heading in ("stage", "layers", "parameters", "forward", "data", "receive", "send"):
         table.add_column(heading, justify="right")
-    table.add_column("other", justify="right")
+    for heading in ("epilogue", "other"):
+        table.add_column(heading, justify="right")
     for stage in stages:
         seconds = (
             stage.forward_seconds,
-            stage.transfer_seconds,
             stage.load_seconds,
+            stage.receive_seconds,
+            stage.send_seconds,
             stage.epilogue_seconds,
             stage.other_seconds,
         )

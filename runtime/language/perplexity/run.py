@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,24 +13,38 @@ from runtime.evaluator import Evaluator
 from runtime.execution.listeners import Listener, StageTimer
 from runtime.failure.guard import Guard
 from runtime.language.models import (
+    LazyModel,
     ModelFiles,
     check_token_ids,
     layer_costs,
     lazy_causal_lm,
     load_tokenizer,
 )
+from runtime.language.perplexity.advice import advice
 from runtime.language.perplexity.job import Job, count_tokens, next_token_loss
-from runtime.language.perplexity.progress import MicroBatchProgress
+from runtime.language.perplexity.measured import Measured
+from runtime.language.perplexity.outputs import document_scores, token_scores, write_lines
 from runtime.language.perplexity.reference import LogitsDigests
+from runtime.language.perplexity.resume import ResultLog, fingerprint
 from runtime.language.perplexity.summary import (
+    Finished,
     evaluation_of,
     require_finite_loss,
     stage_summary,
     verification_of,
 )
-from runtime.language.text import Documents, Text, Windows, read_texts, tokenize_documents
+from runtime.language.progress import Display
+from runtime.language.text import (
+    Documents,
+    Text,
+    TextError,
+    Windows,
+    read_texts,
+    tokenize_documents,
+)
 from runtime.language.text.sharing import share
 from runtime.modules.partition import balanced
+from runtime.outputs.results import EvalResult
 from runtime.transport import TorchTransport
 from schemas import LanguageModelEvaluation
 
@@ -51,74 +64,127 @@ def run_rank(job: Job) -> LanguageModelEvaluation | None:
 def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageModelEvaluation | None:
     transport = TorchTransport(device=device, channels=job.channels)
     guard = Guard(transport, timeout=job.timeout)
+    is_first, is_last = transport.stage_id == 0, transport.stage_id == transport.stages - 1
+    display = Display(job.progress if is_first or is_last else "none")
     with guard.run("pipeval") as run:
         run.phase("the reading of the text", waits_for="", patient=True)
-        documents = _documents(job, files) if transport.stage_id == 0 else None
-        is_last = transport.stage_id == transport.stages - 1
+        documents = tokenizer = None
+        if is_first:
+            display.phase("reading and tokenizing the text")
+            documents, tokenizer = _documents(job, files)
         run.phase("the distribution of the text", waits_for="stage 0", patient=True)
         documents = share(documents, transport, wanted=is_last)
-        windows = None
-        if documents is not None:
-            windows = Windows(documents, job.sequence_length, job.micro_batch_size, job.max_windows)
+        windows = None if documents is None else _windows(job, documents)
 
         run.phase("the loading of the model", waits_for="", patient=True)
-        timer, digests = StageTimer(Clock(device)), LogitsDigests()
-        listeners: list[Listener] = [timer]
-        bar: AbstractContextManager[Any] = nullcontext()
-        if job.progress and is_last and windows is not None:
-            bar = progress = MicroBatchProgress(len(windows))
-            listeners.append(progress)
-        evaluator = _evaluator(job, files, transport, listeners, guard)
+        if is_first:
+            display.phase("loading the model")
+        timer, digests = StageTimer(Clock(device)), LogitsDigests() if job.verify else None
+        measured = _measured(job, files, windows, display, device) if is_last else None
+        model = lazy_causal_lm(files, getattr(torch, job.dtype))
+        estimated = layer_costs(model.layers, job.sequence_length - 1)
+        evaluator = _evaluator(job, model, estimated, transport, [timer], guard, measured)
 
         run.phase("the start of the evaluation")
-        transport.gather_objects(None)  # nobody measures the others' loading
+        ready = transport.gather_objects(None if measured is None else measured.resumed)
+        resumed: int = ready[-1]  # and nobody measures the others' loading
         began, setup = time.perf_counter(), time.time() - job.started
-        with bar:
-            result = evaluator.evaluate(windows, on_logits=digests if job.verify else None)
+        result = _run(evaluator, windows, transport, resumed, measured, digests)
         seconds = time.perf_counter() - began
 
         run.phase("the reports")
-        summary = stage_summary(evaluator, device, timer, seconds)
-        reports = transport.gather_objects((summary, digests))
-    require_finite_loss(result)
-    if not evaluator.is_first:
+        own = stage_summary(evaluator, device, timer, seconds)
+        losses = measured and measured.scores.losses
+        reports = transport.gather_objects((own, digests and digests.digests, losses))
+    if result is not None:
+        require_finite_loss(result)
+    display.clear()
+    if windows is None or not is_first:
         return None
-    assert windows is not None
-    verification = None
-    if job.verify:
-        verification = verification_of(
-            files,
-            getattr(torch, job.dtype),
-            windows,
-            loss=result.loss,
-            digests=reports[-1][1].digests,
-        )
-    return evaluation_of(
-        job,
-        windows,
-        result,
-        tuple(summary for summary, _ in reports),
-        verification,
+    _write_scores(job, windows.documents, reports[-1][2], tokenizer)
+    summaries = tuple(report[0] for report in reports)
+    finished = Finished(
+        windows=windows,
+        losses=reports[-1][2],
+        stages=summaries,
+        digests=reports[-1][1],
         backend=dist.get_backend(),
         seconds=seconds,
         setup_seconds=setup,
+        resumed=resumed,
+        advice=advice(job, summaries, estimated, len(windows) - resumed),
     )
+    if not job.verify:
+        return evaluation_of(job, finished, None)
+    display.phase("comparing with one process")
+    verification = verification_of(files, getattr(torch, job.dtype), finished)
+    display.clear()
+    return evaluation_of(job, finished, verification)
+
+
+def _windows(job: Job, documents: Documents) -> Windows:
+    return Windows(
+        documents, job.sequence_length, job.micro_batch_size, job.max_windows, job.stride
+    )
+
+
+def _measured(
+    job: Job,
+    files: ModelFiles,
+    windows: Windows | None,
+    display: Display,
+    device: torch.device,
+) -> Measured:
+    """What takes the losses, on the last stage, with those of an earlier part of the run."""
+    assert windows is not None
+    log = None
+    if job.resume is not None:
+        targets = [len(windows.targets(number)) for number in range(len(windows))]
+        log = ResultLog(job.resume, fingerprint(job, files, windows), targets)
+    return Measured(windows, display, device, log)
+
+
+def _run(
+    evaluator: Evaluator,
+    windows: Windows | None,
+    transport: TorchTransport,
+    resumed: int,
+    measured: Measured | None,
+    on_logits: LogitsDigests | None,
+) -> EvalResult | None:
+    """Evaluate what no earlier run has; `None` if that is nothing."""
+    left = None if windows is None else len(windows) - resumed
+    if transport.gather_objects(left)[0] == 0:
+        return None
+    data = None if windows is None else windows.after(resumed)
+    if measured is None:
+        return evaluator.evaluate(data, on_logits=on_logits)
+    with measured:
+        return evaluator.evaluate(data, on_logits=on_logits)
+
+
+def _write_scores(job: Job, documents: Documents, losses: torch.Tensor, tokenizer: Any) -> None:
+    if job.per_document is not None:
+        write_lines(job.per_document, document_scores(documents, losses))
+    if job.per_token is not None:
+        write_lines(job.per_token, token_scores(documents, losses, tokenizer))
 
 
 def _evaluator(
     job: Job,
-    files: ModelFiles,
+    model: LazyModel,
+    costs: list[float],
     transport: TorchTransport,
     listeners: list[Listener],
     guard: Guard,
+    measured: Measured | None,
 ) -> Evaluator:
     """Load this stage's layers, and nothing of the others."""
-    model = lazy_causal_lm(files, getattr(torch, job.dtype))
     return Evaluator(
         model.specs(transport.device),
-        loss_fn=next_token_loss,
+        loss_fn=next_token_loss if measured is None else measured.loss_fn,
         stages=job.stages,
-        partition=balanced(layer_costs(model.layers, job.sequence_length - 1), job.stages),
+        partition=balanced(costs, job.stages) if job.partition is None else job.partition,
         overlap=job.overlap,
         weight_fn=count_tokens,
         transport=transport,
@@ -129,19 +195,44 @@ def _evaluator(
     )
 
 
-def _documents(job: Job, files: ModelFiles) -> Documents:
-    texts = read_texts(job.texts) if job.read is None else job.read
+def _documents(job: Job, files: ModelFiles) -> tuple[Documents, Any]:
+    """The documents, and the tokenizer."""
+    texts = job.read
+    if texts is None:
+        texts = read_texts(job.texts, job.record_field, conversations=job.chat_template)
+    enough = beginning = None
+    if (some := job.max_windows) is not None:
+        beginning = (some + 1) * job.sequence_length
+
+        def enough(documents: Documents) -> bool:
+            try:  # the last of them may be cut off
+                return (
+                    Windows(
+                        documents, job.sequence_length, job.micro_batch_size, stride=job.stride
+                    ).windows
+                    > some
+                )
+            except TextError:
+                return False
+
+    tokenizer = load_tokenizer(files)
     documents = tokenize_documents(
-        load_tokenizer(files),
-        _taken(texts),
+        tokenizer,
+        _taken(texts, as_user=job.chat_template),
         documents=job.documents,
         separator_id=job.separator_id,
+        bos=job.bos,
+        enough=enough,
+        beginning=beginning,
     )
     check_token_ids(files, documents.tokens)
-    return documents
+    return documents, tokenizer
 
 
-def _taken(texts: list[Text]) -> Iterator[Text]:
-    """The texts, which nobody keeps once they are tokens."""
+def _taken(texts: list[Text], *, as_user: bool) -> Iterator[Text]:
+    """The texts, which nobody keeps once they are tokens; as what a user says where asked."""
     while texts:
-        yield texts.pop(0)
+        text = texts.pop(0)
+        if as_user and isinstance(text.content, str):
+            text = text._replace(content=[{"role": "user", "content": text.content}])
+        yield text

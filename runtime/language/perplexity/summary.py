@@ -2,20 +2,24 @@
 
 import math
 import time
+from dataclasses import dataclass
 
 import torch
 
+import schedcc
 from runtime.evaluator import Evaluator
 from runtime.execution.listeners import StageTimer
 from runtime.language.models import ModelFiles, load_causal_lm
+from runtime.language.perplexity.advice import bottleneck
 from runtime.language.perplexity.job import Job, count_tokens, next_token_loss
 from runtime.language.perplexity.reference import reference
-from runtime.language.text import DEFAULT_TEXT, Windows, name_of
+from runtime.language.perplexity.scores import exact_loss, standard_error
+from runtime.language.text import DEFAULT_TEXT, Documents, Windows, name_of
 from runtime.modules.partition import parameters
 from runtime.outputs.nonfinite import NonFiniteError
 from runtime.outputs.results import EvalResult
 from schedcc.io.plain_text import encodable
-from schemas import LanguageModelEvaluation, StageSummary, Verification
+from schemas import LanguageModelEvaluation, PartitionAdvice, StageSummary, Verification
 
 
 def require_finite_loss(result: EvalResult) -> None:
@@ -43,6 +47,10 @@ def stage_summary(
     by_op = timer.seconds()
     load, forward = by_op.pop("LoadMicroBatch", 0.0), by_op.pop("ForwardPass", 0.0)
     transfer = sum(s for op, s in by_op.items() if op.endswith("Activation"))
+    receive, send = (
+        sum(s for op, s in by_op.items() if op.endswith(f"{direction}Activation"))
+        for direction in ("Recv", "Send")
+    )
     epilogue = sum(by_op.values()) - transfer
     first, stop = evaluator.boundaries[evaluator.stage_id : evaluator.stage_id + 2]
     return StageSummary(
@@ -54,32 +62,49 @@ def stage_summary(
         load_seconds=load,
         forward_seconds=forward,
         transfer_seconds=transfer,
+        receive_seconds=receive,
+        send_seconds=send,
         epilogue_seconds=epilogue,
         other_seconds=max(0.0, seconds - load - forward - transfer - epilogue),
     )
 
 
-def verification_of(
-    files: ModelFiles,
-    dtype: torch.dtype,
-    windows: Windows,
-    *,
-    loss: float,
-    digests: list[str],
-) -> Verification:
+@dataclass(frozen=True)
+class Finished:
+    """What the stages hand to rank 0 at the end."""
+
+    windows: Windows
+    losses: torch.Tensor
+    """Nats of every target, float32 `[tokens]`; NaN where a token is none."""
+    stages: tuple[StageSummary, ...]
+    digests: list[str] | None
+    """Of the logits of each micro-batch, if they are to be compared."""
+    backend: str
+    seconds: float
+    setup_seconds: float
+    resumed: int = 0
+    """Micro-batches that an earlier run had evaluated."""
+    advice: PartitionAdvice | None = None
+
+    @property
+    def total(self) -> float:
+        """The sum of all losses, in nats."""
+        return exact_loss(self.losses)
+
+
+def verification_of(files: ModelFiles, dtype: torch.dtype, finished: Finished) -> Verification:
     """Compare with the unsplit model in this process, on the CPU.
 
     Args:
         files: The model.
         dtype: Of its weights.
-        windows: What was evaluated.
-        loss: Of the pipeline.
-        digests: Of the pipeline's logits, by micro-batch.
+        finished: What the pipeline computed.
 
     Raises:
         NonFiniteError: the loss of one process is NaN or infinite.
     """
-    model = load_causal_lm(files, dtype)
+    model, windows = load_causal_lm(files, dtype), finished.windows
+    loss, digests = finished.total / windows.tokens, finished.digests or []
     began = time.perf_counter()
     expected = reference(model, windows, next_token_loss, count_tokens)
     if not math.isfinite(expected.loss):
@@ -97,40 +122,77 @@ def verification_of(
 
 
 def evaluation_of(
-    job: Job,
-    windows: Windows,
-    result: EvalResult,
-    stages: tuple[StageSummary, ...],
-    verification: Verification | None,
-    *,
-    backend: str,
-    seconds: float,
-    setup_seconds: float,
+    job: Job, finished: Finished, verification: Verification | None
 ) -> LanguageModelEvaluation:
     """The result of `job`, whose loss is finite."""
+    windows, losses, total = finished.windows, finished.losses, finished.total
+    documents, seconds, resumed = windows.documents, finished.seconds, finished.resumed
+    words, nbytes = _counted(documents, losses)
+    earlier = sum(len(windows.targets(number)) for number in range(resumed))
+    places = (~losses.isnan()).nonzero().flatten()
+    owners = torch.searchsorted(documents.starts, places, right=True)
     return LanguageModelEvaluation(
         model=encodable(job.model),
         text=encodable(", ".join(map(name_of, job.texts)) or DEFAULT_TEXT),
         documents=job.documents,
-        backend=backend,
+        backend=finished.backend,
         stages=job.stages,
         threads=job.threads,
         sequence_length=job.sequence_length,
         micro_batch_size=job.micro_batch_size,
-        micro_batches=result.micro_batches,
+        micro_batches=len(windows),
         windows=windows.windows,
+        resumed_micro_batches=resumed,
+        stride=job.stride,
+        bos=documents.bos is not None,
+        document_count=int(owners.bincount().count_nonzero()),
         tokens=windows.tokens,
-        loss=result.loss,
-        perplexity=_perplexity(result.loss),
+        targets=targets_of(documents, job.stride),
+        words=words,
+        bytes=nbytes,
+        loss=total / windows.tokens,
+        loss_standard_error=standard_error(*windows.sums(losses)),
+        perplexity=_exp(total / windows.tokens),
+        word_perplexity=_exp(total / words) if words else None,
+        byte_perplexity=_exp(total / nbytes) if nbytes else None,
+        bits_per_byte=total / nbytes / math.log(2) if nbytes else None,
         seconds=seconds,
-        setup_seconds=setup_seconds,
-        tokens_per_second=windows.tokens / seconds,
-        stage_summaries=stages,
+        setup_seconds=finished.setup_seconds,
+        tokens_per_second=(windows.tokens - earlier) / seconds if seconds else 0.0,
+        dtype=job.dtype,
+        overlap=job.overlap,
+        channels=job.channels or "default",
+        version=schedcc.__version__,
+        stage_summaries=finished.stages,
+        bottleneck_stage=bottleneck(finished.stages),
+        advice=finished.advice,
         verification=verification,
     )
 
 
-def _perplexity(loss: float) -> float | None:
+def targets_of(documents: Documents, stride: int | None) -> str:
+    """What was counted as a target, in a sentence."""
+    if documents.is_each_alone:
+        return "every token of every document, and no separator"
+    but = [] if documents.bos is not None else ["the first of each window"]
+    if stride is not None:
+        but = [] if documents.bos is not None else ["the first of all"]
+        if documents.mode == "whole" and but:
+            but = ["the first of each text"]
+    but += ["separators"] if documents.has_separators else []
+    return "every token once" + (f", but {' and '.join(but)}" if but else "")
+
+
+def _counted(documents: Documents, losses: torch.Tensor) -> tuple[int | None, int | None]:
+    """Words and bytes of the targets, where they are known."""
+    sizes = None if documents.origins is None else documents.origins.sizes
+    if sizes is None:
+        return None, None
+    nbytes, words = sizes[~losses.isnan()].sum(0).tolist()
+    return words, nbytes
+
+
+def _exp(loss: float) -> float | None:
     try:
         return math.exp(loss)
     except OverflowError:

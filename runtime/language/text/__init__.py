@@ -11,6 +11,7 @@ from runtime.language.text.corpus import (
 from runtime.language.text.documents import (
     DocumentMode,
     Documents,
+    Origins,
     require_no_separator,
     tokenize,
     tokenize_documents,
@@ -24,6 +25,7 @@ __all__ = [
     "DocumentMode",
     "Documents",
     "MicroBatch",
+    "Origins",
     "Text",
     "TextError",
     "Windows",

@@ -1,13 +1,15 @@
-"""The texts to evaluate on."""
+"""The texts to evaluate on, in the ways that corpora lie on disk."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from runtime.language.text.errors import TextError
+from runtime.language.text.files import contents, decompressed, kind_of, suffixes
+from runtime.language.text.records import Messages, json_records, parquet_records
 from schedcc.io.plain_text import visible
 
 DEFAULT_TEXT = "pydoc_data.topics"
@@ -15,21 +17,58 @@ STANDARD_INPUT = "-"
 
 
 class Text(NamedTuple):
-    """A text that has been read."""
+    """A text that has been read: a file, or a record of one."""
 
     name: str
-    content: str
+    content: str | Messages
+    """A conversation only where the caller has said that there may be some."""
+    is_record: bool = False
+    """Whether it is one of several in its file: such a one is not divided into lines."""
 
 
-def read_texts(paths: Sequence[Path]) -> list[Text]:
+def read_texts(
+    paths: Sequence[Path], field: str | None = None, *, conversations: bool = False
+) -> list[Text]:
     """Read every text once, from the start to the end; `default_text` if none is named.
+
+    Args:
+        paths: Files, pipes, directories (all texts below them, in the order of their paths), and
+            `-` for standard input. `.jsonl`, `.ndjson` and `.parquet` hold records, `.gz` and
+            `.zst` are compressed, all others are plain text.
+        field: What records call their text; default: `text`. If it is given, what has no suffix
+            (standard input, a pipe) holds JSON records, too.
+        conversations: Whether a record may be a list of messages.
 
     Raises:
         TextError: one of them cannot be read, or holds no text.
     """
     if not paths:
         return [Text(DEFAULT_TEXT, default_text())]
-    return [Text(name_of(path), read_text(path)) for path in paths]
+    files = [file for path in paths for file in contents(path, visible(name_of(path)))]
+    return [text for file in files for text in _texts(file, field, conversations=conversations)]
+
+
+def _texts(path: Path, field: str | None, *, conversations: bool) -> Iterator[Text]:
+    name, kind = name_of(path), kind_of(path)
+    if kind == "plain" and (field is None or suffixes(path)):
+        yield Text(name, read_text(path))
+        return
+    if kind == "parquet":
+        records = parquet_records(path, visible(name), field or "text")
+    else:
+        records = json_records(read_text(path), visible(name), field or "text")
+    found = False
+    for number, content in records:
+        if not isinstance(content, str) and not conversations:
+            raise TextError(
+                f"{visible(name)}, record {number}: {field or 'text'} is a list, needed a string, "
+                "or --chat-template for a conversation"
+            )
+        if not isinstance(content, str) or content.strip():
+            found = True
+            yield Text(f"{name}:{number}", content, is_record=True)
+    if not found:
+        raise TextError(f"{visible(name)} holds no record with a text")
 
 
 def name_of(path: Path) -> str:
@@ -52,8 +91,8 @@ def read_text(path: Path) -> str:
     r"""Read a UTF-8 text; its line ends become `\n`, and a byte order mark goes.
 
     Args:
-        path: A file, a named pipe, a device such as `/dev/stdin`, or `-` for standard input; what
-            comes through a pipe is gone once it has been read.
+        path: A file, compressed or not, a named pipe, a device such as `/dev/stdin`, or `-` for
+            standard input; what comes through a pipe is gone once it has been read.
 
     Raises:
         TextError: no such file, a directory, not UTF-8, or nothing but white space.
@@ -63,7 +102,7 @@ def read_text(path: Path) -> str:
     if path.is_dir():
         raise TextError(f"{what} is a directory, and a file is needed")
     try:
-        text = _bytes(path).decode("utf-8").removeprefix("\ufeff")
+        text = decompressed(path, _bytes(path), what).decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise TextError(f"{what} is not UTF-8: {error.reason} at byte {error.start}") from error
     except OSError as error:

@@ -23,13 +23,13 @@ def share(documents: Documents | None, transport: Transport, *, wanted: bool) ->
     """
     own = None
     if documents is not None:
-        own = (len(documents.tokens), len(documents.starts), *documents[2:])
-    tokens, starts, mode, separator = transport.gather_objects(own)[0]
+        own = (len(documents.tokens), len(documents.starts), *documents[2:5])
+    tokens, starts, mode, separator, bos = transport.gather_objects(own)[0]
     row, places = (None, None) if documents is None else documents[:2]
     row = _share(row, tokens, transport, wanted=wanted)
     places = _share(places, starts, transport, wanted=wanted)
     if documents is None and wanted:
-        documents = Documents(row, places, mode, separator)
+        documents = Documents(row, places, mode, separator, bos)
     return documents
 
 

@@ -136,6 +136,10 @@ def test_a_terminal_sees_the_progress_of_the_micro_batches(model, text):
         (["--separator-id", "1"], "separator_id is 1, but documents is 'whole'"),
         (["--record", "/dev/null"], "/dev/null is no directory, needed a new or empty one"),
         (["--windows", "3"], "No such option: --windows"),
+        (["--stride", "17"], "stride is 17, and at most 16 is needed"),
+        (["--partition", "0,6"], "partition is [0, 6], needed 3 increasing boundaries from 0 to 5"),
+        (["--partition", "0,x"], "partition is '0,x', needed numbers of layers"),
+        (["--per-token", "no/such/file"], "no/such/file cannot be written, needed a file in"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_status_2(model, text, options, message, capsys):
@@ -159,7 +163,7 @@ def test_an_empty_text_is_refused(model, tmp_path, capsys):
 
 
 def test_what_only_a_worker_can_notice_is_one_sentence_too(model, text):
-    options = ["--documents", "lines", "--separator-id", 999]
+    options = ["--documents", "lines", "--separator-id", 999, "--quiet"]
     done = run("-m", "runtime", *arguments(model, text), *options)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

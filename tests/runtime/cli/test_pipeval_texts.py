@@ -34,7 +34,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*options: object, **settings: object) -> "subprocess.CompletedProcess[str]":
-    sizes = ["--sequence-length", 16, "--micro-batch-size", 3, "--threads", 1]
+    sizes = ["--sequence-length", 16, "--micro-batch-size", 3, "--threads", 1, "--quiet"]
     words = [sys.executable, "-m", "runtime", *map(str, [*sizes, *options])]
     return subprocess.run(words, capture_output=True, text=True, timeout=240, **settings)
 
@@ -99,7 +99,7 @@ def test_the_ranks_of_a_launcher_read_standard_input_once(model):
     for rank in (1, 0):
         task = {"SLURM_NTASKS": "2", "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
         options = ["--sequence-length", 16, "--threads", 1, "--documents", "packed"]
-        options += ["--model", model, "--text", "-", "--json"]
+        options += ["--model", model, "--text", "-", "--json", "--quiet"]
         processes.append(
             subprocess.Popen(
                 [sys.executable, "-m", "runtime", *map(str, options)],

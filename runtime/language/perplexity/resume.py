@@ -1,0 +1,172 @@
+"""Results of finished micro-batches on disk, so that a run that was ended can go on.
+
+One file, which only grows: a header that says what is evaluated, and a line for each micro-batch,
+in order, with a checksum. Whoever is killed while writing leaves a line without an end, which is
+taken away; so a micro-batch is in the file as a whole, or not at all.
+"""
+
+import base64
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from runtime.language.models import ModelFiles
+from runtime.language.perplexity.job import Job
+from runtime.language.text import Windows
+from schedcc.io.plain_text import visible
+from schemas import MicroBatchLosses, ResultsHeader
+
+FILE = "results.jsonl"
+_SAMPLE, _SAMPLES = 4096, 64
+"""Bytes, and places in a file of weights that are looked at."""
+
+
+class ResumeError(ValueError):
+    """A directory of results that this run cannot go on from; the message is one sentence."""
+
+
+def fingerprint(job: Job, files: ModelFiles, windows: Windows) -> dict[str, str]:
+    """What decides the losses, by name: nothing of it may change between two parts of a run.
+
+    Stages, threads, transfers and where files lie may.
+    """
+    documents = windows.documents
+    text = sha256()
+    for tensor in (documents.tokens, documents.starts):
+        text.update(tensor.numpy().tobytes())
+    return {
+        "model": _model(files.directory),
+        "text": text.hexdigest(),
+        "dtype": job.dtype,
+        "documents": f"{documents.mode}, separator {documents.separator}, bos {documents.bos}",
+        "sequence_length": str(job.sequence_length),
+        "micro_batch_size": str(job.micro_batch_size),
+        "stride": str(job.stride),
+        "max_windows": str(job.max_windows),
+        "torch": str(torch.__version__),
+        "transformers": version("transformers"),
+    }
+
+
+def _model(directory: Path) -> str:
+    """Names and sizes of a model's files, and samples of their content."""
+    found = sha256()
+    for path in sorted(file for file in directory.iterdir() if file.is_file()):
+        size = path.stat().st_size
+        found.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            for sample in range(_SAMPLES if size > _SAMPLE * _SAMPLES else 1):
+                file.seek(sample * max(0, size - _SAMPLE) // (_SAMPLES - 1))
+                found.update(file.read(_SAMPLE if size > _SAMPLE * _SAMPLES else size))
+    return found.hexdigest()
+
+
+class ResultLog:
+    """The results of one run, in a directory of their own."""
+
+    def __init__(self, directory: Path, job: Mapping[str, str], targets: Sequence[int]) -> None:
+        """Open the directory, or make it.
+
+        Args:
+            directory: Of no other run at the same time.
+            job: The `fingerprint` of this run.
+            targets: Of each micro-batch.
+
+        Raises:
+            ResumeError: the results are damaged, of another job, or in use; or cannot be written.
+        """
+        self._path, name = directory / FILE, visible(str(directory))
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise ResumeError(
+                f"results cannot be written to {name}: {error.strerror or error}"
+            ) from error
+        self._count, self._ended = 0, False
+        self.finished: list[torch.Tensor]
+        """The losses of the micro-batches that are there, in order, float32 `[targets]` each."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.finished = self._read(dict(job), targets)
+        except ResumeError:
+            self.close()
+            raise
+        except OSError as error:
+            self.close()
+            raise ResumeError(f"{name} is in use by another run") from error
+
+    def append(self, losses: torch.Tensor) -> None:
+        """Write the losses of the next micro-batch, float32 `[targets]`.
+
+        One that is not finite ends the results: it would end the run that goes on from here, too.
+        """
+        if self._ended or not bool(losses.isfinite().all()):
+            self._ended = True
+            return
+        text = base64.b64encode(losses.numpy().astype("<f4").tobytes()).decode()
+        number, self._count = self._count, self._count + 1
+        line = MicroBatchLosses(micro_batch=number, losses=text, crc32=_checksum(number, text))
+        self._write(line.model_dump_json())
+
+    def close(self) -> None:
+        """Let others go on from here."""
+        os.close(self._file)
+
+    def _write(self, line: str) -> None:
+        content = memoryview(f"{line}\n".encode())
+        while content:
+            content = content[os.write(self._file, content) :]
+
+    def _read(self, job: dict[str, str], targets: Sequence[int]) -> list[torch.Tensor]:
+        content = self._path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        os.ftruncate(self._file, len(whole))
+        header, *lines = whole.decode("utf-8", "replace").splitlines() or [""]
+        if not header:
+            self._write(ResultsHeader(job=job, micro_batches=len(targets)).model_dump_json())
+            return []
+        self._require_same(header, job)
+        finished = [self._losses(line, at, targets) for at, line in enumerate(lines)]
+        self._count = len(finished)
+        return finished
+
+    def _require_same(self, header: str, job: dict[str, str]) -> None:
+        try:
+            before = ResultsHeader.model_validate_json(header).job
+        except ValueError as error:
+            raise ResumeError(f"{visible(str(self._path))} holds no results of a run") from error
+        for key in sorted(before.keys() | job.keys()):
+            if before.get(key) != job.get(key):
+                values = "" if len(job.get(key, "")) == 64 else f": {before.get(key)} there"
+                values += f", {job.get(key)} here" if values else ""
+                raise ResumeError(
+                    f"{visible(str(self._path))} holds results of another run, whose {key} "
+                    f"differs{values}"
+                )
+
+    def _losses(self, line: str, number: int, targets: Sequence[int]) -> torch.Tensor:
+        try:
+            found = MicroBatchLosses.model_validate(json.loads(line))
+            content = base64.b64decode(found.losses, validate=True)
+            good = found.crc32 == _checksum(number, found.losses) and found.micro_batch == number
+            good = good and number < len(targets) and len(content) == 4 * targets[number]
+        except ValueError:
+            good = False
+        if not good:
+            raise ResumeError(
+                f"{visible(str(self._path))} is damaged in line {number + 2}: it is not the result "
+                f"of micro-batch {number}"
+            )
+        return torch.frombuffer(bytearray(content), dtype=torch.float32)
+
+
+def _checksum(micro_batch: int, losses: str) -> int:
+    return zlib.crc32(f"{micro_batch} {losses}".encode())

@@ -1,0 +1,110 @@
+"""Files of texts: what their names say of them, what directories hold, and compression."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from runtime.language.text.errors import TextError
+
+Kind = Literal["plain", "json", "parquet"]
+
+_KINDS: dict[str, Kind] = {
+    ".txt": "plain",
+    ".text": "plain",
+    ".md": "plain",
+    ".rst": "plain",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".parquet": "parquet",
+}
+_COMPRESSED = (".gz", ".zst")
+
+
+def suffixes(path: Path) -> list[str]:
+    """The suffixes of a file, in lower case, the last one first; none where there is no name."""
+    return [suffix.lower() for suffix in reversed(path.suffixes)]
+
+
+def kind_of(path: Path) -> Kind:
+    """What a file holds, by its suffix before that of a compression."""
+    return _KINDS.get(_inner(path), "plain")
+
+
+def _inner(path: Path) -> str:
+    found = [suffix for suffix in suffixes(path)[:2] if suffix not in _COMPRESSED]
+    return found[0] if found else ""
+
+
+def contents(path: Path, name: str) -> list[Path]:
+    """The path itself, or of a directory all files of texts below it, in order.
+
+    Raises:
+        TextError: a directory has none.
+    """
+    if not path.is_dir():
+        return [path]
+    files = sorted(
+        file
+        for file in path.rglob("*")
+        if _inner(file) in _KINDS
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
+    if not files:
+        raise TextError(
+            f"directory {name} holds no text: needed files that end in "
+            f"{', '.join(_KINDS)}, compressed (.gz, .zst) or not"
+        )
+    return files
+
+
+def decompressed(path: Path, content: bytes, what: str) -> bytes:
+    """The content of a file, without the compression that its name tells of.
+
+    Raises:
+        TextError: it is damaged, or what decompresses it is not installed.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in _COMPRESSED:
+        return content
+    if suffix == ".zst":
+        return _zstd(content, what)
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise TextError(f"{what} is not a whole gzip file: {error}") from error
+
+
+def _zstd(content: bytes, what: str) -> bytes:
+    zstandard = needed("zstandard", what)
+    parts: list[bytes] = []
+    while content:  # a file may have several frames, and none need say how long it is
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        try:
+            parts.append(frame.decompress(content))
+        except zstandard.ZstdError as error:
+            raise TextError(f"{what} is not a whole zstd file: {error}") from error
+        if not frame.eof:
+            raise TextError(f"{what} is not a whole zstd file: its last frame is cut off")
+        content = frame.unused_data
+    return b"".join(parts)
+
+
+def needed(module: str, what: str) -> Any:
+    """Import a module that only some files need.
+
+    Raises:
+        TextError: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise TextError(
+            f"{what} can only be read with {package}, which is not installed: "
+            f"pip install {package} brings it"
+        ) from error

@@ -1,0 +1,79 @@
+"""Records of a corpus: one a line of JSON, or one a row of parquet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from runtime.language.text.errors import TextError
+from runtime.language.text.files import needed
+
+Messages: TypeAlias = list[dict[str, Any]]
+"""A conversation, as chat templates take it: `{"role": ..., "content": ...}` each."""
+
+
+def json_records(text: str, name: str, field: str) -> Iterator[tuple[int, str | Messages]]:
+    """The text of every line that is not blank, with the number of the line.
+
+    Raises:
+        TextError: a line is no JSON object, or its text is missing or none.
+    """
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{name}, line {number}"
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise TextError(f"{where} is not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise TextError(f"{where} is no JSON object: needed one with the key {field!r}")
+        if field not in record:
+            raise TextError(
+                f"{where} has no key {field!r}: it has {', '.join(map(repr, record)) or 'none'} "
+                "(--field names another)"
+            )
+        yield number, _content(record[field], where, field)
+
+
+def parquet_records(path: Path, name: str, field: str) -> Iterator[tuple[int, str | Messages]]:
+    """The text of every row, with its number from 1 on.
+
+    Raises:
+        TextError: the file cannot be read, or has no such column, or pyarrow is not installed.
+    """
+    parquet = needed("pyarrow.parquet", f"text file {name}")
+    try:
+        file = parquet.ParquetFile(path)
+        columns = file.schema_arrow.names
+        if field not in columns:
+            raise TextError(
+                f"{name} has no column {field!r}: it has {', '.join(map(repr, columns))} "
+                "(--field names another)"
+            )
+        rows = [
+            value for batch in file.iter_batches(columns=[field]) for value in batch[0].to_pylist()
+        ]
+    except TextError:
+        raise
+    except Exception as error:  # of pyarrow's own hierarchy, and the system's
+        raise TextError(f"{name} is not a parquet file that can be read: {error}") from error
+    for number, value in enumerate(rows, 1):
+        yield number, _content(value, f"{name}, row {number}", field)
+
+
+def _content(value: Any, where: str, field: str) -> str | Messages:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and all(map(_is_message, value)):
+        return [*value]
+    raise TextError(
+        f"{where}: {field} is {type(value).__name__}, needed a string, or a list of messages "
+        "with role and content"
+    )
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and "role" in value

@@ -1,0 +1,119 @@
+"""Results that a run goes on from: whole or not there, and of the same job."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from runtime.language.perplexity.resume import FILE, ResultLog, ResumeError
+
+JOB = {"dtype": "float32", "text": "a" * 64}
+TARGETS = [3, 2, 4]
+
+
+def losses(number: int) -> torch.Tensor:
+    return torch.arange(TARGETS[number]) + number + 0.1
+
+
+def written(directory: Path, count: int = 3) -> bytes:
+    log = ResultLog(directory, JOB, TARGETS)
+    for number in range(len(log.finished), count):
+        log.append(losses(number))
+    log.close()
+    return (directory / FILE).read_bytes()
+
+
+def test_what_was_written_is_there_again_bit_for_bit(tmp_path):
+    written(tmp_path / "new" / "results", 2)
+    log = ResultLog(tmp_path / "new" / "results", JOB, TARGETS)
+    assert [found.tolist() for found in log.finished] == [losses(n).tolist() for n in (0, 1)]
+
+
+def test_a_file_that_ends_anywhere_is_gone_on_with_and_ends_as_if_it_never_had(tmp_path):
+    whole = written(tmp_path / "whole")
+    lines = [at for at, byte in enumerate(whole) if byte == ord("\n")]
+    for cut in range(len(whole)):
+        directory = tmp_path / "cut"
+        directory.mkdir(exist_ok=True)
+        (directory / FILE).write_bytes(whole[:cut])
+        log = ResultLog(directory, JOB, TARGETS)
+        assert len(log.finished) == max(0, sum(at < cut for at in lines) - 1)
+        log.close()
+        assert written(directory) == whole
+
+
+def test_a_changed_byte_in_any_result_is_noticed(tmp_path):
+    whole = written(tmp_path)
+    first = whole.index(b"\n") + 1
+    for at in range(first, len(whole) - 1, 3):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1
+        (tmp_path / FILE).write_bytes(damaged)
+        with pytest.raises(ResumeError, match="is damaged in line"):
+            ResultLog(tmp_path, JOB, TARGETS)
+
+
+def test_results_of_another_job_are_refused_and_what_differs_is_named(tmp_path):
+    written(tmp_path)
+    for changes, said in (
+        ({"dtype": "float16"}, "whose dtype differs: float32 there, float16 here"),
+        ({"text": "b" * 64}, "whose text differs$"),
+    ):
+        with pytest.raises(ResumeError, match=said):
+            ResultLog(tmp_path, JOB | changes, TARGETS)
+    (tmp_path / FILE).write_text("something\n")
+    with pytest.raises(ResumeError, match="holds no results of a run"):
+        ResultLog(tmp_path, JOB, TARGETS)
+
+
+def test_two_runs_cannot_write_to_one_directory(tmp_path):
+    log = ResultLog(tmp_path, JOB, TARGETS)
+    with pytest.raises(ResumeError, match="is in use by another run"):
+        ResultLog(tmp_path, JOB, TARGETS)
+    log.close()
+    ResultLog(tmp_path, JOB, TARGETS).close()
+
+
+def test_results_end_before_a_loss_that_is_none(tmp_path):
+    log = ResultLog(tmp_path, JOB, TARGETS)
+    for number in range(3):
+        log.append(losses(number) * (float("nan") if number == 1 else 1))
+    log.close()
+    assert len(ResultLog(tmp_path, JOB, TARGETS).finished) == 1
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResumeError, match="results cannot be written to"):
+        ResultLog(tmp_path / "file", JOB, TARGETS)
+
+
+WRITER = """
+import sys, torch
+from pathlib import Path
+from runtime.language.perplexity.resume import ResultLog
+log = ResultLog(Path(sys.argv[1]), {}, [500] * 100_000)
+for number in range(len(log.finished), 100_000):
+    log.append(torch.full((500,), float(number)))
+    print(number, flush=True)
+"""
+
+
+def test_a_writer_that_is_killed_loses_nothing_that_it_has_told_of(tmp_path):
+    told = -1
+    for _ in range(2):
+        words = [sys.executable, "-c", WRITER, str(tmp_path)]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as writer:
+            first = int(writer.stdout.readline())
+            assert first in (told + 1, told + 2)  # written, and killed before it was told
+            for _ in range(50):
+                told = int(writer.stdout.readline())
+            os.kill(writer.pid, signal.SIGKILL)
+            told = max([told, *map(int, filter(str.strip, writer.stdout))])
+    log = ResultLog(tmp_path, {}, [500] * 100_000)
+    assert len(log.finished) in (told + 1, told + 2)
+    assert all(float(found[0]) == number for number, found in enumerate(log.finished))
