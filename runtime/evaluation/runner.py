@@ -219,6 +219,7 @@ class Runner:
                 weights=weights,
                 before=evaluation.micro_batches,
             ),
+            self._setup.division,
         )
 
     def _can_go_on(self, evaluation: Evaluation) -> bool:

@@ -61,13 +61,14 @@ class Division:
         return self.placement[self.stage_of(layer)]
 
     @property
-    def _one_stage_a_rank(self) -> bool:
-        return self.placement == tuple(range(self.stages))
+    def unit(self) -> str:
+        """What messages count: stages, where every rank holds one, or ranks."""
+        return "stage" if self.placement == tuple(range(self.stages)) else "rank"
 
     def name(self, rank: int) -> str:
         """What a rank is called in messages: its stage, where every rank holds one."""
-        return f"{'stage' if self._one_stage_a_rank else 'rank'} {rank}"
+        return f"{self.unit} {rank}"
 
     def __repr__(self) -> str:
-        on = "" if self._one_stage_a_rank else f" on the ranks {self.placement}"
+        on = "" if self.unit == "stage" else f" on the ranks {self.placement}"
         return f"{self.boundaries}{on}"
