@@ -4,6 +4,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -177,6 +178,12 @@ class Runner:
         )
 
     @property
+    def _receiving_stages(self) -> int:
+        """The stages of this rank whose inputs come from other ranks."""
+        here = self._transport.stage_id
+        return sum(before != here == after for before, after in pairwise(self._placement))
+
+    @property
     def _compares_data(self) -> bool:
         return self._setup.check_data and self._transport.stages > 1
 
@@ -262,6 +269,7 @@ class Runner:
             if limit is None
             else self._plans.interpreter(limit, outcome, overlap=overlap)
         )
+        self._buffers.expect(self._receiving_stages, interpreter.program.num_buffers)
         recorder, results = setup.recorder, evaluation.results
         stream = Stream(
             self._route,

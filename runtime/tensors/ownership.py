@@ -190,6 +190,12 @@ class MemoryPool:
         self._memory: dict[int, torch.Tensor] = {}
         """By address, the one that was used longest ago first."""
 
+    def keep(self, pieces: int) -> None:
+        """From here on, keep so many pieces at most."""
+        self._kept = pieces
+        while len(self._memory) > pieces:
+            self._release(self._memory.pop(next(iter(self._memory))))
+
     def ours(self, address: int) -> int:
         """How many references the pool itself has to a storage."""
         return int(address in self._memory)

@@ -2,11 +2,11 @@
 
 import random
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from hypothesis import strategies as st
 
-from schemas import PipelinePlan, Step
+from schemas import GroupEnd, GroupStart, PipelinePlan, Step, StepInstruction
 
 
 @dataclass(frozen=True)
@@ -82,4 +82,24 @@ def edited(plan: PipelinePlan, seed: int) -> PipelinePlan:
         cuts = sorted({0, len(flat), *(chosen.randrange(len(flat) + 1) for _ in range(4))})
         steps: tuple[Step, ...] = tuple(tuple(flat[a:b]) for a, b in pairwise(cuts))
         programs.append(program.model_copy(update={"steps": steps}))
+    return plan.model_copy(update={"programs": tuple(programs)})
+
+
+def grouped(plan: PipelinePlan, seed: int) -> PipelinePlan:
+    """The plan with neighbouring posts in groups, of any size."""
+    chosen = random.Random(seed)
+    programs = []
+    for program in plan.programs:
+        steps: list[Step] = []
+        for step in program.steps:
+            found: list[StepInstruction] = []
+            for posts, members in groupby(step, lambda i: i.op.startswith("Post")):
+                run = list(members)
+                while posts and len(run) > 1 and chosen.random() < 0.8:
+                    size = chosen.randint(2, len(run))
+                    found += [GroupStart(), *run[:size], GroupEnd()]
+                    run = run[size:]
+                found += run
+            steps.append(tuple(found))
+        programs.append(program.model_copy(update={"steps": tuple(steps)}))
     return plan.model_copy(update={"programs": tuple(programs)})
