@@ -94,10 +94,10 @@ class Evaluator(Closable):
                 several in nested tuples, lists and dicts.
             metrics: By name. Functions `(output, label) -> value` are reduced like the loss.
                 Objects with `update`, `compute` and `reset` (as of torchmetrics) keep a state.
-            stages: S; default: as many as the schedule needs for the number of processes, divided
-                by `replicas`. Where a launcher
-                started several processes and `init_process_group` was not called, 1 means that
-                each of them evaluates the whole model by itself.
+            stages: S; default: two on each rank if the schedule allows it, else one, for as many
+                ranks as there are processes, divided by `replicas`. Where a launcher started
+                several processes and `init_process_group` was not called, 1 means that each of
+                them evaluates the whole model by itself.
             schedule: Which stage forwards which micro-batch when, and on which process each stage
                 is: the name of one that ships, or a value of one's own (`schedcc.Schedule`).
             plan: A plan to be run as it is, once it has passed all checks, in place of plans that
@@ -152,8 +152,6 @@ class Evaluator(Closable):
             raise ValueError(f"channels is {channels!r}, but the transport has channels already")
         entries = require_layers(layers)
         ranks = stages if schedule == "inference" and plan is None else None
-        if plan is not None:
-            ranks = plan.ranks
         self._transport = transport or default_transport(ranks, replicas, mesh, channels)
         require_grid(self._transport, ranks, replicas)
         plans = plan_source(schedule, plan, stages, self._transport.stages)

@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from runtime.cli.output import others_on_stderr
-from runtime.distributed.launch_environment import LaunchError, processes_of_launcher
+from runtime.distributed.launch_environment import (
+    LaunchError,
+    launched_process,
+    processes_of_launcher,
+)
 from runtime.language.extras import require_installed
 from schedcc.io.plain_text import visible
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runtime.cli.exits import Exit
     from runtime.language.perplexity.job import Job
 
@@ -32,7 +38,26 @@ def evaluate(
             "texts count. Default: Python's language reference."
         ),
     ] = None,
-    stages: Annotated[int, typer.Option("--stages", "-S", help="S, the number of stages.")] = 2,
+    stages: Annotated[
+        int | None,
+        typer.Option(
+            "--stages",
+            "-S",
+            help="S, the number of stages; default: 2, or with R two on each rank if possible.",
+        ),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(help="inference, interleaved or v_shape; default: inference."),
+    ] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option("--ranks", "-R", help="R, the number of processes; default: one a stage."),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="Plan to be run as it is: JSON, or a CSV file of torch's."),
+    ] = None,
     micro_batch_size: Annotated[int, typer.Option(help="Windows in a micro-batch.")] = 1,
     sequence_length: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
     max_windows: Annotated[
@@ -107,34 +132,41 @@ def evaluate(
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is no page of C++ frames
     require_installed()
+    started = time.time()
     # Here, not above: torch takes seconds to import, which --help need not.
     with others_on_stderr():
         from runtime.language.perplexity.job import Job
+        from runtime.language.perplexity.order import order_of
 
-    job = Job(
-        model=model,
-        texts=tuple(text or ()),
-        stages=stages,
-        micro_batch_size=micro_batch_size,
-        sequence_length=sequence_length,
-        max_windows=max_windows,
-        documents=documents,
-        separator_id=separator_id,
-        dtype=dtype,
-        overlap=overlap,
-        channels=channels,
-        threads=max(1, (os.cpu_count() or 1) // max(1, stages)) if threads is None else threads,
-        verify=verify,
-        timeout=timeout,
-        check_finite=check_finite,
-        progress=sys.stderr.isatty(),
-        record=record,
-        started=time.time(),
-    )
+    def job() -> Job:
+        found = launched_process()
+        order = order_of(schedule, plan, stages, ranks, found.processes if found else 0)
+        cores = os.cpu_count() or 1
+        return Job(
+            model=model,
+            texts=tuple(text or ()),
+            order=order,
+            micro_batch_size=micro_batch_size,
+            sequence_length=sequence_length,
+            max_windows=max_windows,
+            documents=documents,
+            separator_id=separator_id,
+            dtype=dtype,
+            overlap=overlap,
+            channels=channels,
+            threads=max(1, cores // order.ranks) if threads is None else threads,
+            verify=verify,
+            timeout=timeout,
+            check_finite=check_finite,
+            progress=sys.stderr.isatty(),
+            record=record,
+            started=started,
+        )
+
     raise typer.Exit(_run(job, as_json=as_json))
 
 
-def _run(job: "Job", *, as_json: bool) -> int:
+def _run(make: "Callable[[], Job]", *, as_json: bool) -> int:
     from runtime.cli.exits import exit_for
     from runtime.distributed.process_group import launched, require_environment
     from runtime.distributed.processes import Terminated, launch
@@ -147,8 +179,9 @@ def _run(job: "Job", *, as_json: bool) -> int:
     running = False
     try:
         with others_on_stderr():
+            job = make()
             if launched():
-                require_environment(job.stages)
+                require_environment(job.order.ranks, job.order.stages)
             job.check()
             if launched():
                 running = True
@@ -160,7 +193,7 @@ def _run(job: "Job", *, as_json: bool) -> int:
                     require_new(job.record)
                 running = True
                 evaluation = launch(
-                    job.stages, run_rank, job, first=replace(job, read=read_texts(job.texts))
+                    job.order.ranks, run_rank, job, first=replace(job, read=read_texts(job.texts))
                 )
     except (Exception, KeyboardInterrupt, Terminated) as error:
         _end(exit_for(error, running=running))

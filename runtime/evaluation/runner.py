@@ -22,6 +22,7 @@ from runtime.execution.buffers import BufferPool
 from runtime.execution.forward import LastStageForward, StageForward
 from runtime.execution.interpreter import Forward, Work
 from runtime.execution.transfers import Transfers
+from runtime.failure.errors import AgreementError
 from runtime.failure.guard import Guard, GuardedRun
 from runtime.modules.modes import evaluating
 from runtime.outputs.logits import Logits
@@ -91,6 +92,8 @@ class Runner:
             self._begin(run)
             evaluation = self._evaluation(data, options, outcome, asked)
             shaken = self._handshake(evaluation, run, setup.weights.token)
+            if asked is not None and (misfit := setup.plans.misfit(asked)) is not None:
+                raise AgreementError(misfit)  # all ranks ask for the same, and raise it
             run.phase("the comparison of weights")
             setup.weights.settle(shaken.weights)
             entered.enter_context(

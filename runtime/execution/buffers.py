@@ -9,7 +9,6 @@ from runtime.tensors.activation import Signature
 from runtime.tensors.ownership import MemoryPool, Slabs
 from schemas import Place
 
-
 KEPT = 4
 """Pieces of memory for received activations that are kept, at least."""
 

@@ -46,10 +46,8 @@ def over_ranks(
     return boundaries
 
 
-def _score(
-    prefix: Sequence[float], boundaries: tuple[int, ...], placement: Sequence[int]
-) -> Score:
-    """The dearest rank, the dearest stage, and how unequal ranks are, so that others even out too."""
+def _score(prefix: Sequence[float], boundaries: tuple[int, ...], placement: Sequence[int]) -> Score:
+    """The dearest rank, the dearest stage, and how unequal all ranks are."""
     ranks = [0.0] * (max(placement) + 1)
     dearest = 0.0
     for rank, (start, stop) in zip(placement, pairwise(boundaries), strict=True):

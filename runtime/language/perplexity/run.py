@@ -21,6 +21,7 @@ from runtime.language.models import (
     load_tokenizer,
 )
 from runtime.language.perplexity.job import Job, count_tokens, next_token_loss
+from runtime.language.perplexity.order import DEFAULT_SCHEDULE
 from runtime.language.perplexity.progress import MicroBatchProgress
 from runtime.language.perplexity.reference import LogitsDigests
 from runtime.language.perplexity.summary import (
@@ -31,6 +32,7 @@ from runtime.language.perplexity.summary import (
 )
 from runtime.language.text import Documents, Text, Windows, read_texts, tokenize_documents
 from runtime.language.text.sharing import share
+from runtime.modules.division import Division
 from runtime.modules.partition import balanced
 from runtime.transport import TorchTransport
 from schemas import LanguageModelEvaluation
@@ -50,13 +52,15 @@ def run_rank(job: Job) -> LanguageModelEvaluation | None:
 
 def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageModelEvaluation | None:
     transport = TorchTransport(device=device, channels=job.channels)
-    guard = Guard(transport, timeout=job.timeout)
+    order, here = job.order, transport.stage_id
+    titles = Division.of(range(order.stages + 1), order.placement).titles
+    guard = Guard(transport, timeout=job.timeout).named("", titles)
     with guard.run("pipeval") as run:
         run.phase("the reading of the text", waits_for="", patient=True)
-        documents = _documents(job, files) if transport.stage_id == 0 else None
-        is_last = transport.stage_id == transport.stages - 1
-        run.phase("the distribution of the text", waits_for="stage 0", patient=True)
-        documents = share(documents, transport, wanted=is_last)
+        documents = _documents(job, files) if here == 0 else None
+        is_last, reads = here == order.last_rank, here in (order.first_rank, order.last_rank)
+        run.phase("the distribution of the text", waits_for=titles[0], patient=True)
+        documents = share(documents, transport, wanted=reads)
         windows = None
         if documents is not None:
             windows = Windows(documents, job.sequence_length, job.micro_batch_size, job.max_windows)
@@ -74,16 +78,17 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
         transport.gather_objects(None)  # nobody measures the others' loading
         began, setup = time.perf_counter(), time.time() - job.started
         with bar:
-            result = evaluator.evaluate(windows, on_logits=digests if job.verify else None)
+            data = windows if reads else None
+            result = evaluator.evaluate(data, on_logits=digests if job.verify else None)
         seconds = time.perf_counter() - began
 
         run.phase("the reports")
         summary = stage_summary(evaluator, device, timer, seconds)
         reports = transport.gather_objects((summary, digests))
     require_finite_loss(result)
-    if not evaluator.is_first:
+    if here != 0:
         return None
-    assert windows is not None
+    assert windows is not None  # whatever rank 0 holds, it has read the text
     verification = None
     if job.verify:
         verification = verification_of(
@@ -91,7 +96,7 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
             getattr(torch, job.dtype),
             windows,
             loss=result.loss,
-            digests=reports[-1][1].digests,
+            digests=reports[order.last_rank][1].digests,
         )
     return evaluation_of(
         job,
@@ -100,6 +105,7 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
         tuple(summary for summary, _ in reports),
         verification,
         backend=dist.get_backend(),
+        channels=transport.channels,
         seconds=seconds,
         setup_seconds=setup,
     )
@@ -112,13 +118,15 @@ def _evaluator(
     listeners: list[Listener],
     guard: Guard,
 ) -> Evaluator:
-    """Load this stage's layers, and nothing of the others."""
-    model = lazy_causal_lm(files, getattr(torch, job.dtype))
+    """Load this rank's layers, and nothing of the others."""
+    model, order = lazy_causal_lm(files, getattr(torch, job.dtype)), job.order
     return Evaluator(
         model.specs(transport.device),
         loss_fn=next_token_loss,
-        stages=job.stages,
-        partition=balanced(layer_costs(model.layers, job.sequence_length - 1), job.stages),
+        stages=order.stages,
+        schedule=order.schedule if order.plan is None else DEFAULT_SCHEDULE,
+        plan=order.plan,
+        partition=balanced(layer_costs(model.layers, job.sequence_length - 1), order.placement),
         overlap=job.overlap,
         weight_fn=count_tokens,
         transport=transport,

@@ -62,6 +62,11 @@ class ChannelGroups:
         self._pipeline, self._shared = pipeline, channels != "per-edge"
         self._routes: dict[PeerChannel, Route] = {}
 
+    @property
+    def kind(self) -> Channels:
+        """What activations travel through."""
+        return "memory" if self.uses_memory else "shared" if self._shared else "per-edge"
+
     def separate(self) -> None:
         """Give each channel that is opened from here on a queue of its own.
 

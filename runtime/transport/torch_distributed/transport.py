@@ -103,6 +103,11 @@ class TorchTransport:
         """The number of this process among all."""
         return dist.get_rank()
 
+    @property
+    def channels(self) -> Channels:
+        """What activations travel through."""
+        return self._channels.kind
+
     def joins(self, direction: Direction, peer: int) -> bool:
         """Local channels do: process groups need the exact size at both ends."""
         return (direction, peer) in self._local.ends
