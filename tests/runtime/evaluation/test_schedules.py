@@ -226,16 +226,16 @@ def test_received_activations_use_a_fixed_number_of_pieces_of_memory(
         )[1],
     )
 
-    def call(ev: Evaluator) -> int:
-        for _ in range(4):
+    def call(ev: Evaluator) -> list[int]:
+        counts = [0]
+        for _ in range(5):
             ev.eval_batch(iter(batches([2] * 16)), num_micro_batches=16)
-        return taken.count(ev.rank)
+            counts.append(taken.count(ev.rank))
+        return [after - before for before, after in pairwise(counts)]
 
-    placement = schedcc.compile_epilogue(stages, schedule=schedule, ranks=ranks).placement
-    buffers = 16 if schedule == SHAPES[6][0] else 2
-    for rank, pieces in enumerate(over_ranks(ranks, call, schedule=schedule, stages=stages)):
-        receiving = sum(a != rank == b for a, b in pairwise(placement))
-        assert pieces <= max(KEPT, 2 * receiving * buffers)
+    for pieces in over_ranks(ranks, call, schedule=schedule, stages=stages):
+        assert pieces[0] > 0
+        assert sum(pieces[1:]) <= KEPT  # where a rank ran ahead further than before
 
 
 def test_one_queue_for_channels_that_lead_around_in_a_circle_is_refused():

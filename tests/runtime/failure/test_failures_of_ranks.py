@@ -11,6 +11,7 @@ from torch import nn
 import schedcc
 from runtime import AgreementError, DifferentDataError, Evaluator, NonFiniteError, RemoteError
 from runtime.failure.errors import StalledError
+from runtime.testing import InMemoryTransport, run_stages
 from tests.support.models_for_tests import batches, mlp, over_stages
 
 DATA = batches([2, 1, 3, 2, 2])
@@ -129,15 +130,15 @@ def test_an_unsound_plan_is_refused_with_its_findings_on_every_rank():
     last = second.model_copy(update={"steps": second.steps[:-1]})
     broken = plan.model_copy(update={"programs": (first, last)})
 
-    def call(_: Evaluator) -> None:
-        raise AssertionError("an evaluator was made")
-
-    def refusal(rank: int) -> str:
+    def rank(end: InMemoryTransport) -> str:
         with pytest.raises(schedcc.UnsoundPlanError) as caught:
-            over_stages(2, call, plan=broken, network={"queue": "channel"}, layers=lambda: mlp(8))
+            Evaluator(built[end.stage_id], plan=broken, transport=end)
         return str(caught.value)
 
-    assert "micro-batch 2" in refusal(0)
+    built = [mlp(8), mlp(8)]
+    told = run_stages(2, rank, queue="channel")
+    assert len(set(told)) == 1
+    assert "coverage: rank 1, stage 3: micro-batch 2 never forwarded" in told[0]
 
 
 @pytest.mark.parametrize(
