@@ -17,6 +17,7 @@ from runtime.evaluation.lifetime import Closable, Lifetime
 from runtime.evaluation.runner import Runner
 from runtime.evaluation.setup import Setup
 from runtime.execution.listeners import Listener
+from runtime.execution.transfers import in_circle
 from runtime.failure.guard import TIMEOUT, Guard
 from runtime.modules.building import build_with_ties, layers_of
 from runtime.modules.division import Division
@@ -91,10 +92,10 @@ class Evaluator(Closable):
                 several in nested tuples, lists and dicts.
             metrics: By name. Functions `(output, label) -> value` are reduced like the loss.
                 Objects with `update`, `compute` and `reset` (as of torchmetrics) keep a state.
-            stages: S; default: as many as the schedule needs for the number of processes, divided
-                by `replicas`. Where a launcher
-                started several processes and `init_process_group` was not called, 1 means that
-                each of them evaluates the whole model by itself.
+            stages: S; default: two on each rank if the schedule allows it, else one, for as many
+                ranks as there are processes, divided by `replicas`. Where a launcher started
+                several processes and `init_process_group` was not called, 1 means that each of
+                them evaluates the whole model by itself.
             schedule: Which stage forwards which micro-batch when, and on which process each stage
                 is: the name of one that ships, or a value of one's own (`schedcc.Schedule`).
             plan: A plan to be run as it is, once it has passed all checks, in place of plans that
@@ -140,33 +141,37 @@ class Evaluator(Closable):
             RemoteError: another stage could not build its layers, or profile them.
             MetricError: a metric cannot be combined over the replicas.
             ValueError: `overlap` is no choice, or `channels` are named beside a transport.
-            TransportError: NCCL was not initialised as it has to be.
+            ScheduleError: the schedule or the plan is for other numbers of stages and ranks.
+            UnsoundPlanError: the plan is not sound; the message lists its findings.
+            TransportError: NCCL was not initialised as it has to be, or channels share one queue
+                that lead around in a circle.
         """
         if transport is not None and channels is not None:
             raise ValueError(f"channels is {channels!r}, but the transport has channels already")
         entries = require_layers(layers)
         ranks = stages if schedule == "inference" and plan is None else None
-        if plan is not None:
-            ranks = plan.ranks
         self._transport = transport or default_transport(ranks, replicas, mesh, channels)
         require_grid(self._transport, ranks, replicas)
         plans = plan_source(schedule, plan, stages, self._transport.stages)
+        if in_circle(plans.placement):
+            self._transport.separate_channels()
         self.stages, self.rank = len(plans.placement), self._transport.stage_id
         self.replicas, self.replica = self._transport.replicas, self._transport.replica
         guarded = guard or Guard(self._transport, timeout=timeout)
         own = None if guard else guarded
         self._lifetime = Lifetime(self, self._transport, own, owns=transport is None)
-        self._guard = guarded.named(self._lifetime.name)
+        named = partial(guarded.named, self._lifetime.name)
         profile = partial(
             agreed_profile,
             layers,
             self._transport,
-            self._guard,
+            named(),
             sample_inputs,
             keyword_inputs=keyword_inputs,
         )
-        self.boundaries = divide(entries, self.stages, partition, profile)
+        self.boundaries = divide(entries, plans.placement, partition, profile)
         division = Division.of(self.boundaries, plans.placement)
+        self._guard = named(division.titles)
         self.stage_ids = division.stages_of(self.rank)
         """The stages on this rank."""
         ties = Ties(entries, division, self.rank)

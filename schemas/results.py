@@ -14,13 +14,18 @@ class Measured(Frozen):
 
 
 class StageSummary(Measured):
-    """One stage: what it held and where its time went."""
+    """One rank: the stages that it held, mostly one, and where its time went."""
 
     stage_id: int = Field(ge=0)
+    """The first stage of the rank."""
+    rank: int = Field(default=0, ge=0)
+    stages: tuple[int, ...] = ()
+    """All stages of the rank."""
     device: str
     first_layer: int = Field(ge=0)
-    """Global index of the stage's first layer."""
+    """Global index of the first layer of the first stage."""
     layers: Count
+    """Of all stages of the rank."""
     parameters: int = Field(ge=0)
     load_seconds: float
     """Time in `LoadMicroBatch`."""
@@ -78,7 +83,19 @@ class LanguageModelEvaluation(Measured):
     documents: Literal["whole", "texts", "lines", "packed"] = "whole"
     """What was a document, and what a target; `runtime.language.text.documents` has the table."""
     backend: str
+    channels: Literal["memory", "shared", "per-edge"] | None = None
+    """What activations travelled through."""
+    schedule: str = "inference"
+    variant: Literal["blocking", "overlapped"] | None = None
     stages: Count
+    ranks: Count | None = None
+    """Processes."""
+    placement: tuple[int, ...] = ()
+    """The rank of each stage."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Of the weights."""
+    version: str | None = None
+    """Of schedcc."""
     threads: Count
     """Threads of each process."""
     sequence_length: Count
@@ -119,14 +136,6 @@ class LanguageModelEvaluation(Measured):
     """Time to start the processes and to load text and model."""
     tokens_per_second: float
     """Of this run, without what an earlier one had done."""
-    dtype: str = ""
-    """Of the weights."""
-    overlap: bool = True
-    """Whether transfers crossed the forwards."""
-    channels: str = ""
-    """What activations travelled through."""
-    version: str = ""
-    """Of this package."""
     stage_summaries: tuple[StageSummary, ...]
     bottleneck_stage: Size = 0
     """The stage whose forwards took longest."""

@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from runtime.cli.output import others_on_stderr
-from runtime.distributed.launch_environment import LaunchError, processes_of_launcher
+from runtime.distributed.launch_environment import (
+    LaunchError,
+    launched_process,
+    processes_of_launcher,
+)
 from runtime.language.extras import require_installed
 from runtime.language.progress import Display, style_for
 from schedcc import __version__
 from schedcc.io.plain_text import visible
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runtime.cli.exits import Exit
     from runtime.language.perplexity.job import Job
 
@@ -52,7 +58,26 @@ def evaluate(
             "pipes hold JSONL."
         ),
     ] = None,
-    stages: Annotated[int, typer.Option("--stages", "-S", help="S, the number of stages.")] = 2,
+    stages: Annotated[
+        int | None,
+        typer.Option(
+            "--stages",
+            "-S",
+            help="S, the number of stages; default: 2, or with R two on each rank if possible.",
+        ),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(help="inference, interleaved or v_shape; default: inference."),
+    ] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option("--ranks", "-R", help="R, the number of processes; default: one a stage."),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="Plan to be run as it is: JSON, or a CSV file of torch's."),
+    ] = None,
     micro_batch_size: Annotated[int, typer.Option(help="Windows in a micro-batch.")] = 1,
     sequence_length: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
     max_windows: Annotated[
@@ -184,36 +209,42 @@ def evaluate(
     # Here, not above: torch takes seconds to import, which --help need not.
     with others_on_stderr():
         from runtime.language.perplexity.job import Job
+        from runtime.language.perplexity.order import order_of
 
-    job = Job(
-        model=model,
-        texts=tuple(text or ()),
-        stages=stages,
-        micro_batch_size=micro_batch_size,
-        sequence_length=sequence_length,
-        max_windows=max_windows,
-        documents=documents,
-        separator_id=separator_id,
-        dtype=dtype,
-        overlap=overlap,
-        channels=channels,
-        threads=max(1, (os.cpu_count() or 1) // max(1, stages)) if threads is None else threads,
-        verify=verify,
-        timeout=timeout,
-        check_finite=check_finite,
-        progress=style,
-        record=record,
-        started=started,
-        chat_template=chat_template,
-        bos=bos,
-        stride=stride,
-        record_field=field,
-        per_document=per_document,
-        per_token=per_token,
-        resume=resume,
-        partition=None if partition is None else _boundaries(partition),
-        command=tuple(sys.argv[1:]),
-    )
+    def job() -> Job:
+        found = launched_process()
+        order = order_of(schedule, plan, stages, ranks, found.processes if found else 0)
+        cores = os.cpu_count() or 1
+        return Job(
+            model=model,
+            texts=tuple(text or ()),
+            order=order,
+            micro_batch_size=micro_batch_size,
+            sequence_length=sequence_length,
+            max_windows=max_windows,
+            documents=documents,
+            separator_id=separator_id,
+            dtype=dtype,
+            overlap=overlap,
+            channels=channels,
+            threads=max(1, cores // order.ranks) if threads is None else threads,
+            verify=verify,
+            timeout=timeout,
+            check_finite=check_finite,
+            progress=style,
+            record=record,
+            started=started,
+            chat_template=chat_template,
+            bos=bos,
+            stride=stride,
+            record_field=field,
+            per_document=per_document,
+            per_token=per_token,
+            resume=resume,
+            partition=None if partition is None else _boundaries(partition),
+            command=tuple(sys.argv[1:]),
+        )
+
     raise typer.Exit(_run(job, display, as_json=as_json))
 
 
@@ -226,7 +257,7 @@ def _boundaries(text: str) -> tuple[int, ...]:
         ) from None
 
 
-def _run(job: "Job", display: Display, *, as_json: bool) -> int:
+def _run(make: "Callable[[], Job]", display: Display, *, as_json: bool) -> int:
     from runtime.cli.exits import exit_for
     from runtime.distributed.process_group import launched, require_environment
     from runtime.distributed.processes import Terminated, launch
@@ -239,8 +270,9 @@ def _run(job: "Job", display: Display, *, as_json: bool) -> int:
     running = False
     try:
         with others_on_stderr():
+            job = make()
             if launched():
-                require_environment(job.stages)
+                require_environment(job.order.ranks, job.order.stages)
             job.check()
             if launched():
                 display.clear()
@@ -258,7 +290,7 @@ def _run(job: "Job", display: Display, *, as_json: bool) -> int:
                 running = True
                 first_job = replace(job, read=texts)
                 del texts
-                evaluation = launch(job.stages, run_rank, job, first=first_job, forked=True)
+                evaluation = launch(job.order.ranks, run_rank, job, first=first_job, forked=True)
     except (Exception, KeyboardInterrupt, Terminated) as error:
         display.clear()
         _end(exit_for(error, running=running))

@@ -73,36 +73,42 @@ def fingerprint(value: Any, flat: Flat | None = None) -> str | None:
     return digest.hexdigest()
 
 
-def require_same_data(by_stage: Sequence[Sequence[Digests]], before: int = 0) -> None:
-    """Compare what the stages have fetched so far.
+def require_same_data(
+    by_reader: Sequence[Sequence[Digests]], before: int = 0, unit: str = "stage"
+) -> None:
+    """Compare what all ranks have fetched so far.
 
     Args:
-        by_stage: Digests by stage; an empty sequence says nothing.
+        by_reader: Digests by rank; an empty sequence says nothing.
         before: Micro-batches that came before these.
+        unit: What messages count: stages, where every rank holds one, or ranks.
 
     Raises:
-        DifferentDataError: two stages read different micro-batches; the first one is named.
+        DifferentDataError: two of them read different micro-batches; the first one is named.
     """
-    readers = {stage: digests for stage, digests in enumerate(by_stage) if digests}
+    readers = {reader: digests for reader, digests in enumerate(by_reader) if digests}
     for micro_batch, pairs in enumerate(zip(*readers.values(), strict=False), start=before):
-        error = difference(dict(zip(readers, pairs, strict=True)), micro_batch)
+        error = difference(dict(zip(readers, pairs, strict=True)), micro_batch, unit)
         if error is not None:
             raise error
 
 
-def difference(digests: Mapping[int, Digests], micro_batch: int) -> DifferentDataError | None:
-    """The error, if stages read different things as a micro-batch.
+def difference(
+    digests: Mapping[int, Digests], micro_batch: int, unit: str = "stage"
+) -> DifferentDataError | None:
+    """The error, if stages or ranks read different things as a micro-batch.
 
     Args:
-        digests: Digests by stage.
+        digests: Digests by reader.
         micro_batch: Its number.
+        unit: What messages count.
     """
     for half, what in enumerate(("inputs", "labels")):
-        known = [(stage, pair[half]) for stage, pair in digests.items() if pair[half] is not None]
-        for stage, digest in known[1:]:
+        known = [(reader, pair[half]) for reader, pair in digests.items() if pair[half] is not None]
+        for reader, digest in known[1:]:
             if digest != known[0][1]:
                 return DifferentDataError(
-                    f"stages {known[0][0]} and {stage} read different {what} as micro-batch "
+                    f"{unit}s {known[0][0]} and {reader} read different {what} as micro-batch "
                     f"{micro_batch}: do their loaders shuffle alike? (check_data=False "
                     "leaves this comparison out)"
                 )

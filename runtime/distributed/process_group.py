@@ -38,11 +38,12 @@ def launched() -> bool:
     return launched_process() is not None
 
 
-def require_environment(stages: int | None = None) -> None:
+def require_environment(ranks: int | None = None, stages: int | None = None) -> None:
     """Look at what the launcher has set, and set what torch looks for.
 
     Args:
-        stages: The number of processes that are wanted, if there is one.
+        ranks: The number of processes that are wanted, if there is one.
+        stages: The stages that they hold; default: one each.
 
     Raises:
         LaunchError: something is missing, no number, out of range, or not what is wanted.
@@ -50,10 +51,11 @@ def require_environment(stages: int | None = None) -> None:
     found = launched_process()
     if found is None:
         raise LaunchError("RANK is not set, needed a number (torchrun sets it)")
-    if stages not in (None, found.processes):
+    if ranks not in (None, found.processes):
+        each = "stage" if stages in (None, ranks) else "rank"
         raise LaunchError(
-            f"{stages} stages, but the launcher started {found.processes} processes "
-            f"({found.variable}), needed one for each stage"
+            f"{ranks} {each}s, but the launcher started {found.processes} processes "
+            f"({found.variable}), needed one for each {each}"
         )
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing and found.launcher != "torchrun":

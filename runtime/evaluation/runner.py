@@ -4,6 +4,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from runtime.execution.buffers import BufferPool
 from runtime.execution.forward import LastStageForward, StageForward
 from runtime.execution.interpreter import Forward, Work
 from runtime.execution.transfers import Transfers
+from runtime.failure.errors import AgreementError
 from runtime.failure.guard import Guard, GuardedRun
 from runtime.modules.modes import evaluating
 from runtime.outputs.logits import Logits
@@ -90,6 +92,8 @@ class Runner:
             self._begin(run)
             evaluation = self._evaluation(data, options, outcome, asked)
             shaken = self._handshake(evaluation, run, setup.weights.token)
+            if asked is not None and (misfit := setup.plans.misfit(asked)) is not None:
+                raise AgreementError(misfit)  # all ranks ask for the same, and raise it
             run.phase("the comparison of weights")
             setup.weights.settle(shaken.weights)
             entered.enter_context(
@@ -177,6 +181,12 @@ class Runner:
         )
 
     @property
+    def _receiving_stages(self) -> int:
+        """The stages of this rank whose inputs come from other ranks."""
+        here = self._transport.stage_id
+        return sum(before != here == after for before, after in pairwise(self._placement))
+
+    @property
     def _compares_data(self) -> bool:
         return self._setup.check_data and self._transport.stages > 1
 
@@ -219,6 +229,7 @@ class Runner:
                 weights=weights,
                 before=evaluation.micro_batches,
             ),
+            self._setup.division,
         )
 
     def _can_go_on(self, evaluation: Evaluation) -> bool:
@@ -261,6 +272,7 @@ class Runner:
             if limit is None
             else self._plans.interpreter(limit, outcome, overlap=overlap)
         )
+        self._buffers.expect(self._receiving_stages, interpreter.program.num_buffers)
         recorder, results = setup.recorder, evaluation.results
         stream = Stream(
             self._route,

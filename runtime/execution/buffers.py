@@ -9,6 +9,9 @@ from runtime.tensors.activation import Signature
 from runtime.tensors.ownership import MemoryPool, Slabs
 from schemas import Place
 
+KEPT = 4
+"""Pieces of memory for received activations that are kept, at least."""
+
 
 class Buffer:
     """One of the alternating buffers of a stage: what its places hold."""
@@ -47,7 +50,7 @@ class BufferPool:
             allocate: As of `MemoryPool`.
             release: As of `MemoryPool`.
         """
-        self.memory = MemoryPool(allocate, release)
+        self.memory = MemoryPool(allocate, release, kept=KEPT)
         self.small = Slabs()
         """For what is small, beside the activations."""
         self._buffers: dict[tuple[int, int], Buffer] = {}
@@ -62,6 +65,17 @@ class BufferPool:
         """Let go of all values; the memory for receives stays."""
         for buffer in self._buffers.values():
             buffer.clear(*Place)
+
+    def expect(self, stages: int, num_buffers: int) -> None:
+        """Keep as much memory as receives need: twice what is in the buffers of so many stages.
+
+        As much again may be on its way, or still be referred to by what layers return.
+
+        Args:
+            stages: Those of the rank that receive.
+            num_buffers: Of each of them.
+        """
+        self.memory.keep(max(KEPT, 2 * stages * num_buffers))
 
     def receive_memory(self, signature: Signature) -> list[torch.Tensor]:
         """Memory for an activation, one uint8 tensor for each of its blocks, aligned like it."""

@@ -11,7 +11,8 @@ that of as many sends later as a stage has buffers: a plan whose receive `m` is 
 buffer of `m - num_buffers`, so that one has been waited for, whatever this rank does. Such channels
 need a queue each (`channels="per-edge"` on NCCL).
 
-Windows of the stream are parts of transfers, see `runtime.data.stream`.
+Windows of the stream are parts of transfers, see `runtime.data.stream`. What is sent through a
+channel is in one order, header, activation, window, whatever groups transfers are posted in.
 """
 
 from collections import OrderedDict, deque
@@ -151,29 +152,12 @@ class Transfers:
         Raises:
             ActivationError: an activation cannot travel, or is not what the other end expects.
         """
-        if len(transfers) == 1 and transfers[0].direction is Direction.RECV:
-            self._put_off(transfers[0])
-            return
-        if len(transfers) > 1:
-            self._receive_headers()
-        prepared = [self._prepared(transfer) for transfer in transfers]
-        with_header = [p for p in prepared if p.first]
-        with self._group(with_header):
-            for p in with_header:
-                self._post_first(p)
-        for p in prepared:
-            for message in p.rest:
-                self._post(p, [message])
-        for p in prepared:
-            if p.signature is None:
-                self._read_header(p)
-            elif p.first:  # not before: the other end knows it no sooner
-                self._know(p, Header(p.signature, p.settles))
-        with self._group([p for p in prepared if not p.beside_header]):
-            for p in prepared:
-                self._move(p)
-        for p in prepared:
-            self._send_window(p)
+        with self._group(transfers):
+            for transfer in transfers:
+                if transfer.direction is Direction.RECV:
+                    self._put_off(transfer)
+                else:
+                    self._send(transfer)
 
     def finish(self, transfer: Transfer) -> Any:
         """Wait for a transfer; the activation, where it was received."""
@@ -207,6 +191,19 @@ class Transfers:
         """That of one of the latest activations that came for a stage, or were sent by it."""
         return self._latest[direction, stage, micro_batch]
 
+    def _send(self, transfer: Transfer) -> None:
+        """Send an activation, behind its header if it needs one, and a window behind it."""
+        prepared = self._prepared(transfer)
+        if prepared.first:
+            assert prepared.signature is not None
+            self._post_first(prepared)
+            for message in prepared.rest:
+                self._post(prepared, [message])
+            # Not before: the other end knows it no sooner.
+            self._know(prepared, Header(prepared.signature, prepared.settles))
+        self._move(prepared)
+        self._send_window(prepared)
+
     def _put_off(self, transfer: Transfer) -> None:
         """Begin to receive, as soon as the signatures of all that comes before are known."""
         rank = self._placement[transfer.peer]
@@ -238,12 +235,6 @@ class Transfers:
             for pending in sent.popleft().pending:
                 self._transport.wait(pending)
 
-    def _receive_headers(self) -> None:
-        """Receive headers until all transfers that were put off have begun."""
-        for waiting in self._put_off_from.values():
-            while waiting:
-                self._wait_first(waiting)
-
     def _wait_first(self, waiting: deque[_Prepared]) -> None:
         """Wait for the header of the first receive that is put off, and go on with the others."""
         self._read_header(waiting[0])
@@ -263,8 +254,6 @@ class Transfers:
     def _send_window(self, prepared: _Prepared) -> None:
         """Send the window that comes right behind an activation, if there is one."""
         transfer = prepared.transfer
-        if transfer.direction is Direction.RECV:
-            return
         window = self._stream.follows_send(transfer.stage, transfer.micro_batch)
         if window is not None:
             message = packed_in(
@@ -273,14 +262,10 @@ class Transfers:
             self._post(prepared, [message])
 
     def _prepared(self, transfer: Transfer) -> _Prepared:
+        """A transfer that sends."""
         direction, stage, micro_batch = transfer.key
         channel = (direction, self._placement[transfer.peer])
         expected = self._settled(transfer)
-        if direction is Direction.RECV:
-            prepared = _Prepared(transfer, channel, expected)
-            if expected is None:
-                self._expect_header(prepared)
-            return prepared
         signature, tensors = self._described(transfer)
         if expected is None:
             settles = self._signatures.settles(stage, micro_batch, signature, transfer.value)
@@ -368,7 +353,7 @@ class Transfers:
         prepared.transfer.pending.append(post(memory, rank, joined=joined))
 
     @contextmanager
-    def _group(self, members: Sequence[_Prepared]) -> Iterator[None]:
+    def _group(self, members: Sequence[Transfer]) -> Iterator[None]:
         if len(members) > 1:
             self._transport.start_group()
         yield

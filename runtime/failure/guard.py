@@ -14,9 +14,9 @@ run are thrown away, with whatever is under way in them, and the next run begins
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from runtime.device import Clock
@@ -93,12 +93,17 @@ class Guard:
             PeriodicThread("schedcc watchdog"),
         )
         self._shared = _Shared()
-        self._name = ""
+        self._name, self._titles = "", tuple[str, ...]()
 
-    def named(self, name: str) -> "Guard":
-        """This guard, for the work of the evaluator that all ranks call `name`."""
+    def named(self, name: str, titles: Sequence[str] = ()) -> "Guard":
+        """This guard, for the work of the evaluator that all ranks call `name`.
+
+        Args:
+            name: Empty: of none.
+            titles: What messages call each rank of a pipeline; default: `"stage 0"` and so on.
+        """
         guard = copy.copy(self)
-        guard._name = name
+        guard._name, guard._titles = name, tuple(titles)
         return guard
 
     @contextmanager
@@ -117,7 +122,7 @@ class Guard:
         shared = self._shared
         if shared.active is not None:
             yield shared.active
-        elif (ranks := self._transport.rendezvous) is None:
+        elif (ranks := self._ranks()) is None:
             yield GuardedRun(
                 InstructionPointer(lambda: None, Clock(self._transport.device)), generation=0
             )
@@ -133,6 +138,18 @@ class Guard:
         """End the threads; they would soon end by themselves."""
         for thread in (self._heartbeat_thread, self._watchdog_thread):
             thread.close(CLOSE_SECONDS)
+
+    def _ranks(self) -> RendezvousStore | None:
+        """All ranks, by the names that messages give them."""
+        ranks, replicas = self._transport.rendezvous, self._transport.replicas
+        if ranks is None or not self._titles:
+            return ranks
+        names = tuple(
+            title + (f" of replica {replica}" if replicas > 1 else "")
+            for replica in range(replicas)
+            for title in self._titles
+        )
+        return replace(ranks, names=names)
 
     @contextmanager
     def _together(self, ranks: RendezvousStore, task: str) -> Iterator[GuardedRun]:

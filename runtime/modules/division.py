@@ -61,13 +61,30 @@ class Division:
         return self.placement[self.stage_of(layer)]
 
     @property
-    def _one_stage_a_rank(self) -> bool:
-        return self.placement == tuple(range(self.stages))
+    def unit(self) -> str:
+        """What messages count: stages, where every rank holds one, or ranks."""
+        return "stage" if self.placement == tuple(range(self.stages)) else "rank"
 
     def name(self, rank: int) -> str:
         """What a rank is called in messages: its stage, where every rank holds one."""
-        return f"{'stage' if self._one_stage_a_rank else 'rank'} {rank}"
+        return f"{self.unit} {rank}"
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """The name of each rank, with the stages that it holds where these are several.
+
+        >>> Division.of((0, 2, 3, 5), placement=(0, 1, 0)).titles
+        ('rank 0 (stages 0 and 2)', 'rank 1 (stage 1)')
+        """
+        return tuple(self._title(rank) for rank in range(self.ranks))
+
+    def _title(self, rank: int) -> str:
+        if self.unit == "stage":
+            return self.name(rank)
+        *others, last = map(str, self.stages_of(rank))
+        held = f"stages {', '.join(others)} and {last}" if others else f"stage {last}"
+        return f"{self.name(rank)} ({held})"
 
     def __repr__(self) -> str:
-        on = "" if self._one_stage_a_rank else f" on the ranks {self.placement}"
+        on = "" if self.unit == "stage" else f" on the ranks {self.placement}"
         return f"{self.boundaries}{on}"

@@ -2,6 +2,10 @@
 
 A partition is written as its boundaries: stage `s` holds the layers from `boundaries[s]` up to but
 not including `boundaries[s + 1]`.
+
+Where ranks hold several stages, what counts is the sum of each rank: M micro-batches take at least
+M times the dearest rank. The dearest stage comes second: it counts while the pipeline fills and
+drains. See `runtime.modules.partition_over_ranks`.
 """
 
 import re
@@ -13,6 +17,7 @@ import torch
 from torch import nn
 
 from runtime.modules.layers import Layer, type_name
+from runtime.modules.partition_over_ranks import over_ranks
 
 TYPE = "type:"
 
@@ -25,9 +30,9 @@ Partition: TypeAlias = str | Sequence[int]
 """How to divide layers: by a rule, or at given boundaries.
 
 - `"uniform"`: into equal numbers of layers;
-- `"parameters"`: so that the largest number of parameters on a stage is smallest;
-- `"profile"`: so that the longest forward of a stage is shortest, as measured;
-- `"type:REGEX"`: so that the largest number of layers on a stage whose class name matches is
+- `"parameters"`: so that the largest number of parameters on a rank is smallest;
+- `"profile"`: so that the longest forward of a rank is shortest, as measured;
+- `"type:REGEX"`: so that the largest number of layers on a rank whose class name matches is
   smallest (as DeepSpeed has it: anywhere in the name, in lower or upper case);
 - `[0, 3, 5]`: layers 0-2 on stage 0 and 3-4 on stage 1.
 """
@@ -39,24 +44,35 @@ RULES = "'parameters', 'uniform', 'profile', 'type:REGEX' or boundaries"
 
 
 def divide(
-    layers: Sequence[Layer], stages: int, partition: Partition, profile: Profile | None = None
+    layers: Sequence[Layer],
+    placement: int | Sequence[int],
+    partition: Partition,
+    profile: Profile | None = None,
 ) -> tuple[int, ...]:
     """The boundaries that `partition` means for these layers.
+
+    Args:
+        layers: All layers.
+        placement: The rank of each stage; or S, where every stage has a rank of its own.
+        partition: The rule, or the boundaries.
+        profile: For the rule `"profile"`.
 
     Raises:
         PartitionError: the layers cannot be divided so.
     """
+    placement = range(placement) if isinstance(placement, int) else placement
+    stages = len(placement)
     if not isinstance(partition, str):
         return explicit(partition, len(layers), stages)
     _require_layers(len(layers), stages)
     if partition == "uniform":
-        return uniform(len(layers), stages)
+        return over_ranks([1.0] * len(layers), uniform(len(layers), stages), placement)
     if partition == "parameters":
-        return balanced(parameter_counts(layers), stages)
+        return balanced(parameter_counts(layers), placement)
     if partition == "profile" and profile is not None:
-        return balanced(profile(), stages)
+        return balanced(profile(), placement)
     if partition.startswith(TYPE):
-        return balanced(matches(layers, partition.removeprefix(TYPE)), stages)
+        return balanced(matches(layers, partition.removeprefix(TYPE)), placement)
     raise PartitionError(f"partition is {partition!r}, needed {RULES}")
 
 
@@ -72,27 +88,35 @@ def uniform(layers: int, stages: int) -> tuple[int, ...]:
     return (0, *accumulate(sizes))
 
 
-def balanced(costs: Sequence[float], stages: int) -> tuple[int, ...]:
-    """Boundaries that make the most expensive stage as cheap as possible.
-
-    The linear partition problem, solved exactly by dynamic programming over prefixes of the layers
-    (S. Skiena, The Algorithm Design Manual, "The Partition Problem"); every stage gets at least one
-    layer. Time O(layers^2 stages).
+def balanced(costs: Sequence[float], placement: int | Sequence[int]) -> tuple[int, ...]:
+    """Boundaries that make the dearest rank as cheap as possible; every stage gets a layer.
 
     Args:
         costs: Cost of each layer, in any unit.
-        stages: S.
+        placement: The rank of each stage; or S, where every stage has a rank of its own.
 
     Raises:
         PartitionError: there are fewer layers than stages.
 
     >>> balanced([1, 1, 1, 1, 4], 2)
     (0, 4, 5)
+    >>> balanced([1, 1, 1, 1, 1, 1, 4], [0, 1, 0, 1])  # the last stage is dear, so rank 1 has less
+    (0, 2, 3, 6, 7)
+    """
+    placement = range(placement) if isinstance(placement, int) else placement
+    return over_ranks(costs, _by_stage(costs, len(placement)), placement)
+
+
+def _by_stage(costs: Sequence[float], stages: int) -> tuple[int, ...]:
+    """Boundaries that make the dearest stage as cheap as possible.
+
+    The linear partition problem, solved exactly by dynamic programming over prefixes of the layers
+    (S. Skiena, The Algorithm Design Manual, "The Partition Problem"). Time O(layers^2 stages).
     """
     layers = len(costs)
     _require_layers(layers, stages)
     prefix = [0.0, *accumulate(costs)]
-    # best[n]: (cost of the most expensive stage, boundaries) for the first n layers
+    # best[n]: (cost of the dearest stage, boundaries) for the first n layers
     best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, (0,))}
     for stage in range(1, stages + 1):
         best = {

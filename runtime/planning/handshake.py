@@ -12,6 +12,7 @@ from runtime.data.fingerprint import Digests, require_same_data
 from runtime.data.stream import Window
 from runtime.distributed.agreement import require_same_by_name
 from runtime.failure.errors import AgreementError
+from runtime.modules.division import Division
 from runtime.transport.protocol import Transport
 from schedcc import Outcome
 
@@ -57,12 +58,13 @@ class Handshake:
     """What all stages say of their weights, by replica."""
 
 
-def handshake(transport: Transport, proposal: Proposal) -> Handshake:
+def handshake(transport: Transport, proposal: Proposal, division: Division) -> Handshake:
     """Compare the proposals of all stages of all replicas.
 
     Args:
         transport: Connection to them.
-        proposal: What this stage brings.
+        proposal: What this rank brings.
+        division: Says which rank holds the first stage, and what ranks are called.
 
     Raises:
         AgreementError: the stages ask for or have different things.
@@ -72,9 +74,9 @@ def handshake(transport: Transport, proposal: Proposal) -> Handshake:
     brief = [replace(p, window=None, digests=()) for p in pipeline]
     replicas: list[list[Proposal]] = transport.gather_from_replicas(brief)
     by_name = {
-        _name(stage_id, replica, len(replicas)): proposed
+        _name(division, rank, replica, len(replicas)): proposed
         for replica, proposals in enumerate(replicas)
-        for stage_id, proposed in enumerate(proposals)
+        for rank, proposed in enumerate(proposals)
     }
     require_same_by_name("wanted outcome", {name: p.outcome for name, p in by_name.items()})
     require_same_by_name("check_finite", {name: p.check_finite for name, p in by_name.items()})
@@ -85,13 +87,14 @@ def handshake(transport: Transport, proposal: Proposal) -> Handshake:
                 f"the data of {name} ended after {p.found} micro-batches, needed {p.asked}"
             )
     for replica, proposals in enumerate(replicas):
-        names = [_name(stage_id, replica, len(replicas)) for stage_id in range(len(proposals))]
+        names = [_name(division, rank, replica, len(replicas)) for rank in range(len(proposals))]
         _require_same_number(dict(zip(names, proposals, strict=True)))
-    require_same_data([p.digests for p in pipeline], proposal.before)
-    window = pipeline[0].window
+    require_same_data([p.digests for p in pipeline], proposal.before, division.unit)
+    first = division.placement[0]
+    window = pipeline[first].window
     assert window is not None
     endless = all(p.endless for p in by_name.values())
-    firsts = [proposals[0] for proposals in replicas]
+    firsts = [proposals[first] for proposals in replicas]
     return Handshake(
         window=window,
         final=endless or all(first.ended for first in firsts),
@@ -115,5 +118,5 @@ def _require_same_number(stages: Mapping[str, Proposal]) -> None:
             )
 
 
-def _name(stage_id: int, replica: int, replicas: int) -> str:
-    return f"stage {stage_id}" + (f" of replica {replica}" if replicas > 1 else "")
+def _name(division: Division, rank: int, replica: int, replicas: int) -> str:
+    return division.name(rank) + (f" of replica {replica}" if replicas > 1 else "")

@@ -29,12 +29,11 @@ class PlanSource(Protocol):
     def fetches_all(self) -> bool:
         """Whether all micro-batches of a run have to be fetched before it."""
 
-    def plan(self, micro_batches: int, outcome: schedcc.Outcome, *, overlap: bool) -> PipelinePlan:
-        """The plan of a run; it has passed all checks.
+    def misfit(self, micro_batches: int) -> str | None:
+        """Why there is no plan for one run of so many micro-batches, and what fits."""
 
-        Raises:
-            ScheduleError: there is none for so many micro-batches.
-        """
+    def plan(self, micro_batches: int, outcome: schedcc.Outcome, *, overlap: bool) -> PipelinePlan:
+        """The plan of a run; it has passed all checks."""
 
     @property
     def is_endless(self) -> bool:
@@ -60,6 +59,10 @@ class ScheduledPlans:
         self.placement = schedcc.compile_epilogue(
             stages, schedule=self._schedule, ranks=ranks
         ).placement
+
+    def misfit(self, micro_batches: int) -> str | None:  # noqa: ARG002
+        """There is one for any number."""
+        return None
 
     def plan(self, micro_batches: int, outcome: schedcc.Outcome, *, overlap: bool) -> PipelinePlan:
         """Compile a plan, see `PlanSource`."""
@@ -117,25 +120,25 @@ class GivenPlan:
             for placed in program.placed()
         )
 
+    def misfit(self, micro_batches: int) -> str | None:
+        """It does for as many micro-batches as it has, and for fewer."""
+        if micro_batches <= self.micro_batches:
+            return None
+        return (
+            f"num_micro_batches is {micro_batches}, but the plan is for {self.micro_batches}: "
+            f"needed at most {self.micro_batches}, or evaluate(loader), which runs it as often as "
+            "the data asks"
+        )
+
     def plan(
         self,
-        micro_batches: int,
+        micro_batches: int,  # noqa: ARG002 - it is cut where the data ends
         outcome: schedcc.Outcome,
         *,
         overlap: bool,  # noqa: ARG002 - the plan's own
     ) -> PipelinePlan:
-        """The plan with another epilogue; for fewer micro-batches it is cut.
-
-        Raises:
-            ScheduleError: it is for fewer micro-batches.
-        """
+        """The plan with another epilogue; what is left out of it leaves it sound."""
         own = self._plan
-        if micro_batches > own.micro_batches:
-            raise schedcc.ScheduleError(
-                f"num_micro_batches is {micro_batches}, but the plan is for {own.micro_batches}: "
-                f"needed at most {own.micro_batches}, or evaluate(loader), which runs it as often "
-                "as the data asks"
-            )
         after = epilogues(self.placement, outcome)
         programs = tuple(
             program.model_copy(update={"epilogue": after[program.rank]}) for program in own.programs
@@ -155,7 +158,7 @@ def plan_source(
     Args:
         schedule: Its schedule.
         plan: Its plan, in place of a schedule.
-        stages: S; default: the fewest that the schedule needs.
+        stages: S; default: see `default_stages`.
         ranks: R.
 
     Raises:
@@ -165,7 +168,7 @@ def plan_source(
     if plan is None:
         value = find_schedule(schedule)
         return ScheduledPlans(
-            value, fewest_stages(value, ranks) if stages is None else stages, ranks
+            value, default_stages(value, ranks) if stages is None else stages, ranks
         )
     if stages not in (None, plan.stages):
         raise schedcc.ScheduleError(f"stages is {stages}, but the plan is for {plan.stages}")
@@ -174,14 +177,15 @@ def plan_source(
     return GivenPlan(plan)
 
 
-def fewest_stages(schedule: Schedule, ranks: int) -> int:
-    """The smallest S, a multiple of R, for which a schedule exists.
+def default_stages(schedule: Schedule, ranks: int) -> int:
+    """Two stages on each rank, if the schedule allows it, else one, else the fewest that it needs.
 
     Raises:
-        ScheduleError: what it says to S = R, if there is none up to 8 R.
+        ScheduleError: what it says to two, if it allows no number up to eight.
     """
     refusal: schedcc.ScheduleError | None = None
-    for each in range(1, 9):
+    preferred: tuple[int, ...] = (2, 1, *range(3, 9))
+    for each in preferred:
         try:
             schedule.placement(each * ranks, ranks)
         except schedcc.ScheduleError as error:

@@ -203,6 +203,12 @@ class MemoryPool:
         self._memory: dict[int, torch.Tensor] = {}
         """By address, the one that was used longest ago first."""
 
+    def keep(self, pieces: int) -> None:
+        """From here on, keep so many pieces at most."""
+        self._kept = pieces
+        while len(self._memory) > pieces:
+            self._release(self._memory.pop(next(iter(self._memory))))
+
     def ours(self, address: int) -> int:
         """How many references the pool itself has to a storage."""
         return int(address in self._memory)
@@ -214,13 +220,16 @@ class MemoryPool:
 
     def take(self, nbytes: int) -> torch.Tensor:
         """Memory that nobody refers to, uint8 of `nbytes` or more."""
+        too_small: int | None = None
         for address, memory in reversed(list(self._memory.items())):
             if references(memory) > 1:
                 continue
-            del self._memory[address]
             if memory.numel() >= nbytes:
-                self._memory[address] = memory
+                self._memory[address] = self._memory.pop(address)
                 return memory
+            too_small = too_small or address
+        if too_small is not None:
+            memory = self._memory.pop(too_small)
             del memory  # let go before there is more
         if len(self._memory) >= self._kept:
             self._release(self._memory.pop(next(iter(self._memory))))

@@ -82,6 +82,10 @@ class InMemoryTransport:
         """Every channel does."""
         return True
 
+    def separate_channels(self) -> None:
+        """Where each has a queue of its own; see `Transport`."""
+        self._network.require_queues_of_channels()
+
     def post_send(
         self, payload: Sequence[torch.Tensor], peer: int, *, joined: bool = False
     ) -> Pending:

@@ -129,6 +129,18 @@ class Network:
         self._finished: set[int] = set()
         self._failure: BaseException | None = None
 
+    def require_queues_of_channels(self) -> None:
+        """Refuse to have channels wait for each other.
+
+        Raises:
+            TransportError: they do.
+        """
+        if not self._by_channel:
+            raise TransportError(
+                "queue is 'stage', but several stages on a rank lead the channels around in a "
+                "circle, in which one queue on each rank would wait for itself: needed 'channel'"
+            )
+
     def successor(self) -> "Network":
         """The network that takes the place of this one after a failure, the same for all."""
         with self._changed:

@@ -114,6 +114,13 @@ class Transport(Protocol):
     def gather_from_replicas(self, value: Any) -> list[Any]:
         """The `value` of this stage in every replica, by replica. For control, not for tensors."""
 
+    def separate_channels(self) -> None:
+        """Have no channel wait for another one, from the next `connect` on; on all ranks alike.
+
+        Raises:
+            TransportError: the channels share one queue, as they have been asked to.
+        """
+
     def connect(self, receives_from: Iterable[int], sends_to: Iterable[int]) -> None:
         """Warm up the channels to and from peers, once; all stages take part at the same time."""
 

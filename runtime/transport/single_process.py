@@ -27,6 +27,9 @@ class SingleProcessTransport:
         """There is no channel."""
         return False
 
+    def separate_channels(self) -> None:
+        """There is none."""
+
     def post_send(
         self,
         payload: Sequence[torch.Tensor],

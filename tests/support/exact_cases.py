@@ -68,7 +68,11 @@ def over_stages(case: ExactCase, layers: list[nn.Module], **options: Any) -> Fou
     )
     result = evaluator.evaluate(case.data() if evaluator.is_first or evaluator.is_last else None)
     assert result.losses is not None
-    own = enumerate(evaluator.module, start=evaluator.boundaries[evaluator.stage_id])
+    own = (
+        numbered
+        for stage, module in evaluator.modules.items()
+        for numbered in enumerate(module, start=evaluator.boundaries[stage])
+    )
     return Found(result.losses, result.metrics.get("state"), kept(case, own))
 
 

@@ -4,29 +4,37 @@ import contextlib
 import io
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.distributed.pipelining import PipelineStage
+from torch.distributed.pipelining import PipelineStage, schedules
 from torch.distributed.pipelining.schedules import _Action, _PipelineScheduleRuntime
 
 from runtime.distributed.process_group import process_group
 from runtime.modules.partition import divide
 from runtime.transport import TorchTransport
+from schedcc.io.exchange import read_torch_csv
 from tests.support.models_for_tests import batches, mlp
 
 TIMEOUT = timedelta(seconds=60)
+FORWARD_ACTIONS = ("F", "SEND_F", "RECV_F")
 
 
 def loaded(
-    file: Path, stages: int, micro_batches: int, form: str = "compute_comms"
+    file: Path,
+    stages: int,
+    micro_batches: int,
+    form: str = "compute_comms",
+    ranks: int | None = None,
 ) -> _PipelineScheduleRuntime:
     """The schedule that torch makes of a file, as rank 0 sees it; it cannot run."""
-    stage = SimpleNamespace(num_stages=stages, group_size=stages, group_rank=0)
-    schedule = _PipelineScheduleRuntime([stage], micro_batches)
+    ranks = ranks or stages
+    stage = SimpleNamespace(num_stages=stages, group_size=ranks, group_rank=0)
+    schedule = _PipelineScheduleRuntime([stage] * (stages // ranks), micro_batches)
     schedule._load_csv(str(file), format=form)
     return schedule
 
@@ -43,13 +51,11 @@ def simulates(schedule: _PipelineScheduleRuntime) -> bool:
 
 def forward_actions(schedule: _PipelineScheduleRuntime) -> dict[int, list[str]]:
     """What an evaluation executes of a schedule, by rank."""
-    kept = ("F", "SEND_F", "RECV_F")
-
     def flat(action: _Action) -> tuple[_Action, ...]:
         return action.sub_actions or (action,)
 
     return {
-        rank: [str(a) for action in row for a in flat(action) if a.computation_type.value in kept]
+        rank: [str(a) for action in row for a in flat(action) if a.computation_type.value in FORWARD_ACTIONS]
         for rank, row in schedule.pipeline_order_with_comms.items()
     }
 
@@ -74,27 +80,62 @@ def run_files(files: Files) -> list[Outcome]:
     torch.set_num_threads(1)
     with process_group(TIMEOUT) as device:
         transport = TorchTransport(device=device)
-        stage_id, stages = transport.stage_id, transport.stages
-        layers = mlp()
-        boundaries = divide(layers, stages, "uniform")
-        module = nn.Sequential(*layers[boundaries[stage_id] : boundaries[stage_id + 1]]).eval()
-        outcomes = [_run(file, files.sizes, module, stage_id, stages) for file in files.paths]
+        outcomes = [_run(Path(file), files.sizes, transport.stage_id) for file in files.paths]
         gathered = transport.gather_objects(outcomes)
-        return gathered[-1] if gathered else []
+        return [next(filter(None, found)) for found in zip(*gathered, strict=True)]
 
 
-def _run(
-    file: str, sizes: tuple[int, ...], module: nn.Module, stage_id: int, stages: int
-) -> Outcome | None:
-    data = batches(sizes)
+def _run(file: Path, sizes: tuple[int, ...], rank: int) -> Outcome | None:
+    """What this rank has of a file: the rank of the last stage has the outcome."""
+    placement = read_torch_csv(file).placement
+    layers, data, last = mlp(), batches(sizes), len(placement) - 1
+    boundaries = divide(layers, len(placement), "uniform")
     inputs, labels = (torch.cat([pair[k] for pair in data]) for k in (0, 1))
-    stage = PipelineStage(module, stage_id, stages, torch.device("cpu"))
-    schedule = _PipelineScheduleRuntime([stage], len(sizes), loss_fn=nn.functional.mse_loss)
-    schedule._load_csv(file, format="compute_comms")
+    stages = [
+        PipelineStage(
+            nn.Sequential(*layers[boundaries[s] : boundaries[s + 1]]).eval(),
+            s,
+            len(placement),
+            torch.device("cpu"),
+        )
+        for s, holder in enumerate(placement)
+        if holder == rank
+    ]
+    schedule = _PipelineScheduleRuntime(stages, len(sizes), loss_fn=nn.functional.mse_loss)
+    schedule._load_csv(str(file), format="compute_comms")
+    schedule.stage_index_to_group_rank = dict(enumerate(placement))
+    for stage in stages:  # torch asks no file for the placement
+        stage.stage_index_to_group_rank = dict(enumerate(placement))
+    if any(a == b for a, b in pairwise(placement)):
+        forget_backwards(schedule)
     losses: list[Any] = []
+    given = [inputs] if rank == placement[0] else []
     with torch.no_grad():
-        if stage_id == stages - 1:
-            logits = schedule.eval(target=labels, losses=losses)
-            return Outcome([float(loss) for loss in losses], logits)
-        schedule.eval(*([inputs] if stage_id == 0 else []))
-        return None
+        if rank != placement[last]:
+            schedule.eval(*given)
+            return None
+        logits = schedule.eval(*given, target=labels, losses=losses)
+    return Outcome([float(loss) for loss in losses], logits)
+
+
+def forget_backwards(schedule: _PipelineScheduleRuntime) -> None:
+    """Leave only what an evaluation executes.
+
+    For backwards between two stages of one rank, torch 2.13 asserts under `eval` that there are
+    gradients (`get_local_bwd_output`), though it passes over all others.
+    """
+    for rank, row in schedule.pipeline_order_with_comms.items():
+        kept = [action for action in row if action.computation_type.value in FORWARD_ACTIONS]
+        schedule.pipeline_order_with_comms[rank] = kept
+
+
+def of_torch(name: str, ranks: int, micro_batches: int) -> _PipelineScheduleRuntime:
+    """A schedule that torch ships with two stages on each rank, as rank 0 sees it."""
+    stages = [
+        SimpleNamespace(num_stages=2 * ranks, group_size=ranks, group_rank=0, submod=None)
+        for _ in range(2)
+    ]
+    schedule: _PipelineScheduleRuntime = getattr(schedules, f"Schedule{name}")(
+        stages, n_microbatches=micro_batches
+    )
+    return schedule

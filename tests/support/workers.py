@@ -90,8 +90,8 @@ def evaluate_shards(sizes: tuple[tuple[int, ...], ...]) -> list[tuple[EvalResult
         return everyone
 
 
-def evaluate_exact_cases(overlap: bool) -> list[dict[str, list[Found]]]:
-    """What every stage finds of all cases, through shared memory and over gloo."""
+def evaluate_exact_cases(options: dict[str, Any]) -> list[dict[str, list[Found]]]:
+    """What every rank finds of all cases, through shared memory and over gloo."""
     torch.set_num_threads(1)
     ways: tuple[Channels, ...] = ("memory", "shared")
     everything = []
@@ -102,7 +102,7 @@ def evaluate_exact_cases(overlap: bool) -> list[dict[str, list[Found]]]:
             with guard.run():
                 found = {
                     f"{name} over {channels}": over_stages(
-                        case, drawn(case), transport=transport, guard=guard, overlap=overlap
+                        case, drawn(case), transport=transport, guard=guard, **options
                     )
                     for name, case in CASES.items()
                 }

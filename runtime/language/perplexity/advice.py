@@ -46,7 +46,8 @@ def advice(
         estimated: Cost of each layer, in any unit.
         micro_batches: Those of this run.
     """
-    if len(stages) < 2 or micro_batches < 1:
+    one_to_one = job.order.placement == tuple(range(len(stages)))
+    if len(stages) < 2 or micro_batches < 1 or not one_to_one:
         return None
     layers = measured_layers(stages, estimated)
     better = balanced(layers, len(stages))

@@ -12,6 +12,7 @@ from runtime.language.models import (
     check_tokenizer,
     locate_model,
 )
+from runtime.language.perplexity.order import Order
 from runtime.language.perplexity.scores import mean_loss, token_losses
 from runtime.language.progress import Style
 from runtime.language.text import IGNORED, DocumentMode, Text, check_sizes, require_no_separator
@@ -30,7 +31,8 @@ class Job:
     model: str
     texts: tuple[Path, ...]
     """What to evaluate on; none: `default_text`."""
-    stages: int
+    order: Order
+    """By which schedule or plan, over which stages and ranks."""
     micro_batch_size: int
     sequence_length: int
     max_windows: int | None
@@ -75,8 +77,7 @@ class Job:
         Raises:
             ValueError: one sentence with the value and what was needed.
         """
-        for name in ("stages", "threads"):
-            require_count(name, getattr(self, name))
+        require_count("threads", self.threads)
         if self.threads > MOST_THREADS:
             raise ValueError(f"threads is {self.threads}, needed at most {MOST_THREADS}")
         if not self.timeout > 0:
@@ -92,13 +93,13 @@ class Job:
         check_tokenizer(files)
         check_sequence_length(files, self.sequence_length)
         layers = files.num_blocks + 2
-        if self.stages > layers:
+        if self.order.stages > layers:
             raise PartitionError(
-                f"{self.stages} stages for the {layers} layers of {self.model}, "
+                f"{self.order.stages} stages for the {layers} layers of {self.model}, "
                 "needed a layer for each stage"
             )
         if self.partition is not None:
-            explicit(self.partition, layers, self.stages)
+            explicit(self.partition, layers, self.order.stages)
         return files
 
 

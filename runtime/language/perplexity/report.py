@@ -47,6 +47,8 @@ def _headline(evaluation: LanguageModelEvaluation) -> Text:
     windows = _plural(evaluation.windows, "window")
     micro_batches = _plural(evaluation.micro_batches, "micro-batch")
     stages, threads = _plural(evaluation.stages, "stage"), _plural(evaluation.threads, "thread")
+    if evaluation.ranks != evaluation.stages:
+        stages += f" on {_plural(evaluation.ranks or 1, 'rank')}, {evaluation.schedule},"
     sizes = f"{windows} of {evaluation.sequence_length} tokens{_DIVISION[evaluation.documents]}"
     return Text.assemble(  # names from outside may look like markup
         (visible(evaluation.model), "bold"),
@@ -112,8 +114,10 @@ def _time_table(stages: tuple[StageSummary, ...]) -> Table:
             stage.other_seconds,
         )
         table.add_row(
-            f"{stage.stage_id} ({stage.device})",
-            f"{stage.first_layer}-{stage.first_layer + stage.layers - 1}",
+            f"{', '.join(map(str, stage.stages))} ({stage.device})",
+            f"{stage.first_layer}-{stage.first_layer + stage.layers - 1}"
+            if len(stage.stages) == 1
+            else str(stage.layers),
             f"{stage.parameters / 1e6:.1f} M",
             *(f"{value:.2f}" for value in seconds),
         )

@@ -23,6 +23,7 @@ from runtime.language.models import (
 from runtime.language.perplexity.advice import advice
 from runtime.language.perplexity.job import Job, count_tokens, next_token_loss
 from runtime.language.perplexity.measured import Measured
+from runtime.language.perplexity.order import DEFAULT_SCHEDULE
 from runtime.language.perplexity.outputs import document_scores, token_scores, write_lines
 from runtime.language.perplexity.reference import LogitsDigests
 from runtime.language.perplexity.resume import ResultLog, fingerprint
@@ -43,6 +44,7 @@ from runtime.language.text import (
     tokenize_documents,
 )
 from runtime.language.text.sharing import share
+from runtime.modules.division import Division
 from runtime.modules.partition import balanced
 from runtime.outputs.results import EvalResult
 from runtime.transport import TorchTransport
@@ -63,8 +65,11 @@ def run_rank(job: Job) -> LanguageModelEvaluation | None:
 
 def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageModelEvaluation | None:
     transport = TorchTransport(device=device, channels=job.channels)
-    guard = Guard(transport, timeout=job.timeout)
-    is_first, is_last = transport.stage_id == 0, transport.stage_id == transport.stages - 1
+    order, here = job.order, transport.stage_id
+    titles = Division.of(range(order.stages + 1), order.placement).titles
+    guard = Guard(transport, timeout=job.timeout).named("", titles)
+    is_first, is_last = here == 0, here == order.last_rank
+    reads = here in (order.first_rank, order.last_rank)
     display = Display(job.progress if is_first or is_last else "none")
     with guard.run("pipeval") as run:
         run.phase("the reading of the text", waits_for="", patient=True)
@@ -72,8 +77,8 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
         if is_first:
             display.phase("reading and tokenizing the text")
             documents, tokenizer = _documents(job, files)
-        run.phase("the distribution of the text", waits_for="stage 0", patient=True)
-        documents = share(documents, transport, wanted=is_last)
+        run.phase("the distribution of the text", waits_for=titles[0], patient=True)
+        documents = share(documents, transport, wanted=reads)
         windows = None if documents is None else _windows(job, documents)
 
         run.phase("the loading of the model", waits_for="", patient=True)
@@ -87,9 +92,10 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
 
         run.phase("the start of the evaluation")
         ready = transport.gather_objects(None if measured is None else measured.resumed)
-        resumed: int = ready[-1]  # and nobody measures the others' loading
+        resumed: int = ready[order.last_rank]  # and nobody measures the others' loading
         began, setup = time.perf_counter(), time.time() - job.started
-        result = _run(evaluator, windows, transport, resumed, measured, digests)
+        data = windows if reads else None
+        result = _run(evaluator, data, transport, resumed, measured, digests)
         seconds = time.perf_counter() - began
 
         run.phase("the reports")
@@ -101,14 +107,16 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
     display.clear()
     if windows is None or not is_first:
         return None
-    _write_scores(job, windows.documents, reports[-1][2], tokenizer)
+    _, own_digests, losses = reports[order.last_rank]
+    _write_scores(job, windows.documents, losses, tokenizer)
     summaries = tuple(report[0] for report in reports)
     finished = Finished(
         windows=windows,
-        losses=reports[-1][2],
+        losses=losses,
         stages=summaries,
-        digests=reports[-1][1],
+        digests=own_digests,
         backend=dist.get_backend(),
+        channels=transport.channels,
         seconds=seconds,
         setup_seconds=setup,
         resumed=resumed,
@@ -154,7 +162,7 @@ def _run(
 ) -> EvalResult | None:
     """Evaluate what no earlier run has; `None` if that is nothing."""
     left = None if windows is None else len(windows) - resumed
-    if transport.gather_objects(left)[0] == 0:
+    if 0 in transport.gather_objects(left):
         return None
     data = None if windows is None else windows.after(resumed)
     if measured is None:
@@ -179,12 +187,15 @@ def _evaluator(
     guard: Guard,
     measured: Measured | None,
 ) -> Evaluator:
-    """Load this stage's layers, and nothing of the others."""
+    """Load this rank's layers, and nothing of the others."""
+    order = job.order
     return Evaluator(
         model.specs(transport.device),
         loss_fn=next_token_loss if measured is None else measured.loss_fn,
-        stages=job.stages,
-        partition=balanced(costs, job.stages) if job.partition is None else job.partition,
+        stages=order.stages,
+        schedule=order.schedule if order.plan is None else DEFAULT_SCHEDULE,
+        plan=order.plan,
+        partition=balanced(costs, order.placement) if job.partition is None else job.partition,
         overlap=job.overlap,
         weight_fn=count_tokens,
         transport=transport,

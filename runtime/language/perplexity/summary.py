@@ -18,6 +18,7 @@ from runtime.language.text import DEFAULT_TEXT, Documents, Windows, name_of
 from runtime.modules.partition import parameters
 from runtime.outputs.nonfinite import NonFiniteError
 from runtime.outputs.results import EvalResult
+from runtime.transport import Channels
 from schedcc.io.plain_text import encodable
 from schemas import LanguageModelEvaluation, PartitionAdvice, StageSummary, Verification
 
@@ -43,7 +44,7 @@ def require_finite_loss(result: EvalResult) -> None:
 def stage_summary(
     evaluator: Evaluator, device: torch.device, timer: StageTimer, seconds: float
 ) -> StageSummary:
-    """Where the time of this stage went, of `seconds` in all."""
+    """What this rank held and where its time went, of `seconds` in all."""
     by_op = timer.seconds()
     load, forward = by_op.pop("LoadMicroBatch", 0.0), by_op.pop("ForwardPass", 0.0)
     transfer = sum(s for op, s in by_op.items() if op.endswith("Activation"))
@@ -52,13 +53,16 @@ def stage_summary(
         for direction in ("Recv", "Send")
     )
     epilogue = sum(by_op.values()) - transfer
-    first, stop = evaluator.boundaries[evaluator.stage_id : evaluator.stage_id + 2]
+    held = evaluator.stage_ids
+    layers = sum(evaluator.boundaries[s + 1] - evaluator.boundaries[s] for s in held)
     return StageSummary(
         stage_id=evaluator.stage_id,
+        rank=evaluator.rank,
+        stages=held,
         device=str(device),
-        first_layer=first,
-        layers=stop - first,
-        parameters=parameters(evaluator.module),
+        first_layer=evaluator.boundaries[evaluator.stage_id],
+        layers=layers,
+        parameters=sum(map(parameters, evaluator.modules.values())),
         load_seconds=load,
         forward_seconds=forward,
         transfer_seconds=transfer,
@@ -80,6 +84,7 @@ class Finished:
     digests: list[str] | None
     """Of the logits of each micro-batch, if they are to be compared."""
     backend: str
+    channels: Channels
     seconds: float
     setup_seconds: float
     resumed: int = 0
@@ -136,7 +141,14 @@ def evaluation_of(
         text=encodable(", ".join(map(name_of, job.texts)) or DEFAULT_TEXT),
         documents=job.documents,
         backend=finished.backend,
-        stages=job.stages,
+        channels=finished.channels,
+        schedule=job.order.schedule,
+        variant=job.order.variant(overlap=job.overlap),
+        stages=job.order.stages,
+        ranks=job.order.ranks,
+        placement=job.order.placement,
+        dtype=job.dtype,
+        version=schedcc.__version__,
         threads=job.threads,
         sequence_length=job.sequence_length,
         micro_batch_size=job.micro_batch_size,
@@ -159,10 +171,6 @@ def evaluation_of(
         seconds=seconds,
         setup_seconds=finished.setup_seconds,
         tokens_per_second=(windows.tokens - earlier) / seconds if seconds else 0.0,
-        dtype=job.dtype,
-        overlap=job.overlap,
-        channels=job.channels or "default",
-        version=schedcc.__version__,
         stage_summaries=finished.stages,
         bottleneck_stage=bottleneck(finished.stages),
         advice=finished.advice,

@@ -12,14 +12,14 @@ CHUNK = 1 << 20
 
 
 def share(documents: Documents | None, transport: Transport, *, wanted: bool) -> Documents | None:
-    """Hand the documents of stage 0 to the stages that want them; all have to call this.
+    """Hand the documents of rank 0 to the ranks that want them; all have to call this.
 
-    They travel in chunks, of which the other stages keep none.
+    They travel in chunks, of which the other ranks keep none.
 
     Args:
-        documents: On stage 0; `None` on the others.
-        transport: Connection to the other stages.
-        wanted: Whether this stage wants them.
+        documents: On rank 0; `None` on the others.
+        transport: Connection to the other ranks.
+        wanted: Whether this rank wants them.
     """
     own = None
     if documents is not None:

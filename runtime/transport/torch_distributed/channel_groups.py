@@ -37,21 +37,53 @@ class Route(NamedTuple):
 class ChannelGroups:
     """The routes of one stage, to and from each of its peers."""
 
-    def __init__(self, pipeline: RenewableGroup, device: torch.device, channels: Channels) -> None:
+    def __init__(
+        self, pipeline: RenewableGroup, device: torch.device, channels: Channels | None = None
+    ) -> None:
         """Route the channels between the stages of `pipeline`, whose tensors are on `device`.
+
+        Args:
+            pipeline: Its ranks.
+            device: Where tensors are.
+            channels: Default: `"memory"` on a CPU; on a GPU `"shared"`, unless `separate`d.
 
         Raises:
             TransportError: `channels` names no way to route, or there is none on this device.
         """
+        default: Channels = "memory" if device.type == "cpu" else "shared"
+        self._chosen, channels = channels is not None, channels or default
         if channels not in (known := get_args(Channels)):
             raise TransportError(f"channels is {channels!r}, needed one of {', '.join(known)}")
         if channels == "memory" and device.type != "cpu":
             raise TransportError(f"channels is 'memory' and the device {device}, needed a CPU")
         if channels == "per-edge" and device.type == "cuda":
             require_launch_order()
-        self._device = device
+        self._device, self.uses_memory = device, channels == "memory"
         self._pipeline, self._shared = pipeline, channels != "per-edge"
         self._routes: dict[PeerChannel, Route] = {}
+
+    @property
+    def kind(self) -> Channels:
+        """What activations travel through."""
+        return "memory" if self.uses_memory else "shared" if self._shared else "per-edge"
+
+    def separate(self) -> None:
+        """Give each channel that is opened from here on a queue of its own.
+
+        Between CPUs each has one in any case.
+
+        Raises:
+            TransportError: `"shared"` was asked for, or NCCL cannot have several communicators.
+        """
+        if self._device.type == "cpu" or not self._shared:
+            return
+        if self._chosen:
+            raise TransportError(
+                "channels is 'shared', but several stages on a rank lead the channels around in a "
+                "circle, in which one queue on each GPU would wait for itself: needed 'per-edge'"
+            )
+        require_launch_order()
+        self._shared = False
 
     def route(self, direction: Direction, peer: int) -> Route:
         """The route of the channel to or from stage `peer`.

@@ -58,7 +58,7 @@ class TorchTransport:
             replicas: The ranks of this stage in all data-parallel replicas; `None` if this
                 pipeline is the only one, or `group` holds those of all.
             channels: What activations travel through, see `Channels`; default: `"memory"` on a
-                CPU, `"shared"` on a GPU.
+                CPU; on a GPU `"shared"`, or `"per-edge"` where channels lead around in a circle.
             grid: The ranks (among all processes) of every replica's stages, in the order of the
                 stages; default: those of `group` and of the groups that the replicas name.
             name: Of this pipeline, among several that make up one replica; for recordings.
@@ -91,9 +91,8 @@ class TorchTransport:
             peers = [ranks[self.stage_id] for ranks in grid]
             self._peers = RenewableGroup(replicas or group, store, self.device, peers)
         self._groups = [g for g in (self._pipeline, self._peers) if g is not None]
-        channels = channels or ("memory" if self.device.type == "cpu" else "shared")
         self._channels = ChannelGroups(self._pipeline, self.device, channels)
-        self._local = LocalChannels(active=channels == "memory")
+        self._local = LocalChannels(active=self._channels.uses_memory)
         self._timeout = UNGUARDED_TIMEOUT
         self._rendezvous = rendezvous(grid, job)
         self._closed, self._generation = False, 0
@@ -103,6 +102,11 @@ class TorchTransport:
     def rank(self) -> int:
         """The number of this process among all."""
         return dist.get_rank()
+
+    @property
+    def channels(self) -> Channels:
+        """What activations travel through."""
+        return self._channels.kind
 
     def joins(self, direction: Direction, peer: int) -> bool:
         """Local channels do: process groups need the exact size at both ends."""
@@ -186,6 +190,10 @@ class TorchTransport:
         self._local.leave()
         all_gather, size = self._peers.all_gather, self._peers.size
         return self._gather(value, all_gather, size, "agreement of all replicas")
+
+    def separate_channels(self) -> None:
+        """Between GPUs, with a process group for each; see `Transport`."""
+        self._channels.separate()
 
     def connect(self, receives_from: Iterable[int], sends_to: Iterable[int]) -> None:
         """Exchange something over each channel and wait for the device; see `Transport`.

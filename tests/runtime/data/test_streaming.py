@@ -13,7 +13,7 @@ from torch import nn
 from runtime import Evaluator
 from runtime.data import loading, stream
 from runtime.data.micro_batches import MOST
-from runtime.evaluation.runner import CHUNK
+from runtime.planning.sources import CHUNK
 from tests.support.models_for_tests import Data, batches, mlp, one_process, over_stages
 
 LONG = [1 + m % 3 for m in range(2 * CHUNK + 70)]

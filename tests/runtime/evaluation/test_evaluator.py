@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from runtime import EvalResult, Evaluator
-from runtime.evaluation.runner import CHUNK
+from runtime.planning.sources import CHUNK
 from tests.support.models_for_tests import batches, mlp, one_process, over_stages
 
 SIZES = [3, 1, 4, 1, 2]

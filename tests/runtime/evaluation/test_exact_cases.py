@@ -1,5 +1,7 @@
 """What real users evaluate gives, over any number of stages, what one process gives."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -30,13 +32,42 @@ def test_over_stages_in_memory_it_is_what_one_process_gives(name, stages, overla
     check(case, run_stages(stages, stage, timeout=60))
 
 
-@pytest.mark.parametrize(("stages", "overlap"), [(2, True), (3, False), (3, True)])
-def test_in_processes_it_is_what_one_process_gives(stages, overlap, monkeypatch):
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("schedule", ["interleaved", "v_shape"])
+@pytest.mark.parametrize("name", CASES)
+def test_with_two_stages_on_each_rank_it_is_what_one_process_gives(name, schedule, overlap):
+    case = CASES[name]
+    layers = [drawn(case) for _ in range(2)]
+    options = {"stages": 4, "schedule": schedule, "overlap": overlap}
+
+    def rank(end: InMemoryTransport) -> Found:
+        return over_stages(case, layers[end.stage_id], transport=end, **options)
+
+    check(case, run_stages(2, rank, timeout=60, queue="channel"))
+
+
+ONE_STAGE: dict[str, Any] = {}
+INTERLEAVED: dict[str, Any] = {"stages": 4, "schedule": "interleaved"}
+V_SHAPE: dict[str, Any] = {"stages": 4, "schedule": "v_shape"}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options"),
+    [
+        (2, ONE_STAGE | {"overlap": True}),
+        (3, ONE_STAGE | {"overlap": False}),
+        (3, ONE_STAGE | {"overlap": True}),
+        (2, INTERLEAVED | {"overlap": True}),
+        (2, INTERLEAVED | {"overlap": False}),
+        (2, V_SHAPE | {"overlap": True}),
+    ],
+)
+def test_in_processes_it_is_what_one_process_gives(ranks, options, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the processes
     try:
-        for names_to_found in launch(stages, evaluate_exact_cases, overlap):
+        for names_to_found in launch(ranks, evaluate_exact_cases, options):
             for name, found in names_to_found.items():
                 check(CASES[name.partition(" over ")[0]], found)
     finally:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from runtime import AgreementError, DataError, EvalResult, Evaluator, RemoteError
-from runtime.evaluation.runner import CHUNK
+from runtime.planning.sources import CHUNK
 from runtime.testing import InMemoryNetwork
 from tests.support.models_for_tests import Data, batches, mlp, one_process, over_stages
 

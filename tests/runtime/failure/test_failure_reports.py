@@ -105,7 +105,7 @@ def test_threads_recover_from_a_failure_as_processes_do():
 
 
 def test_a_callback_of_a_later_chunk_is_told_with_its_place_in_the_data_set():
-    from runtime.evaluation.runner import CHUNK
+    from runtime.planning.sources import CHUNK
 
     def refuse(micro_batch: int, _: Any) -> None:
         if micro_batch == CHUNK + 1:

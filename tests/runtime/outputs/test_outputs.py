@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from runtime import DataError, EvalResult, Evaluator, MetricError, label_log_probs
-from runtime.evaluation.runner import CHUNK
 from runtime.outputs.values import layout_of
+from runtime.planning.sources import CHUNK
 from tests.support.models_for_tests import Data, batches, mlp, one_process, over_stages
 
 SIZES = [3, 1, 4, 1, 2]

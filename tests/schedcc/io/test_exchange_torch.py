@@ -137,7 +137,18 @@ def test_torch_passes_over_a_slip_of_the_pen_that_check_refuses(run):
 def test_the_sound_example_is_sound_and_no_example_is_forgotten(run):
     assert run("check", EXAMPLES / "sound.csv").status == 0
     names = {file.stem for file in EXAMPLES.glob("*.csv")}
-    assert names == {*REJECTED, "mistyped", "sound"}
+    assert names == {*REJECTED, "mistyped", "ring", "sound"}
+
+
+def test_torch_loads_and_simulates_a_ring_in_which_each_rank_waits_for_the_other(run):
+    file = EXAMPLES / "ring.csv"
+    assert simulates(loaded(file, stages=4, micro_batches=2, ranks=2))
+    done = run("check", file)
+    assert done.status == 1
+    assert "deadlock: ranks 0 and 1 wait for each other" in done.out
+    # Not where every channel has a queue of its own, or room for a message.
+    for transport in (["--queue", "channel"], ["--buffered-sends", 1]):
+        assert run("check", file, *transport).status == 0
 
 
 def test_torch_runs_exported_plans_with_the_losses_of_the_evaluator(tmp_path, monkeypatch):
@@ -159,14 +170,47 @@ def test_torch_runs_exported_plans_with_the_losses_of_the_evaluator(tmp_path, mo
     assert [outcome.logits.tolist() for outcome in outcomes] == [logits] * 2
 
 
-def test_torch_runs_swapped_micro_batches_without_complaint(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+SEVERAL_STAGES = [
+    ("interleaved", 4, False),
+    ("interleaved", 4, True),
+    ("interleaved", 6, True),
+    ("v_shape", 4, True),
+]
+
+
+@pytest.fixture(scope="module")
+def run_by_torch(tmp_path_factory):
+    """What torch's runtime makes of files for two ranks, all in the same two processes."""
+    directory = tmp_path_factory.mktemp("files")
+    files = {name: EXAMPLES / f"{name}.csv" for name in ("sound", "swapped_receives")}
+    files["swapped_forwards"] = EXAMPLES / "swapped_forwards.csv"
+    for schedule, stages, overlap in SEVERAL_STAGES:
+        plan = compile_pipeline(3, stages, schedule=schedule, ranks=2, overlap=overlap)
+        file = directory / f"{schedule}{stages}{overlap}.csv"
+        file.write_text(to_torch_csv(plan))
+        files[file.stem] = file
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        outcomes = launch(2, run_files, Files(tuple(map(str, files.values())), (2, 2, 2)))
+    return dict(zip(files, outcomes, strict=True))
+
+
+def test_torch_runs_swapped_micro_batches_without_complaint(run_by_torch):
     names = ("sound", "swapped_receives", "swapped_forwards")
-    files = Files(tuple(str(EXAMPLES / f"{name}.csv") for name in names), (2, 2, 2))
-    sound, receives, forwards = launch(2, run_files, files)
+    sound, receives, forwards = (run_by_torch[name] for name in names)
     assert sound.losses == one_process(mlp(), batches((2, 2, 2)))[1]
     # Inputs of one micro-batch met labels of another; losses came in another order than asked.
     assert receives.losses[:2] != sound.losses[:2]
     assert sorted(receives.losses) != sorted(sound.losses)
     assert receives.logits.tolist() != sound.logits.tolist()
     assert forwards.losses == [sound.losses[1], sound.losses[0], sound.losses[2]]
+
+
+@pytest.mark.parametrize(("schedule", "stages", "overlap"), SEVERAL_STAGES)
+def test_torch_runs_exported_schedules_with_several_stages_on_a_rank(
+    schedule, stages, overlap, run_by_torch
+):
+    logits, losses = one_process(mlp(), batches((2, 2, 2)))
+    found = run_by_torch[f"{schedule}{stages}{overlap}"]
+    assert found.losses == losses
+    assert found.logits.tolist() == [row for chunk in logits for row in chunk.tolist()]
