@@ -41,8 +41,7 @@ class Costs(Frozen):
     """Of one micro-batch: on every stage, or on each."""
     transfer: SecondsOfEach = 0.0
     """Of one activation, or the latency of its transfer: at every boundary between two stages, or
-    at each, from that of stages 0 and 1 on. Between two stages of one rank nothing is sent: the
-    copy takes no time."""
+    at each, from that of stages 0 and 1 on. A copy between two stages of one rank takes none."""
     activation_bytes: int = Field(default=0, ge=0, lt=2**63)
     """Size of one activation."""
     bandwidth: float | None = Field(default=None, gt=0, allow_inf_nan=False)

@@ -106,13 +106,15 @@ def test_the_json_schemas_know_the_same_keys_as_the_reader():
     plan = json.loads(schemas["plan.schema.json"])
     stage_plan = json.loads(schemas["stage-plan.schema.json"])
     for schema, model in (
-        (plan, PipelinePlan),
+        (plan["$defs"]["PipelinePlan"], PipelinePlan),
         (plan["$defs"]["RankProgram"], RankProgram),
-        (stage_plan, StagePlan),
+        (stage_plan["$defs"]["StagePlan"], StagePlan),
     ):
         assert set(schema["properties"]) == set(model.model_fields)
         assert schema["additionalProperties"] is False
         assert schema["patternProperties"] == {"^x-": {}}  # anything
+    first = plan["$defs"]["RankProgramOfFirstFormat"]
+    assert set(first["properties"]) == {"stage_id", "steps", "epilogue"}
 
 
 def test_stage_plans_are_files_too(tmp_path):
