@@ -11,6 +11,7 @@ from benchmarks.links import measure_links, predict
 from benchmarks.memory import MemoryJob, measure_memory
 from benchmarks.processes import Job, measure
 from benchmarks.results import Measured, MemoryOf, Report, Timing
+from benchmarks.schedules import measure_schedules, predict_schedules
 from benchmarks.settings import SETTINGS, Setting
 from benchmarks.tables import tables
 from benchmarks.workload import layers_per_stage
@@ -55,13 +56,16 @@ def _measured(setting: Setting, repeats: int) -> Measured:
     layers = layers_per_stage(setting)
     if setting.kind == "links":
         seconds = measure_links(setting, repeats)
+    elif setting.kind == "schedules":
+        seconds = measure_schedules(setting, repeats)
     else:
         seconds = launch(setting.stages, measure, Job(setting, layers, repeats))
     timings = tuple(Timing(contender=name, seconds=tuple(s)) for name, s in seconds.items())
     measured = Measured(setting=setting, layers_per_stage=layers, timings=timings)
-    if setting.kind != "links":
+    if setting.kind not in ("links", "schedules"):
         return measured
-    predicted = predict(setting, measured.forward_seconds)
+    simulated = predict if setting.kind == "links" else predict_schedules
+    predicted = simulated(setting, measured.forward_seconds)
     return measured.model_copy(update={"predicted": predicted})
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 from benchmarks.workload import Evaluated, Workload, loss_fn
 from runtime import Evaluator
 from runtime.transport import Channels, Transport
+from schemas import PipelinePlan
 
 
 class Own:
@@ -17,6 +18,7 @@ class Own:
         overlap: bool | Literal["auto"],
         transport: Transport | None = None,
         channels: Channels | None = None,
+        plan: PipelinePlan | None = None,
     ) -> None:
         """Take this process's stage."""
         self._data = workload.data
@@ -24,6 +26,8 @@ class Own:
             workload.layers,
             loss_fn=loss_fn,
             weight_fn=lambda _label: 1.0,
+            stages=workload.setting.stages,
+            plan=plan,
             partition=workload.boundaries,
             micro_batches=len(workload.data),
             overlap=overlap,

@@ -14,8 +14,9 @@ class Setting(Frozen):
     """Equal stages with activations of one size, float32 `[rows, width]`."""
 
     name: str
-    kind: Literal["compute", "devices", "links"]
-    """Stages that compute; stages that sleep, in processes; those, and links that take time."""
+    kind: Literal["compute", "devices", "links", "schedules"]
+    """Stages that compute; stages that sleep, in processes; those, and links that take time; these
+    with several schedules."""
     stages: Count
     micro_batches: Count
     rows: Count
@@ -43,6 +44,15 @@ class Setting(Frozen):
         if self.transfer_seconds:
             parts.append(f"{self.transfer_seconds * 1e3:g} ms a transfer")
         return ", ".join(parts)
+
+    def divided(self, held: int) -> "Setting":
+        """The same ranks, each with `held` stages that share its time."""
+        return self.model_copy(
+            update={
+                "stages": held * self.stages,
+                "stage_seconds": self.stage_seconds / held,
+            }
+        )
 
     def smaller(self) -> "Setting":
         """The same in a second or so, to see that it works."""
@@ -102,6 +112,16 @@ SETTINGS = (
         width=64,
         stage_seconds=20e-3,
         transfer_seconds=18e-3,
+    ),
+    Setting(
+        name="schedules",
+        kind="schedules",
+        stages=4,
+        micro_batches=8,
+        rows=16,
+        width=64,
+        stage_seconds=100e-3,
+        transfer_seconds=20e-3,
     ),
 )
 """All settings of times, by the size of what they show."""

@@ -5,10 +5,11 @@ from functools import cached_property
 from typing import Protocol
 
 import schedcc
+from runtime.execution.transfers import in_circle
 from schedcc.endless import EndlessPlan, compile_endless
 from schedcc.schedules import Schedule, find_schedule
 from schedcc.schedules.epilogue import epilogues
-from schemas import GroupStart, PipelinePlan
+from schemas import GroupStart, PipelinePlan, TransportModel
 
 CHUNK = 256
 """Micro-batches between two drains of the pipe, where a plan cannot go on without an end."""
@@ -100,6 +101,9 @@ class ScheduledPlans:
         )
 
 
+_BY_CHANNEL = TransportModel(queue="channel")
+
+
 class GivenPlan:
     """One plan from anywhere, which is run as it is, with the epilogue that a call asks for."""
 
@@ -108,10 +112,14 @@ class GivenPlan:
     def __init__(self, plan: PipelinePlan) -> None:
         """Run `plan`.
 
+        Where its channels lead around in a circle, each has a queue of its own (see
+        `Transport.separate_channels`), and so it is checked.
+
         Raises:
             UnsoundPlanError: it is not sound; the message lists its findings.
         """
-        self._plan = schedcc.require_sound(plan)
+        self._transport = _BY_CHANNEL if in_circle(plan.placement) else TransportModel()
+        self._plan = schedcc.require_sound(plan, self._transport)
         self.placement = plan.placement
         self.micro_batches = plan.micro_batches
         self.fetches_all = any(
@@ -143,7 +151,8 @@ class GivenPlan:
         programs = tuple(
             program.model_copy(update={"epilogue": after[program.rank]}) for program in own.programs
         )
-        return schedcc.require_sound(own.model_copy(update={"programs": programs}))
+        delivering = own.model_copy(update={"programs": programs})
+        return schedcc.require_sound(delivering, self._transport)
 
     def endless_plan(self, outcome: schedcc.Outcome, *, overlap: bool) -> EndlessPlan:
         """A plan that is given has an end, see `is_endless`."""

@@ -22,7 +22,13 @@ posted right after its forward, and nobody waits for it before its place is writ
 
 from collections.abc import Callable
 
-from schedcc.passes.move import hoist_in_order, hoist_receives, hoist_sends, sink_waits
+from schedcc.passes.move import (
+    hoist_by_channel,
+    hoist_in_order,
+    hoist_receives,
+    hoist_sends,
+    sink_waits,
+)
 from schedcc.passes.split import split_transfers
 from schemas import PlanHeader, RankProgram
 
@@ -45,13 +51,20 @@ def overlapped(program: RankProgram, header: PlanHeader) -> RankProgram:
     return program
 
 
+def overlapped_by_channel(program: RankProgram, header: PlanHeader) -> RankProgram:
+    """The overlapped variant where each channel has a queue of its own; see `hoist_by_channel`."""
+    return sink_waits(hoist_by_channel(split_transfers(program, header), header), header)
+
+
 __all__ = [
     "PASSES",
     "Pass",
+    "hoist_by_channel",
     "hoist_in_order",
     "hoist_receives",
     "hoist_sends",
     "overlapped",
+    "overlapped_by_channel",
     "sink_waits",
     "split_transfers",
 ]

@@ -88,6 +88,22 @@ def hoist_in_order(program: RankProgram, header: PlanHeader) -> RankProgram:
     return _hoist(program, header, None) if _in_circles(header) else program
 
 
+def hoist_by_channel(program: RankProgram, header: PlanHeader) -> RankProgram:
+    """Post sends and receives as early as can be, whatever the other channels of the rank do.
+
+    What comes out may deadlock on one queue for each rank, if channels lead around in a circle.
+
+    >>> from schedcc import compile_pipeline
+    >>> from schedcc.io.picture import cell
+    >>> from schedcc.passes.split import split_transfers
+    >>> plan = compile_pipeline(3, 4, schedule="interleaved", ranks=2)
+    >>> program = split_transfers(plan.programs[0], plan)
+    >>> [cell(step, staged=True).plain for step in hoist_by_channel(program, plan).steps[:3]]
+    ['2r<0 2r<1 0L0 0F0 0s>0', '0L1 0s.0 0F1 0s>1', '0s.1 2r.0 2F0 2s>0 2r<2']
+    """
+    return _hoist(_hoist(program, header, Direction.SEND), header, Direction.RECV)
+
+
 def _in_circles(header: PlanHeader) -> bool:
     """Whether a rank is come back to along the stages after it was left."""
     hops = [rank for rank, after in pairwise((*header.placement, -1)) if rank != after]

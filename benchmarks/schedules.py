@@ -1,0 +1,158 @@
+"""Schedules side by side: stages as emulated devices, several on a rank, over emulated links.
+
+Each contender has the same ranks and the same work: a rank's forwards take the same time in all,
+whether it holds one stage or two. torch's engine runs in the same threads over the same links.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
+
+import schedcc
+from benchmarks.own import Own
+from benchmarks.processes import require_same
+from benchmarks.results import ONE_PROCESS
+from benchmarks.settings import Setting
+from benchmarks.threaded_torch import Interleaved, over_emulated_links
+from benchmarks.workload import Evaluated, Workload, seconds_of
+from runtime.testing import InMemoryTransport, Link, run_stages
+from schedcc.passes import overlapped_by_channel
+from schemas import Costs, PipelinePlan, TransportModel
+
+TORCH = "torch Interleaved1F1B.eval"
+Forward = tuple[int, int, int]
+"""`(step, stage, micro_batch)`."""
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Interleaved stages, whose micro-batches go by in larger groups than there are ranks.
+
+    A group of twice as many leaves each message as long a time as a forward takes to come around.
+    """
+
+    size: int
+    name: str = "interleaved in groups"
+
+    def placement(self, stages: int, ranks: int) -> list[int]:
+        """Stage `s` is on rank `s mod R`."""
+        return [stage % ranks for stage in range(stages)]
+
+    def forwards(self, micro_batches: int, stages: int, ranks: int) -> Iterator[Forward]:
+        """A group takes a lap, then the next lap, and then comes the next group."""
+        for stage, m in product(range(stages), range(micro_batches)):
+            (lap, rank), (group, place) = divmod(stage, ranks), divmod(m, self.size)
+            yield (group * stages // ranks + lap) * self.size + rank + place, stage, m
+
+
+class Placed(NamedTuple):
+    """A schedule, and how many stages it puts on each rank."""
+
+    schedule: str | Grouped
+    held: int
+    overlap: bool
+    by_channel: bool = False
+    """Whether the overlapped variant is the one for channels with queues of their own."""
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        name = self.schedule if isinstance(self.schedule, str) else self.schedule.name
+        variant = "overlapped" if self.overlap else "blocking"
+        return f"{name}, {variant}{' by channel' if self.by_channel else ''}"
+
+    def plan(self, setting: Setting) -> PipelinePlan:
+        """Its plan for the ranks of a setting."""
+        plan = schedcc.compile_pipeline(
+            setting.micro_batches,
+            self.held * setting.stages,
+            schedule=self.schedule,
+            ranks=setting.stages,
+            overlap=self.overlap and not self.by_channel,
+        )
+        if not self.by_channel:
+            return plan
+        programs = tuple(overlapped_by_channel(program, plan) for program in plan.programs)
+        return plan.model_copy(update={"programs": programs})
+
+    def ideal_seconds(self, setting: Setting, rank_seconds: float) -> float:
+        """The steps of its formula, each of a stage: `(v M + R - 1) t / v`; of `v_shape`,
+        `(2 M + 2 R - 2) t / 2`. Transfers that no forward can hide are left out."""
+        ranks, steps = setting.stages, self.held * setting.micro_batches
+        fill = 2 * ranks - 2 if self.schedule == "v_shape" else ranks - 1
+        return (steps + fill) * rank_seconds / self.held
+
+
+PLACED = (
+    Placed("inference", 1, overlap=True),
+    Placed("interleaved", 2, overlap=False),
+    Placed("interleaved", 2, overlap=True),
+    Placed("interleaved", 2, overlap=True, by_channel=True),
+    Placed(Grouped(8), 2, overlap=True, by_channel=True),
+    Placed("v_shape", 2, overlap=True),
+)
+
+
+def measure_schedules(setting: Setting, repeats: int) -> dict[str, list[float]]:
+    """Seconds of one process and of all contenders, by name; the repeats are interleaved."""
+    workloads = {held: Workload.of(setting.divided(held), 1) for held in (1, 2)}
+    expected = {held: work.one_process(keep_logits=True) for held, work in workloads.items()}
+
+    def rank(end: InMemoryTransport) -> dict[str, list[float]]:
+        contenders: dict[str, tuple[int, Callable[..., Evaluated | None]]] = {
+            placed.name: (
+                placed.held,
+                Own(workloads[placed.held], placed.overlap, end, plan=placed.plan(setting)),
+            )
+            for placed in PLACED
+        }
+        contenders[TORCH] = (2, Interleaved(workloads[2], end))
+        for name, (held, contender) in contenders.items():
+            found = contender(keep_logits=True)
+            if found is not None:
+                require_same(name, found, expected[held])
+            contender()  # once as it will be timed
+        seconds: dict[str, list[float]] = {name: [] for name in contenders}
+        for _ in range(repeats):
+            for name, (_, contender) in contenders.items():
+                seconds[name].append(_seconds(end, contender))
+        return seconds
+
+    with over_emulated_links(setting.stages):
+        timings = run_stages(
+            setting.stages,
+            rank,
+            queue="channel",
+            link=Link(seconds=setting.transfer_seconds),
+            timeout=600.0,
+        )[0]
+    one_process = seconds_of(lambda: workloads[1].one_process(keep_logits=False))
+    return {ONE_PROCESS: [one_process], **timings}
+
+
+def predict_schedules(setting: Setting, rank_seconds: float) -> dict[str, float]:
+    """Seconds that the compiler's simulation gives each schedule.
+
+    Args:
+        setting: Ranks, micro-batches and the seconds of a transfer.
+        rank_seconds: What all forwards of a rank take for a micro-batch.
+    """
+    transport = TransportModel(queue="channel")
+    return {
+        placed.name: schedcc.simulate(
+            placed.plan(setting),
+            Costs(forward=rank_seconds / placed.held, transfer=setting.transfer_seconds),
+            transport,
+        ).makespan
+        for placed in PLACED
+    }
+
+
+def _seconds(end: InMemoryTransport, contender: Callable[[], Evaluated | None]) -> float:
+    end.gather_objects(None)
+    start = time.perf_counter()
+    contender()
+    spans = end.gather_objects((start, time.perf_counter()))
+    return float(max(end for _, end in spans) - min(start for start, _ in spans))
