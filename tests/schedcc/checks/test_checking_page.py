@@ -1,6 +1,6 @@
 """The timetables of `docs/checking.md`, held against the dependency graphs of compiled plans."""
 
-from itertools import pairwise, product
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,16 +9,12 @@ from hypothesis import strategies as st
 
 from schedcc import Costs, compile_pipeline, dependency_graph, simulate
 from schedcc.analysis.graph import Event
+from schedcc.testing import TRANSPORT_MODELS, transport_models
 from schedcc.testing.executor import execute
 from schedcc.testing.plans import pipeline, with_program
 from schedcc.testing.strategies import at_corners, sizes
 from schemas import Instruction, PipelinePlan, TransportModel
 from tests.support.paths import ROOT
-
-MODELS = [
-    TransportModel(queue=queue, buffered_sends=buffered)
-    for queue, buffered in product(("stage", "channel"), (0, 1, 2))
-]
 
 
 def blocking(stage: int, step: int, i: Instruction) -> tuple[int, int]:
@@ -72,10 +68,10 @@ def timetable(plan: PipelinePlan, overlap: bool) -> dict[Event, int]:
     return times
 
 
-@at_corners(overlap=True, model=MODELS[0])
-@at_corners(overlap=False, model=MODELS[0])
+@at_corners(overlap=True, model=TRANSPORT_MODELS[0])
+@at_corners(overlap=False, model=TRANSPORT_MODELS[0])
 @settings(max_examples=60)
-@given(size=sizes(10, 8), overlap=st.booleans(), model=st.sampled_from(MODELS))
+@given(size=sizes(10, 8), overlap=st.booleans(), model=transport_models())
 def test_no_edge_leads_back_in_time_and_those_between_stages_take_time(size, overlap, model):
     plan = compile_pipeline(*size, overlap=overlap)
     times = timetable(plan, overlap)

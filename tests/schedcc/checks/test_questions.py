@@ -61,7 +61,7 @@ def test_a_schedule_that_is_not_compiled_as_a_whole_is_asked_new_questions_too(m
     report = check_schedule(1000, 3)
     assert report.ok
     assert "seen" in report.checks
-    assert sum(seen) > GRAPH_LIMIT
+    assert 0 < sum(seen) < GRAPH_LIMIT  # of a few periods
 
 
 @pytest.mark.parametrize("kind", [ProgramQuestion, PipelineQuestion, OrderQuestion])

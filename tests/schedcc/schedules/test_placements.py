@@ -8,18 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedcc import ScheduleError, TransportModel, check, check_schedule, compile_pipeline
+from schedcc import ScheduleError, check, check_schedule, compile_pipeline
 from schedcc.derive.repetition import derived, repetition
 from schedcc.derive.transfers import slots
 from schedcc.schedules import SCHEDULES, find_schedule
-from schedcc.testing.executor import execute
+from schedcc.testing import execute, transport_models
 from schemas import PipelinePlan
-
-MODELS = [
-    TransportModel(queue=queue, buffered_sends=sends)
-    for queue in ("stage", "channel")
-    for sends in (0, 1, 2)
-]
 
 
 def shapes() -> st.SearchStrategy[tuple[str, int, int]]:
@@ -88,7 +82,7 @@ def test_the_v_shape_reads_and_hands_out_everything_on_one_rank():
     shape=shapes(),
     micro_batches=st.integers(1, 9),
     overlap=st.booleans(),
-    model=st.sampled_from(MODELS),
+    model=transport_models(),
 )
 def test_what_is_derived_is_sound_and_executes(shape, micro_batches, overlap, model):
     schedule, stages, ranks = shape
