@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from runtime import Evaluator
-from runtime.transport import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_stages
 from schemas import CheckpointManifest
 
 Result = TypeVar("Result")
