@@ -16,6 +16,9 @@ OWN_BLOCKING = "schedcc, blocking"
 OWN_OVERLAPPED = "schedcc, overlapped"
 OWN_AUTO = "schedcc, auto"
 OWN_GLOO = "schedcc, over gloo"
+INFERENCE = "inference, overlapped"
+GROUPED = "interleaved in groups, overlapped by channel"
+TORCH_INTERLEAVED = "torch Interleaved1F1B.eval"
 LOOPS = ("loop, blocking", "loop, prefetching")
 PEERS = ("torch GPipe.eval", "torch schedule runtime")
 

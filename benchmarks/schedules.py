@@ -13,7 +13,7 @@ from typing import NamedTuple
 import schedcc
 from benchmarks.own import Own
 from benchmarks.processes import require_same
-from benchmarks.results import ONE_PROCESS
+from benchmarks.results import GROUPED, INFERENCE, ONE_PROCESS, TORCH_INTERLEAVED
 from benchmarks.settings import Setting
 from benchmarks.threaded_torch import Interleaved, over_emulated_links
 from benchmarks.workload import Evaluated, Workload, seconds_of
@@ -21,7 +21,6 @@ from runtime.testing import InMemoryTransport, Link, run_stages
 from schedcc.passes import overlapped_by_channel
 from schemas import Costs, PipelinePlan, TransportModel
 
-TORCH = "torch Interleaved1F1B.eval"
 Forward = tuple[int, int, int]
 """`(step, stage, micro_batch)`."""
 
@@ -77,13 +76,6 @@ class Placed(NamedTuple):
         programs = tuple(overlapped_by_channel(program, plan) for program in plan.programs)
         return plan.model_copy(update={"programs": programs})
 
-    def ideal_seconds(self, setting: Setting, rank_seconds: float) -> float:
-        """The steps of its formula, each of a stage: `(v M + R - 1) t / v`; of `v_shape`,
-        `(2 M + 2 R - 2) t / 2`. Transfers that no forward can hide are left out."""
-        ranks, steps = setting.stages, self.held * setting.micro_batches
-        fill = 2 * ranks - 2 if self.schedule == "v_shape" else ranks - 1
-        return (steps + fill) * rank_seconds / self.held
-
 
 PLACED = (
     Placed("inference", 1, overlap=True),
@@ -108,7 +100,7 @@ def measure_schedules(setting: Setting, repeats: int) -> dict[str, list[float]]:
             )
             for placed in PLACED
         }
-        contenders[TORCH] = (2, Interleaved(workloads[2], end))
+        contenders[TORCH_INTERLEAVED] = (2, Interleaved(workloads[2], end))
         for name, (held, contender) in contenders.items():
             found = contender(keep_logits=True)
             if found is not None:
@@ -120,6 +112,7 @@ def measure_schedules(setting: Setting, repeats: int) -> dict[str, list[float]]:
                 seconds[name].append(_seconds(end, contender))
         return seconds
 
+    assert {INFERENCE, GROUPED} <= {placed.name for placed in PLACED}
     with over_emulated_links(setting.stages):
         timings = run_stages(
             setting.stages,

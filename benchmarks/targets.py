@@ -4,9 +4,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from benchmarks.results import (
+    GROUPED,
+    INFERENCE,
     OWN_BLOCKING,
     OWN_OVERLAPPED,
     PEERS,
+    TORCH_INTERLEAVED,
     Measured,
     Report,
 )
@@ -39,6 +42,9 @@ def targets(report: Report) -> Iterator[Target]:
 
 def _of_setting(measured: Measured) -> Iterator[Target]:
     name, kind = measured.setting.name, measured.setting.kind
+    if kind == "schedules":
+        yield from _of_schedules(measured)
+        return
     own = measured.timing(OWN_OVERLAPPED)
     if own is None:
         return
@@ -58,3 +64,24 @@ def _of_setting(measured: Measured) -> Iterator[Target]:
         yield Target(name, f"overlapped / {loop.contender}", own.ratio(loop), most)
     for peer in filter(None, map(measured.timing, PEERS)):
         yield Target(name, f"overlapped / {peer.contender}", own.ratio(peer), 1.0)
+
+
+def _of_schedules(measured: Measured) -> Iterator[Target]:
+    """Two stages on each rank fill and drain in less time; every prediction holds.
+
+    The ideal is `(v M + R - 1) t / v + (R - 1) c`, with v = 2, t of a whole rank, c of a transfer.
+    """
+    setting, name = measured.setting, measured.setting.name
+    ranks, held = setting.stages, 2
+    steps = held * setting.micro_batches + ranks - 1
+    ideal = steps * measured.forward_seconds / held + (ranks - 1) * setting.transfer_seconds
+    grouped = measured.timing(GROUPED)
+    if grouped is not None:
+        yield Target(name, f"{GROUPED} / ideal", grouped.median / ideal, 1.06)
+        for other in filter(None, map(measured.timing, (INFERENCE, TORCH_INTERLEAVED))):
+            most = 0.9 if other.contender == INFERENCE else 1.0
+            yield Target(name, f"{GROUPED} / {other.contender}", grouped.ratio(other), most)
+    for contender, seconds in measured.predicted.items():
+        if (found := measured.timing(contender)) is not None:
+            away = abs(found.median / seconds - 1.0)
+            yield Target(name, f"{contender}: away from simulation", away, 0.05)

@@ -50,7 +50,7 @@ class _Stage(PipelineStage):
     """A stage of torch on the rank of a thread."""
 
     def __init__(self, end: InMemoryTransport, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)  # type: ignore[no-untyped-call]
+        super().__init__(*args, **options)
         self.group_rank, self._end = end.stage_id, end
 
     def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[Any]:
@@ -58,7 +58,7 @@ class _Stage(PipelineStage):
         return [
             _Operation(self._end, False, info.buffer, self._rank_of(info.source))
             for info in self.args_recv_info[fwd_chunk_id]
-            if not info.is_root_arg
+            if info.buffer is not None and info.source is not None  # not the first stage's
         ]
 
     def get_fwd_send_ops(self, fwd_chunk_id: int) -> list[Any]:
@@ -118,7 +118,7 @@ class Interleaved:
                 for stage in range(end.stage_id, count, end.stages)
             ]
             self._schedule = ScheduleInterleaved1F1B(
-                self._stages, workload.setting.micro_batches, loss_fn=_loss_of_chunk
+                [*self._stages], workload.setting.micro_batches, loss_fn=_loss_of_chunk
             )
         self._last = self._stages[-1].is_last
         batch = torch.cat([inputs for inputs, _ in workload.data])

@@ -193,8 +193,8 @@ def default_stages(schedule: Schedule, ranks: int) -> int:
         ScheduleError: what it says to two, if it allows no number up to eight.
     """
     refusal: schedcc.ScheduleError | None = None
-    preferred: tuple[int, ...] = (2, 1, *range(3, 9))
-    for each in preferred:
+    numbers: list[int] = [2, 1, *range(3, 9)]
+    for each in numbers:
         try:
             schedule.placement(each * ranks, ranks)
         except schedcc.ScheduleError as error:

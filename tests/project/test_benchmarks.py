@@ -12,6 +12,8 @@ from benchmarks.__main__ import main
 from benchmarks.links import predict
 from benchmarks.processes import WrongResultError, require_same
 from benchmarks.results import (
+    GROUPED,
+    INFERENCE,
     LOOPS,
     ONE_PROCESS,
     OWN_AUTO,
@@ -19,11 +21,13 @@ from benchmarks.results import (
     OWN_GLOO,
     OWN_OVERLAPPED,
     PEERS,
+    TORCH_INTERLEAVED,
     Measured,
     MemoryOf,
     Report,
     Timing,
 )
+from benchmarks.schedules import predict_schedules
 from benchmarks.settings import SETTINGS
 from benchmarks.targets import targets
 from benchmarks.workload import Evaluated
@@ -53,10 +57,14 @@ def test_a_quick_run_measures_all_contenders_and_writes_a_report(tmp_path):
     file = tmp_path / "report.json"
     command = [sys.executable, "-m", "benchmarks", "--quick", "--output", str(file)]
     command += ["--setting", "tiny", "--setting", "links", "--setting", "memory"]
+    command += ["--setting", "schedules"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     found = Report.model_validate_json(file.read_text())
-    tiny, links = found.settings
+    tiny, links, schedules = found.settings
+    names = {t.contender for t in schedules.timings}
+    assert names == {ONE_PROCESS, TORCH_INTERLEAVED, *schedules.predicted}
+    assert {INFERENCE, GROUPED} <= names
     own = {OWN_BLOCKING, OWN_OVERLAPPED}
     assert {t.contender for t in tiny.timings} == {
         ONE_PROCESS,
@@ -93,6 +101,14 @@ def test_simulation_predicts_full_overlap_of_links():
     predicted = predict(links, links.stage_seconds)
     assert predicted[OWN_OVERLAPPED] == pytest.approx(67 * 0.02 + 3 * 0.018)
     assert predicted[OWN_BLOCKING] > 2.6 * predicted[OWN_OVERLAPPED]
+
+
+def test_simulation_predicts_what_two_stages_on_a_rank_gain():
+    setting = BY_NAME["schedules"]
+    ranks, t, c = setting.stages, setting.stage_seconds, setting.transfer_seconds
+    predicted = predict_schedules(setting, t)
+    assert predicted[INFERENCE] == pytest.approx((8 + ranks - 1) * t + (ranks - 1) * c)
+    assert predicted[GROUPED] == pytest.approx((16 + ranks - 1) * t / 2 + (ranks - 1) * c)
 
 
 def test_targets_compare_with_loops_peers_and_bounds():

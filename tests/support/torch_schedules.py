@@ -51,11 +51,17 @@ def simulates(schedule: _PipelineScheduleRuntime) -> bool:
 
 def forward_actions(schedule: _PipelineScheduleRuntime) -> dict[int, list[str]]:
     """What an evaluation executes of a schedule, by rank."""
+
     def flat(action: _Action) -> tuple[_Action, ...]:
         return action.sub_actions or (action,)
 
     return {
-        rank: [str(a) for action in row for a in flat(action) if a.computation_type.value in FORWARD_ACTIONS]
+        rank: [
+            str(a)
+            for action in row
+            for a in flat(action)
+            if a.computation_type.value in FORWARD_ACTIONS
+        ]
         for rank, row in schedule.pipeline_order_with_comms.items()
     }
 

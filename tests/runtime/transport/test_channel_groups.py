@@ -62,3 +62,29 @@ def test_channels_are_those_of_the_transport_where_there_is_one():
     end = InMemoryNetwork(1).endpoint(0)
     with pytest.raises(ValueError, match="channels is 'per-edge', but the transport has channels"):
         Evaluator([torch.nn.Identity()], transport=end, channels="per-edge")
+
+
+def test_channels_in_a_circle_get_groups_of_their_own_on_a_gpu_by_default(monkeypatch):
+    monkeypatch.setenv(LAUNCH_ORDER, "1")
+    channels = ChannelGroups(PIPELINE, GPU)
+    assert (channels.kind, channels.route(Direction.SEND, 3)) == ("shared", (GROUP, 3))
+    channels.separate()
+    assert channels.kind == "per-edge"
+    with pytest.raises(TransportError, match="the channel to stage 3 was not connected"):
+        channels.route(Direction.SEND, 3)
+
+
+def test_shared_channels_that_were_asked_for_are_refused_in_a_circle(monkeypatch):
+    monkeypatch.setenv(LAUNCH_ORDER, "1")
+    with pytest.raises(TransportError, match="channels is 'shared', but several stages on a rank"):
+        ChannelGroups(PIPELINE, GPU, "shared").separate()
+    monkeypatch.delenv(LAUNCH_ORDER)
+    with pytest.raises(TransportError, match=f"{LAUNCH_ORDER} is None, needed '1'"):
+        ChannelGroups(PIPELINE, GPU).separate()
+
+
+@pytest.mark.parametrize("channels", [None, "memory", "shared"])
+def test_between_cpus_every_channel_has_a_queue_in_any_case(channels):
+    found = ChannelGroups(PIPELINE, CPU, channels)
+    found.separate()
+    assert found.kind == (channels or "memory")
