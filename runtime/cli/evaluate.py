@@ -14,6 +14,7 @@ from runtime.cli.output import others_on_stderr
 from runtime.distributed.launch_environment import LaunchError, processes_of_launcher
 from runtime.language.extras import require_installed
 from runtime.language.progress import Display, style_for
+from schedcc import __version__
 from schedcc.io.plain_text import visible
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ def evaluate(
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Loss and perplexity of a causal language model on a text, over pipeline stages.
@@ -166,6 +168,9 @@ def evaluate(
                 f"{others[0]} started {others[1]} processes, and {context.invoked_subcommand} is "
                 "the work of one: start it without a launcher"
             )
+        return
+    if version:
+        typer.echo(__version__)
         return
     started, style = time.time(), style_for(sys.stderr, quiet=quiet)
     display = Display("none" if style == "lines" else style)  # bad input is one line
@@ -244,12 +249,12 @@ def _run(job: "Job", display: Display, *, as_json: bool) -> int:
                     require_new(job.record)
                 for module in WORKERS_IMPORT:
                     import_module(module)
-                texts = read_texts(job.texts, job.record_field, conversations=job.chat_template)
                 display.clear()
+                texts = read_texts(job.texts, job.record_field, conversations=job.chat_template)
                 running = True
-                first_job = replace(job, read=texts)
-                del texts
-                evaluation = launch(job.stages, run_rank, job, first=first_job, forked=True)
+                evaluation = launch(
+                    job.stages, run_rank, job, first=replace(job, read=texts), forked=True
+                )
     except (Exception, KeyboardInterrupt, Terminated) as error:
         display.clear()
         _end(exit_for(error, running=running))
