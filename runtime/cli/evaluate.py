@@ -176,8 +176,8 @@ def evaluate(
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Loss and perplexity of a causal language model on a text, over pipeline stages.
 
@@ -200,6 +200,9 @@ def evaluate(
                 f"{others[0]} started {others[1]} processes, and {context.invoked_subcommand} is "
                 "the work of one: start it without a launcher"
             )
+        return
+    if version:
+        typer.echo(__version__)
         return
     started, style = time.time(), style_for(sys.stderr, quiet=quiet)
     display = Display("none" if style == "lines" else style)  # bad input is one line
@@ -285,12 +288,11 @@ def _run(make: "Callable[[], Job]", display: Display, *, as_json: bool) -> int:
                     require_new(job.record)
                 for module in WORKERS_IMPORT:
                     import_module(module)
-                texts = read_texts(job.texts, job.record_field, conversations=job.chat_template)
                 display.clear()
+                texts = read_texts(job.texts, job.record_field, conversations=job.chat_template)
                 running = True
-                first_job = replace(job, read=texts)
-                del texts
-                evaluation = launch(job.order.ranks, run_rank, job, first=first_job, forked=True)
+                first = replace(job, read=texts)
+                evaluation = launch(job.order.ranks, run_rank, job, first=first, forked=True)
     except (Exception, KeyboardInterrupt, Terminated) as error:
         display.clear()
         _end(exit_for(error, running=running))

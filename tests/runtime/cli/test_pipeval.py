@@ -12,7 +12,7 @@ import pytest
 
 import schedcc
 from runtime.cli import main
-from schedcc import compile_pipeline
+from schedcc import __version__, compile_pipeline
 from schedcc.recordings.conform import conform
 from schedcc.recordings.files import read_recording
 from schedcc.recordings.postmortem import postmortem
@@ -179,6 +179,17 @@ def in_this_process(options: list[str], capsys: pytest.CaptureFixture[str]) -> t
     finally:
         sys.argv = before
     return caught.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "said"), [("--version", __version__), ("-h", "--sequence-length")]
+)
+def test_the_version_and_the_help_need_no_model(word, said, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["pipeval", word])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert not caught.value.code
+    assert said in capsys.readouterr().out
 
 
 def test_the_result_is_described_by_its_json_schema():
