@@ -32,6 +32,7 @@ from runtime.language.perplexity.summary import (
 from runtime.language.text import Documents, Text, Windows, read_texts, tokenize_documents
 from runtime.language.text.sharing import share
 from runtime.modules.partition import balanced
+from runtime.outputs.options import EvalKeywords
 from runtime.transport import TorchTransport
 from schemas import LanguageModelEvaluation
 
@@ -74,7 +75,9 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
         transport.gather_objects(None)  # nobody measures the others' loading
         began, setup = time.perf_counter(), time.time() - job.started
         with bar:
-            result = evaluator.evaluate(windows, on_logits=digests if job.verify else None)
+            # Moved by the evaluator, which waits for the device watchfully; a digest would block.
+            looked_at: EvalKeywords = {"on_logits": digests, "logits_device": "cpu"}
+            result = evaluator.evaluate(windows, **(looked_at if job.verify else {}))
         seconds = time.perf_counter() - began
 
         run.phase("the reports")
@@ -90,6 +93,7 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
             files,
             getattr(torch, job.dtype),
             windows,
+            device,
             loss=result.loss,
             digests=reports[-1][1].digests,
         )

@@ -63,16 +63,18 @@ def verification_of(
     files: ModelFiles,
     dtype: torch.dtype,
     windows: Windows,
+    device: torch.device,
     *,
     loss: float,
     digests: list[str],
 ) -> Verification:
-    """Compare with the unsplit model in this process, on the CPU.
+    """Compare with the unsplit model in this process, on the device of its stage.
 
     Args:
         files: The model.
         dtype: Of its weights.
         windows: What was evaluated.
+        device: Has to hold the whole model, beside the stage.
         loss: Of the pipeline.
         digests: Of the pipeline's logits, by micro-batch.
 
@@ -81,7 +83,7 @@ def verification_of(
     """
     model = load_causal_lm(files, dtype)
     began = time.perf_counter()
-    expected = reference(model, windows, next_token_loss, count_tokens)
+    expected = reference(model, windows, next_token_loss, count_tokens, device)
     if not math.isfinite(expected.loss):
         raise NonFiniteError(
             f"the loss of one process is {expected.loss}, and that of the pipeline {loss}"
