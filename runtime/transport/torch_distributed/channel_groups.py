@@ -93,13 +93,13 @@ class ChannelGroups:
         own = torch.frombuffer(bytearray(message.ljust(EXCHANGED_BYTES, b"\0")), dtype=torch.uint8)
         other = torch.empty(EXCHANGED_BYTES, dtype=torch.uint8, device=self._device)
         both = [
-            Call(Direction.SEND, own.to(self._device), route.peer),
+            Call(Direction.SEND, self._pipeline.upload(own), route.peer),
             Call(Direction.RECV, other, route.peer),
         ]
         with self._pipeline.call():
             works = begin_together(route.group, both, self._pipeline.batches_on)
         self._pipeline.finish(works)
-        return other.cpu().numpy().tobytes().rstrip(b"\0")
+        return self._pipeline.download(other).numpy().tobytes().rstrip(b"\0")
 
     def clear(self) -> None:
         """Forget the groups of a generation that is over."""

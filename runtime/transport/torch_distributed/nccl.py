@@ -1,4 +1,4 @@
-"""What NCCL needs to be told before its first communicator, and checks that it has been."""
+"""What has to be so before NCCL is used, checked; and what makes it unusable."""
 
 import os
 
@@ -6,11 +6,7 @@ import torch
 import torch.distributed as dist
 
 from runtime.transport.protocol import TransportError
-
-LAUNCH_ORDER = "NCCL_LAUNCH_ORDER_IMPLICIT"
-"""Makes NCCL start the operations of several communicators in the order of the host program: with
-several on one device, two processes could otherwise start theirs in different orders and wait for
-each other (https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/env.html)."""
+from runtime.transport.torch_distributed.nccl_settings import LAUNCH_ORDER
 
 
 def require_launch_order() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from runtime import device
 from runtime.device import Clock, DeviceError, local_device
 from runtime.failure.report import Failure
 from runtime.failure.state import FailureState
@@ -31,6 +32,8 @@ CALLS = [Call(Direction.SEND, TENSOR, 2), Call(Direction.RECV, TENSOR, 0)]
 @pytest.fixture(autouse=True)
 def _sound(monkeypatch):
     monkeypatch.setattr(nccl, "_unsound", "")
+    pinned: Any = lambda shape, dtype: torch.empty(shape, dtype=dtype)  # noqa: E731
+    monkeypatch.setattr(device, "_pinned", pinned)
 
 
 @pytest.fixture
@@ -38,10 +41,10 @@ def opened(monkeypatch):
     """Makes groups of rank 1 of 3 over fake communicators, all of one device."""
 
     def opened(*names: str) -> tuple[list[RenewableGroup], list[FakeNccl]]:
-        device, made = FakeDevice(len(names)), []
+        gpu, made = FakeDevice(len(names)), []
 
         def new(_: RenewableGroup, name: str, *_where: int) -> FakeNccl:
-            made.append(FakeNccl(name, device))
+            made.append(FakeNccl(name, gpu))
             return made[-1]
 
         monkeypatch.setattr(RenewableGroup, "_new", new)
@@ -140,6 +143,7 @@ class Never(Clock):
     """A device that never gets there."""
 
     def __init__(self) -> None:
+        super().__init__(CPU)
         self.on_gpu = True
 
     def mark(self) -> float:
