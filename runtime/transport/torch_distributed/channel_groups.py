@@ -68,7 +68,7 @@ class ChannelGroups:
             raise TransportError(f"the channel {way} stage {peer} was not connected") from None
 
     def open(self, wanted: Iterable[PeerChannel]) -> list[PeerChannel]:
-        """Make the groups of new channels; both ends of each have to take part.
+        """Make the groups of channels that have none; both ends of each have to take part.
 
         Args:
             wanted: The channels that this stage wants.
@@ -79,6 +79,8 @@ class ChannelGroups:
         in_turn = sorted(wanted, key=lambda channel: self._ends(*channel))
         if not self._shared:
             for direction, peer in in_turn:
+                if (direction, peer) in self._routes:
+                    continue  # of another plan, or another evaluator
                 group = self._pipeline.edge(*self._ends(direction, peer))
                 self._routes[direction, peer] = Route(group, direction is Direction.SEND)
         return in_turn

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 
-from runtime.device import Clock
+from runtime.device import POLL_SECONDS, Clock
 from runtime.transport.protocol import TransportError
 from runtime.transport.torch_distributed import nccl
 from runtime.transport.torch_distributed.abort import (
@@ -76,6 +76,8 @@ class RenewableGroup:
         """The device of a group in which several transfers have to be one operation."""
         members = "-".join(map(str, ranks))
         self._store: Store | None = PrefixStore(f"group {members}", store)
+        self._connection: Store | None = None
+        """Of the store, for the making of groups: who waits on one keeps heartbeats from it."""
         self._generation, self._timeouts = 0, Timeouts()
         self._group: dist.ProcessGroup | None = None
         self._made: list[dist.ProcessGroup] = []
@@ -223,23 +225,41 @@ class RenewableGroup:
         """Let go of the groups and of the store; nothing can be done here any more."""
         if not self._abandoned:
             self._shut_down()
-        self._abandoned, self._store, self._group = True, None, None
+        self._abandoned, self._store, self._group, self._connection = True, None, None, None
         self._made.clear()
 
     def _make(self, name: str, rank: int, size: int) -> dist.ProcessGroup:
-        group = self._new(name, rank, size)
+        group = self._new_watchfully(name, rank, size)
         if group is not self._parent:
             self._made.append(group)
             if self._abandoned:  # in the making, by another thread
                 abandon_together([self])
         return group
 
+    def _new_watchfully(self, name: str, rank: int, size: int) -> dist.ProcessGroup:
+        """Make a group in a thread: who connects to a rank that died comes back late, or never."""
+        if not self._makes_groups:
+            return self._new(name, rank, size)
+        made: list[dist.ProcessGroup] = []
+        making = Ending("schedcc connects", [lambda: made.append(self._new(name, rank, size))])
+        while not making.over(POLL_SECONDS):
+            self.require_usable()
+        if making.errors:
+            raise making.errors[0]
+        return made[0]
+
+    @property
+    def _makes_groups(self) -> bool:
+        return self.size > 1 and self._kind in KINDS
+
     def _new(self, name: str, rank: int, size: int) -> dist.ProcessGroup:
-        if self.size == 1 or self._kind not in KINDS:
+        if not self._makes_groups:
             return self._parent
         if self._store is None:
             raise TransportError("the process group was closed")
-        store = PrefixStore(f"generation {self._generation}, {name}", self._store)
+        if self._connection is None:
+            self._connection = self._store.clone()
+        store = PrefixStore(f"generation {self._generation}, {name}", self._connection)
         return new_group(
             self._kind, store, rank, size, self._device, self._timeouts, self._settings
         )

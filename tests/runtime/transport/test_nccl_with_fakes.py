@@ -139,6 +139,46 @@ def test_the_host_hears_of_an_abort_while_it_waits_for_the_device(opened):
     assert group.calls[:2] == ["all_gather", "wait"]
 
 
+def test_a_host_that_connects_to_a_rank_that_died_hears_of_it(opened, monkeypatch):
+    (renewable,), _ = opened("pipeline")
+    renewable.abandon()
+    connecting, never = threading.Event(), threading.Event()
+
+    def connects(*_: Any) -> FakeNccl:
+        connecting.set()
+        never.wait(SOON)
+        return FakeNccl("late")
+
+    monkeypatch.setattr(RenewableGroup, "_new", connects)
+    raised: list[BaseException] = []
+
+    def main() -> None:
+        try:
+            renewable.open(1, MINUTE)
+        except TransportError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=main)
+    thread.start()
+    assert connecting.wait(SOON)
+    renewable.abandon()  # as the heartbeat thread does
+    thread.join(SOON / 2)
+    assert [str(error) for error in raised] == ["the process group was aborted after a failure"]
+    never.set()
+
+
+def test_an_error_in_the_making_of_a_group_is_raised_where_it_is_wanted(opened, monkeypatch):
+    (renewable,), _ = opened("pipeline")
+    renewable.abandon()
+
+    def refuses(*_: Any) -> None:
+        raise dist.DistBackendError("Duplicate GPU")
+
+    monkeypatch.setattr(RenewableGroup, "_new", refuses)
+    with pytest.raises(dist.DistBackendError, match="Duplicate GPU"):
+        renewable.open(1, MINUTE)
+
+
 class Never(Clock):
     """A device that never gets there."""
 
