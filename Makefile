@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 N ?= 200
 
-.PHONY: demo test chaos bench bench-compiler bench-runtime check mutants fuzz kill-saves format schemas clean
+.PHONY: demo test chaos gpu bench bench-compiler bench-runtime check mutants fuzz kill-saves format schemas clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -28,6 +28,18 @@ bench-runtime: $(READY)
 # N random faults in real processes, and the seconds until every stage knew; SEED repeats a run.
 chaos: $(READY)
 	$(BIN)/python -m tests.chaos $(N) $(SEED)
+
+# Whether what is said of GPUs is true, in ten minutes: docs/gpu.md. GPU_PYTHON has torch with CUDA;
+# all else is in one folder, which can be made elsewhere and copied. Options: make gpu GPU=--dry
+GPU_PYTHON ?= $(PYTHON)
+GPU_PACKAGES ?= build/gpu-packages
+
+gpu: | $(GPU_PACKAGES)
+	PYTHONPATH=$(GPU_PACKAGES):$(CURDIR) $(GPU_PYTHON) -m benchmarks.gpu $(GPU)
+
+$(GPU_PACKAGES):
+	$(GPU_PYTHON) -m pip install --quiet --target $@ --constraint constraints.txt \
+		pydantic networkx numpy typer rich safetensors transformers gguf
 
 check: $(READY)
 	$(BIN)/ruff format --check .

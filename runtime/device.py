@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TypeAlias
 
@@ -10,6 +10,10 @@ import torch
 
 Mark: TypeAlias = "float | torch.cuda.Event"
 """A point in time on a device's own stream of work."""
+
+
+POLL_SECONDS = 0.0005
+"""Between two looks at a device that has not got there yet."""
 
 
 class DeviceError(ValueError):
@@ -47,10 +51,55 @@ class Clock:
         assert isinstance(end, torch.cuda.Event)
         return float(start.elapsed_time(end)) / 1e3
 
+    def wait(self, check: Callable[[], None], mark: "Mark | None" = None) -> None:
+        """Wait on the host until the device has come to a mark.
+
+        A host that blocks in the device (`synchronize`, `cpu`, a copy from pageable memory) could
+        not be told of a failure, for which a receive on the device may wait in vain.
+
+        Args:
+            check: Called meanwhile, and at the end; raises if what the device has may be anything.
+            mark: Default: now, behind all that the device's current stream was given.
+        """
+        until = self.mark() if mark is None else mark
+        while not self.reached(until):
+            check()
+            time.sleep(POLL_SECONDS)
+        check()
+
+    def download(self, tensor: torch.Tensor, check: Callable[[], None]) -> torch.Tensor:
+        """A tensor of the device in the host's memory; of a CPU, that tensor itself.
+
+        Args:
+            tensor: Filled by what the current stream was given.
+            check: As of `wait`.
+        """
+        if not self.on_gpu:
+            return tensor
+        host = _pinned(tensor.shape, tensor.dtype)
+        host.copy_(tensor, non_blocking=True)
+        self.wait(check)
+        return host
+
+    def upload(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of the host on the device; the host does not wait.
+
+        Without pinned memory and `non_blocking`, torch waits until the current stream has come to
+        the copy, behind the receives that are enqueued there.
+        """
+        if not self.on_gpu:
+            return tensor
+        return _pinned(tensor.shape, tensor.dtype).copy_(tensor).to(self._device, non_blocking=True)
+
     def synchronize(self) -> None:
-        """Wait until the device has done all its work."""
+        """Wait until the device has done all its work; where no receive is under way."""
         if self.on_gpu:
             torch.cuda.synchronize(self._device)
+
+
+def _pinned(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+    """Memory of the host that the device copies to and from by itself."""
+    return torch.empty(shape, dtype=dtype, pin_memory=True)
 
 
 def random_state_kept(device: torch.device) -> AbstractContextManager[None]:

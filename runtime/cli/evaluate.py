@@ -291,8 +291,8 @@ def _run(make: "Callable[[], Job]", display: Display, *, as_json: bool) -> int:
                 display.clear()
                 texts = read_texts(job.texts, job.record_field, conversations=job.chat_template)
                 running = True
-                first = replace(job, read=texts)
-                evaluation = launch(job.order.ranks, run_rank, job, first=first, forked=True)
+                told = replace(job, read=texts)
+                evaluation = launch(job.order.ranks, run_rank, job, first=told, forked=True)
     except (Exception, KeyboardInterrupt, Terminated) as error:
         display.clear()
         _end(exit_for(error, running=running))

@@ -14,7 +14,7 @@ from runtime.distributed.launch_environment import (
     launched_process,
     processes_of_launcher,
 )
-from runtime.transport.torch_distributed.nccl import LAUNCH_ORDER
+from runtime.transport.torch_distributed.nccl_settings import set_process_defaults
 
 __all__ = [
     "TIMEOUT",
@@ -101,7 +101,7 @@ def process_group(timeout: timedelta = TIMEOUT) -> Iterator[torch.device]:
     try:
         if device.type == "cuda":
             torch.cuda.set_device(device)
-            os.environ.setdefault(LAUNCH_ORDER, "1")
+            set_process_defaults()
             dist.init_process_group("nccl", timeout=timeout, device_id=device)
         else:
             dist.init_process_group("gloo", timeout=timeout)

@@ -90,7 +90,7 @@ class Runner:
             for context in (recorded, setup.weights.evaluation(), torch.no_grad()):
                 entered.enter_context(context)
             self._begin(run)
-            evaluation = self._evaluation(data, options, outcome, asked)
+            evaluation = self._evaluation(data, options, outcome, asked, run)
             shaken = self._handshake(evaluation, run, setup.weights.token)
             if asked is not None and (misfit := setup.plans.misfit(asked)) is not None:
                 raise AgreementError(misfit)  # all ranks ask for the same, and raise it
@@ -136,6 +136,7 @@ class Runner:
         options: EvalOptions,
         outcome: schedcc.Outcome,
         asked: int | None,
+        run: GuardedRun,
     ) -> Evaluation:
         setup, device = self._setup, self._transport.device
         if options.compute_loss and self._route.reads_labels and not setup.computes_something:
@@ -144,13 +145,14 @@ class Runner:
                 "one of them, or compute_loss=False"
             )
         setup.metrics.begin(fed=outcome.compute_metrics and self._route.reads_labels)
+        logits = Logits(options, device, run.settle)
         averages = options.compute_loss and options.reduce_output == "avg"
         return Evaluation(
             options,
             outcome,
             asked,
             self._prefetcher(data, options, asked),
-            Results(Losses(device, self._layout), setup.metrics, Logits(options, device)),
+            Results(Losses(device, self._layout), setup.metrics, logits),
             SampleWeights(needed=averages),
         )
 

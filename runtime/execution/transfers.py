@@ -30,8 +30,9 @@ from runtime.data.stream import Stream, Window
 from runtime.execution.buffers import BufferPool
 from runtime.execution.headers import FirstMessages, Header, memory_beside_header
 from runtime.execution.signatures import Signatures
-from runtime.tensors.activation import ActivationError, Signature, described, require_on
+from runtime.tensors.activation import ActivationError, Signature, described
 from runtime.tensors.allocator import keep_freed_activations
+from runtime.tensors.on_device import require_on
 from runtime.transport.control_messages import ROOM, WINDOW_ROOM, packed_in, unpacked, unpacked_from
 from runtime.transport.protocol import PeerChannel, Pending, Transport
 from schemas import Direction
@@ -248,7 +249,7 @@ class Transfers:
                     self._wait_first(waiting)
         place, pending = self._windows.popleft()
         self._transport.wait(pending)
-        window: Window = unpacked_from(place)
+        window: Window = unpacked_from(place, self._transport)
         return window
 
     def _send_window(self, prepared: _Prepared) -> None:
@@ -293,7 +294,7 @@ class Transfers:
     def _described(self, transfer: Transfer) -> tuple[Signature, list[torch.Tensor]]:
         try:
             signature, tensors = described(transfer.value)
-            require_on(self._transport.device, tensors)
+            require_on(self._transport.device, transfer.value, tensors)
         except ActivationError as error:
             raise ActivationError(
                 f"micro-batch {transfer.micro_batch} cannot go to stage {transfer.peer}: {error}"

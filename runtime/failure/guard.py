@@ -63,6 +63,10 @@ class GuardedRun:
         """Let the device finish, watchfully."""
         self._pointer.drain()
 
+    def settle(self) -> None:
+        """Wait for all that the device was given, watchfully."""
+        self._pointer.settle()
+
 
 @dataclass
 class _Shared:

@@ -26,8 +26,6 @@ allocated until the device has sent them, so memory would grow with M; torch's w
 operation's time from when it was enqueued; and an abort waits for all that was."""
 
 START = "the start of the evaluation"
-POLL_SECONDS = 0.0005
-"""Between two looks at a device that has not got there yet."""
 
 
 class StageStatus(Frozen):
@@ -102,6 +100,12 @@ class InstructionPointer:
         while self._marks:
             self._await_oldest()
 
+    def settle(self) -> None:
+        """Wait until the device has done what it was given, and notice if the run has failed."""
+        self.drain()
+        if self._clock.on_gpu:
+            self._clock.wait(self._check)
+
     def alive(self) -> None:
         """The process lives; counts as progress where nothing else is asked for."""
         self._progress += self._patient
@@ -125,9 +129,7 @@ class InstructionPointer:
         """Poll until the device has finished the oldest instruction that it has."""
         placed, mark = self._marks[0]
         self._place = (placed, "", time.monotonic())
-        while not self._clock.reached(mark):
-            self._check()
-            time.sleep(POLL_SECONDS)
+        self._clock.wait(self._check, mark)
         self._progress += 1
         self._forget_oldest()
 

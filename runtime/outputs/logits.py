@@ -34,9 +34,21 @@ def label_log_probs(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
 class Logits:
     """The logits of an evaluation, on one stage."""
 
-    def __init__(self, options: EvalOptions, device: torch.device) -> None:
-        """Take logits that come into being on `device`."""
-        self._options, self._clock = options, Clock(device)
+    def __init__(
+        self,
+        options: EvalOptions,
+        device: torch.device,
+        synchronize: Callable[[], None] | None = None,
+    ) -> None:
+        """Begin without any.
+
+        Args:
+            options: What is wanted.
+            device: Where logits come into being.
+            synchronize: Waits until that has done what it was given; default: in the device.
+        """
+        self._options = options
+        self._synchronize = synchronize or Clock(device).synchronize
         moved_to = options.logits_device
         self._device = None if moved_to is None else torch.device(moved_to)
         """Where logits are moved as they come; `None`: they stay where they are."""
@@ -104,7 +116,7 @@ class Logits:
     def finish(self) -> None:
         """Wait until what was moved has arrived."""
         if self._device is not None:
-            self._clock.synchronize()
+            self._synchronize()
 
     def _expect(self) -> None:
         if self._options.return_logits and self.handed_out is None:
@@ -117,7 +129,7 @@ class Logits:
     def _hand_out(self, logits: Any) -> None:
         if self._options.on_logits is not None:
             if self._device is not None:
-                self._clock.synchronize()
+                self._synchronize()
             self._options.on_logits(self._numbers, logits)
         if self.handed_out is not None:
             self.handed_out.append(logits)

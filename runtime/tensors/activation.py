@@ -209,20 +209,6 @@ def describe(structure: bytes, tensors: Sequence[torch.Tensor]) -> Signature:
     return _of_several(structure, tensors)
 
 
-def require_on(device: torch.device, tensors: Sequence[torch.Tensor]) -> None:
-    """Refuse tensors that are not where the transport moves them from.
-
-    Raises:
-        ActivationError: naming the tensor.
-    """
-    for number, tensor in enumerate(tensors):
-        if tensor.device.type != device.type:
-            raise ActivationError(
-                f"tensor {number} of the activation, {tensor.dtype} {list(tensor.shape)}, is on "
-                f"{tensor.device}, needed all tensors between stages on {device}"
-            )
-
-
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from runtime.device import Clock
 from runtime.tensors.ownership import Take, fresh
 from runtime.transport.protocol import Pending, Transport, TransportError
 
@@ -67,9 +68,9 @@ def packed_in(room: int, value: Any, device: torch.device, take: Take = fresh) -
     return _message((_SIZE.pack(len(data)) + data).ljust(room, b"\0"), device, take)
 
 
-def unpacked_from(message: torch.Tensor) -> Any:
-    """The value in a message of `packed_in`."""
-    data = message.cpu().numpy().tobytes()
+def unpacked_from(message: torch.Tensor, transport: Transport) -> Any:
+    """The value in a message of `packed_in` that has been received."""
+    data = transport.to_host(message).numpy().tobytes()
     (size,) = _SIZE.unpack_from(data)
     return pickle.loads(data[_SIZE.size :][:size])
 
@@ -77,16 +78,16 @@ def unpacked_from(message: torch.Tensor) -> Any:
 def _message(content: bytes, device: torch.device, take: Take) -> torch.Tensor:
     message = take(len(content), 0, torch.device("cpu"))
     message.numpy()[:] = np.frombuffer(content, dtype=np.uint8)
-    return message.to(device)
+    return Clock(device).upload(message)
 
 
 def unpacked(first: torch.Tensor, transport: Transport, peer: int) -> Any:
     """The value whose first message has been received; the rest of a long one is waited for."""
-    data = first.cpu().numpy().tobytes()
+    data = transport.to_host(first).numpy().tobytes()
     (size,) = _SIZE.unpack_from(data)
     content = data[_SIZE.size :][:size]
     if size > _FIRST:
         rest = torch.empty(size - _FIRST, dtype=torch.uint8, device=transport.device)
         transport.wait(transport.post_receive([rest], peer))
-        content += rest.cpu().numpy().tobytes()
+        content += transport.to_host(rest).numpy().tobytes()
     return pickle.loads(content)

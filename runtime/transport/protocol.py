@@ -105,6 +105,12 @@ class Transport(Protocol):
     def wait(self, pending: Pending) -> None:
         """Make what follows on this stage come after the transfer. To be called exactly once."""
 
+    def to_host(self, message: torch.Tensor) -> torch.Tensor:
+        """What was received, once it was waited for, in the host's memory, which may wait for it.
+
+        It does so without blocking in the device, so that it can be told of a failure.
+        """
+
     def broadcast(self, tensor: torch.Tensor, source: int) -> None:
         """Overwrite `tensor` on every stage with that of the stage `source`."""
 

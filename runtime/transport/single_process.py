@@ -79,6 +79,14 @@ class SingleProcessTransport:
         """
         self._refuse(f"wait for {pending!r}")
 
+    def to_host(self, message: torch.Tensor) -> torch.Tensor:
+        """Nothing was received.
+
+        Raises:
+            TransportError: always.
+        """
+        self._refuse(f"read a message of {message.nbytes} bytes")
+
     def broadcast(self, tensor: torch.Tensor, source: int) -> None:
         """The only stage has it already."""
 

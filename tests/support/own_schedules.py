@@ -44,6 +44,9 @@ class Looped:
 
     name = "looped"
 
+    def __repr__(self) -> str:
+        return "Looped()"
+
     def placement(self, stages: int, ranks: int) -> list[int]:
         return [stage % ranks for stage in range(stages)]
 

@@ -51,6 +51,7 @@ def reference(
     micro_batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     loss_fn: LossFunction,
     weight_fn: WeightFunction,
+    device: torch.device | None = None,
 ) -> Reference:
     """Evaluate an unsplit causal language model, one micro-batch after the other.
 
@@ -59,12 +60,17 @@ def reference(
         micro_batches: Inputs and labels, int64 `[micro_batch_size, sequence]`.
         loss_fn: As of the evaluator.
         weight_fn: As of the evaluator.
+        device: Where to: that of the stages, since kernels of another one round otherwise; default:
+            the CPU.
     """
+    device = device or torch.device("cpu")
+    model.to(device)
     _align(model)
     digests = LogitsDigests()
     losses, weights = [], []
     with evaluating(model):
-        for number, (inputs, labels) in enumerate(micro_batches):
+        for number, pair in enumerate(micro_batches):
+            inputs, labels = (tensor.to(device) for tensor in pair)
             logits = model(input_ids=inputs, use_cache=False).logits
             losses.append(float(loss_fn(logits, labels)))
             weights.append(float(weight_fn(labels)))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ from runtime.language.text import (
 from runtime.language.text.sharing import share
 from runtime.modules.division import Division
 from runtime.modules.partition import balanced
+from runtime.outputs.options import EvalKeywords
 from runtime.outputs.results import EvalResult
 from runtime.transport import TorchTransport
 from schemas import LanguageModelEvaluation
@@ -125,7 +127,7 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
     if not job.verify:
         return evaluation_of(job, finished, None)
     display.phase("comparing with one process")
-    verification = verification_of(files, getattr(torch, job.dtype), finished)
+    verification = verification_of(files, getattr(torch, job.dtype), finished, device)
     display.clear()
     return evaluation_of(job, finished, verification)
 
@@ -165,10 +167,11 @@ def _run(
     if 0 in transport.gather_objects(left):
         return None
     data = None if windows is None else windows.after(resumed)
-    if measured is None:
-        return evaluator.evaluate(data, on_logits=on_logits)
-    with measured:
-        return evaluator.evaluate(data, on_logits=on_logits)
+    # Moved by the evaluator, which waits for the device watchfully; a digest would block.
+    options: EvalKeywords = {"on_logits": on_logits, "logits_device": "cpu"}
+    options = options if on_logits is not None else {}
+    with measured or nullcontext():
+        return evaluator.evaluate(data, **options)
 
 
 def _write_scores(job: Job, documents: Documents, losses: torch.Tensor, tokenizer: Any) -> None:

@@ -97,13 +97,16 @@ class Finished:
         return exact_loss(self.losses)
 
 
-def verification_of(files: ModelFiles, dtype: torch.dtype, finished: Finished) -> Verification:
-    """Compare with the unsplit model in this process, on the CPU.
+def verification_of(
+    files: ModelFiles, dtype: torch.dtype, finished: Finished, device: torch.device
+) -> Verification:
+    """Compare with the unsplit model in this process, on the device of its stage.
 
     Args:
         files: The model.
         dtype: Of its weights.
         finished: What the pipeline computed.
+        device: Has to hold the whole model, beside the stage.
 
     Raises:
         NonFiniteError: the loss of one process is NaN or infinite.
@@ -111,7 +114,7 @@ def verification_of(files: ModelFiles, dtype: torch.dtype, finished: Finished) -
     model, windows = load_causal_lm(files, dtype), finished.windows
     loss, digests = finished.total / windows.tokens, finished.digests or []
     began = time.perf_counter()
-    expected = reference(model, windows, next_token_loss, count_tokens)
+    expected = reference(model, windows, next_token_loss, count_tokens, device)
     if not math.isfinite(expected.loss):
         raise NonFiniteError(
             f"the loss of one process is {expected.loss}, and that of the pipeline {loss}"

@@ -26,7 +26,7 @@ from runtime.distributed.process_group import TIMEOUT
 from runtime.language.models import ModelFiles
 from runtime.language.scoring.options import ScorerOptions
 from runtime.language.scoring.stage import ScoringStage, StageData
-from runtime.transport.torch_distributed.nccl import LAUNCH_ORDER
+from runtime.transport.torch_distributed.nccl_settings import set_process_defaults
 
 HOST = "127.0.0.1"
 LOOK_SECONDS = 0.25
@@ -60,7 +60,7 @@ def join(store: Store, rank: int, stages: int, timeout: timedelta = TIMEOUT) -> 
     device = local_device(rank, stages)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        os.environ.setdefault(LAUNCH_ORDER, "1")
+        set_process_defaults()
         dist.init_process_group(
             "nccl", store=store, rank=rank, world_size=stages, timeout=timeout, device_id=device
         )

@@ -1,9 +1,9 @@
 """Ending process groups from any thread, all at once.
 
-What is said of NCCL was read in torch 2.13 (`ProcessGroupNCCL`) and NCCL 2.29, and not run:
-`abort()` waits for the device, on which a receive of *another* communicator may spin until that is
-aborted too. So all aborts are under way before any of them is waited for. And it is allowed only
-while no thread is inside a call on the communicator, hence `Calls`.
+What is said of NCCL was read and not run, see docs/gpu.md: `abort()` waits for the device, on which
+a receive of *another* communicator may spin until that is aborted too. So all aborts are under way
+before any of them is waited for. And it is allowed only while no thread is inside a call on the
+communicator, hence `Calls`.
 """
 
 import threading
@@ -52,14 +52,14 @@ class Calls:
 
 
 class Ending:
-    """Groups that are being ended, each in a thread of its own."""
+    """Calls that may not come back, each in a thread of its own: ends of groups, for instance."""
 
     def __init__(self, what: str, ends: Iterable[Callable[[], None]]) -> None:
         """Start them all.
 
         Args:
             what: Names the threads.
-            ends: What ends each group.
+            ends: The calls.
         """
         self.errors: list[Exception] = []
         """What some of them raised, which spares no other."""
@@ -70,7 +70,7 @@ class Ending:
             thread.start()
 
     def over(self, seconds: float) -> bool:
-        """Whether all have ended, within `seconds`."""
+        """Whether all have come back, within `seconds`."""
         until = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))

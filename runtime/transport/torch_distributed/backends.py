@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
 from runtime.transport.protocol import TransportError
+from runtime.transport.torch_distributed.nccl_settings import NcclSettings, without_watchdog
 from runtime.transport.torch_distributed.torch_version import require_torch
 
 require_torch()
@@ -85,7 +86,13 @@ class Timeouts:
 
 
 def new_group(
-    kind: str, store: Store, rank: int, size: int, device: torch.device, timeouts: Timeouts
+    kind: str,
+    store: Store,
+    rank: int,
+    size: int,
+    device: torch.device,
+    timeouts: Timeouts,
+    settings: NcclSettings,
 ) -> dist.ProcessGroup:
     """A process group over ranks that all make it at the same time.
 
@@ -95,7 +102,8 @@ def new_group(
         rank: This one of them.
         size: Their number.
         device: Where tensors will be.
-        timeouts: NCCL knows only that of a wait.
+        timeouts: NCCL knows only that of a wait, and waits no longer than that for an abort.
+        settings: Of NCCL.
     """
     group = dist.ProcessGroup(store, rank, size)
     if kind == "gloo":
@@ -104,9 +112,14 @@ def new_group(
         group._set_default_backend(dist.ProcessGroup.BackendType.GLOO)
         group._register_backend(torch.device("cpu"), dist.ProcessGroup.BackendType.GLOO, gloo)
         return group
-    options = dist.ProcessGroupNCCL.Options()
+    options = dist.ProcessGroupNCCL.Options(is_high_priority_stream=settings.high_priority)
     options._timeout = timeouts.wait
-    nccl = dist.ProcessGroupNCCL(store, rank, size, options)
+    if settings.max_ctas is not None:
+        options.config.max_ctas = settings.max_ctas
+    if settings.nonblocking:
+        options.config.blocking = 0
+    with without_watchdog():
+        nccl = dist.ProcessGroupNCCL(store, rank, size, options)
     nccl._set_sequence_number_for_group()
     nccl.eager_connect_single_device(device)
     group._set_default_backend(dist.ProcessGroup.BackendType.NCCL)

@@ -100,7 +100,7 @@ class ChannelGroups:
             raise TransportError(f"the channel {way} stage {peer} was not connected") from None
 
     def open(self, wanted: Iterable[PeerChannel]) -> list[PeerChannel]:
-        """Make the groups of new channels; both ends of each have to take part.
+        """Make the groups of channels that have none; both ends of each have to take part.
 
         Args:
             wanted: The channels that this stage wants.
@@ -111,6 +111,8 @@ class ChannelGroups:
         in_turn = sorted(wanted, key=lambda channel: self._ends(*channel))
         if not self._shared:
             for direction, peer in in_turn:
+                if (direction, peer) in self._routes:
+                    continue  # of another plan, or another evaluator
                 group = self._pipeline.edge(*self._ends(direction, peer))
                 self._routes[direction, peer] = Route(group, direction is Direction.SEND)
         return in_turn
@@ -125,13 +127,13 @@ class ChannelGroups:
         own = torch.frombuffer(bytearray(message.ljust(EXCHANGED_BYTES, b"\0")), dtype=torch.uint8)
         other = torch.empty(EXCHANGED_BYTES, dtype=torch.uint8, device=self._device)
         both = [
-            Call(Direction.SEND, own.to(self._device), route.peer),
+            Call(Direction.SEND, self._pipeline.upload(own), route.peer),
             Call(Direction.RECV, other, route.peer),
         ]
         with self._pipeline.call():
             works = begin_together(route.group, both, self._pipeline.batches_on)
         self._pipeline.finish(works)
-        return other.cpu().numpy().tobytes().rstrip(b"\0")
+        return self._pipeline.download(other).numpy().tobytes().rstrip(b"\0")
 
     def clear(self) -> None:
         """Forget the groups of a generation that is over."""

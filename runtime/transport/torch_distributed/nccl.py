@@ -1,4 +1,4 @@
-"""What NCCL needs to be told before its first communicator, and checks that it has been."""
+"""What has to be so before NCCL is used, checked; and what makes it unusable."""
 
 import os
 
@@ -6,11 +6,7 @@ import torch
 import torch.distributed as dist
 
 from runtime.transport.protocol import TransportError
-
-LAUNCH_ORDER = "NCCL_LAUNCH_ORDER_IMPLICIT"
-"""Makes NCCL start the operations of several communicators in the order of the host program: with
-several on one device, two processes could otherwise start theirs in different orders and wait for
-each other (https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/env.html)."""
+from runtime.transport.torch_distributed.nccl_settings import LAUNCH_ORDER
 
 
 def require_launch_order() -> None:
@@ -66,7 +62,7 @@ def refuse_from_here(error: BaseException) -> None:
     """Note an error between `ncclGroupStart` and the end of `ncclGroupEnd`.
 
     Both NCCL and torch count open groups by thread, and nothing sets the counters back: what the
-    thread posts afterwards would never be launched (`ProcessGroupNCCL::groupEnd`, torch 2.13).
+    thread posts afterwards would never be launched (read, not run: see docs/gpu.md).
     """
     global _unsound
     _unsound = f"{type(error).__name__}: {error}"

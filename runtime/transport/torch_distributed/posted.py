@@ -1,7 +1,7 @@
 """Transfers that have been posted, over a process group or a local channel."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -31,6 +31,14 @@ class Posted:
     def in_group(self) -> bool:
         """Whether it goes through a process group."""
         return isinstance(self.way, Route)
+
+    def wait(self, wait_in_group: Callable[[dist.Work], None]) -> None:
+        """Wait for it; `wait_in_group` does so for what goes through a process group."""
+        for work in self.works:
+            if isinstance(work, (Sending, Receiving)):
+                work.wait()
+            else:
+                wait_in_group(work)
 
     def __str__(self) -> str:
         way = "send to" if self.direction is Direction.SEND else "receive from"

@@ -6,7 +6,6 @@ over the same ranks, and after a failure on the next ones. The caller's group st
 """
 
 import os
-import time
 import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 
-from runtime.device import Clock
+from runtime.device import POLL_SECONDS, Clock
 from runtime.transport.protocol import TransportError
 from runtime.transport.torch_distributed import nccl
 from runtime.transport.torch_distributed.abort import (
@@ -33,9 +32,7 @@ from runtime.transport.torch_distributed.backends import (
     backend_of,
     new_group,
 )
-
-POLL_SECONDS = 0.0005
-"""Between two looks at a device that has not got there yet."""
+from runtime.transport.torch_distributed.nccl_settings import NcclSettings
 
 _UNGUARDED = nullcontext()
 
@@ -49,6 +46,7 @@ class RenewableGroup:
         store: Store,
         device: torch.device,
         ranks: Sequence[int] | None = None,
+        settings: NcclSettings | None = None,
     ) -> None:
         """Prepare; nothing is connected before it is used.
 
@@ -57,6 +55,7 @@ class RenewableGroup:
             store: Where the ranks of `parent` find each other, perhaps others of other groups too.
             device: Where tensors will be.
             ranks: Those of `parent`, in the order that they have here; default: all, in theirs.
+            settings: Of communicators, the same on all ranks.
 
         Raises:
             TransportError: the backend knows no other ranks or order.
@@ -65,6 +64,7 @@ class RenewableGroup:
         ranks = known if ranks is None else list(ranks)
         self.rank, self.size = ranks.index(known[parent.rank()]), len(ranks)
         self._parent, self._device = parent, device
+        self._settings = settings or NcclSettings()
         self._kind = backend_of(parent, device)
         if ranks != known and self._kind not in KINDS:
             raise TransportError(
@@ -76,6 +76,8 @@ class RenewableGroup:
         """The device of a group in which several transfers have to be one operation."""
         members = "-".join(map(str, ranks))
         self._store: Store | None = PrefixStore(f"group {members}", store)
+        self._connection: Store | None = None
+        """Of the store, for the making of groups: who waits on one keeps heartbeats from it."""
         self._generation, self._timeouts = 0, Timeouts()
         self._group: dist.ProcessGroup | None = None
         self._made: list[dist.ProcessGroup] = []
@@ -133,24 +135,33 @@ class RenewableGroup:
         Raises:
             TransportError: the group has been aborted, after which NCCL's waits raise nothing.
         """
-        work.wait()
+        if self._is_nccl:
+            work.block_current_stream()  # `wait` blocks the host: see `nccl_settings`
+        else:
+            work.wait()
         self.require_usable()
 
     def finish(self, works: Iterable[dist.Work] = ()) -> None:
         """Wait on the host for operations, and for all that the device was given before.
 
-        A host that blocks in the device would not hear of a failure, and could not be aborted.
-
         Raises:
             TransportError: the group has been aborted.
         """
         for work in works:
-            work.wait()
-        mark = self._clock.mark()
-        while not self._clock.reached(mark):
-            self.require_usable()
-            time.sleep(POLL_SECONDS)
-        self.require_usable()
+            self.wait(work)
+        self._clock.wait(self.require_usable)
+
+    def upload(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of the host on the device; see `Clock.upload`."""
+        return self._clock.upload(tensor)
+
+    def download(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of the device in the host's memory; see `Clock.download`.
+
+        Raises:
+            TransportError: the group has been aborted.
+        """
+        return self._clock.download(tensor, self.require_usable)
 
     def open(self, generation: int, timeout: timedelta) -> None:
         """Make the group of `generation`, unless there is one; all ranks have to.
@@ -198,13 +209,13 @@ class RenewableGroup:
         Raises:
             TransportError: the group has been aborted.
         """
-        own = tensor.to(self._device)
+        own = self.upload(tensor)
         gathered = [torch.empty_like(own) for _ in range(self.size)]
         group = self.group
         with self.call():
             work = group.allgather([gathered], [own])
         self.finish([work])
-        return [tensor.cpu() for tensor in gathered]
+        return [*self.download(torch.stack(gathered))] if self._is_nccl else gathered
 
     def abandon(self) -> None:
         """End every wait in the groups, from any thread; nothing can be sent over them any more."""
@@ -214,24 +225,44 @@ class RenewableGroup:
         """Let go of the groups and of the store; nothing can be done here any more."""
         if not self._abandoned:
             self._shut_down()
-        self._abandoned, self._store, self._group = True, None, None
+        self._abandoned, self._store, self._group, self._connection = True, None, None, None
         self._made.clear()
 
     def _make(self, name: str, rank: int, size: int) -> dist.ProcessGroup:
-        group = self._new(name, rank, size)
+        group = self._new_watchfully(name, rank, size)
         if group is not self._parent:
             self._made.append(group)
             if self._abandoned:  # in the making, by another thread
                 abandon_together([self])
         return group
 
+    def _new_watchfully(self, name: str, rank: int, size: int) -> dist.ProcessGroup:
+        """Make a group in a thread: who connects to a rank that died comes back late, or never."""
+        if not self._makes_groups:
+            return self._new(name, rank, size)
+        made: list[dist.ProcessGroup] = []
+        making = Ending("schedcc connects", [lambda: made.append(self._new(name, rank, size))])
+        while not making.over(POLL_SECONDS):
+            self.require_usable()
+        if making.errors:
+            raise making.errors[0]
+        return made[0]
+
+    @property
+    def _makes_groups(self) -> bool:
+        return self.size > 1 and self._kind in KINDS
+
     def _new(self, name: str, rank: int, size: int) -> dist.ProcessGroup:
-        if self.size == 1 or self._kind not in KINDS:
+        if not self._makes_groups:
             return self._parent
         if self._store is None:
             raise TransportError("the process group was closed")
-        store = PrefixStore(f"generation {self._generation}, {name}", self._store)
-        return new_group(self._kind, store, rank, size, self._device, self._timeouts)
+        if self._connection is None:
+            self._connection = self._store.clone()
+        store = PrefixStore(f"generation {self._generation}, {name}", self._connection)
+        return new_group(
+            self._kind, store, rank, size, self._device, self._timeouts, self._settings
+        )
 
 
 def abandon_together(renewables: Sequence[RenewableGroup]) -> None:

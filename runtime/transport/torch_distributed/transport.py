@@ -28,6 +28,7 @@ from runtime.transport.torch_distributed.backends import (
 )
 from runtime.transport.torch_distributed.channel_groups import ChannelGroups, Channels, Route
 from runtime.transport.torch_distributed.nccl import device_of_nccl
+from runtime.transport.torch_distributed.nccl_settings import NcclSettings
 from runtime.transport.torch_distributed.object_gather import Round, gather_objects
 from runtime.transport.torch_distributed.point_to_point import require_on
 from runtime.transport.torch_distributed.posted import Posted, begin_posted, reason_of, together
@@ -48,6 +49,7 @@ class TorchTransport:
         channels: Channels | None = None,
         grid: Grid | None = None,
         name: str | None = None,
+        nccl: NcclSettings | None = None,
     ) -> None:
         """Connect the stages of `group` (default: all ranks).
 
@@ -62,6 +64,7 @@ class TorchTransport:
             grid: The ranks (among all processes) of every replica's stages, in the order of the
                 stages; default: those of `group` and of the groups that the replicas name.
             name: Of this pipeline, among several that make up one replica; for recordings.
+            nccl: Settings of the communicators, the same on all ranks; default: `NcclSettings()`.
 
         Raises:
             TransportError: there is no process group, or none that fits the device.
@@ -85,11 +88,11 @@ class TorchTransport:
         """The place of this process in its pipeline, and the length of that."""
         job = job_store([rank for ranks in grid for rank in ranks])
         store = job.own
-        self._pipeline = RenewableGroup(group, store, self.device, pipeline)
+        self._pipeline = RenewableGroup(group, store, self.device, pipeline, nccl)
         self._peers = None
         if len(grid) > 1:
             peers = [ranks[self.stage_id] for ranks in grid]
-            self._peers = RenewableGroup(replicas or group, store, self.device, peers)
+            self._peers = RenewableGroup(replicas or group, store, self.device, peers, nccl)
         self._groups = [g for g in (self._pipeline, self._peers) if g is not None]
         self._channels = ChannelGroups(self._pipeline, self.device, channels)
         self._local = LocalChannels(active=self._channels.uses_memory)
@@ -142,9 +145,8 @@ class TorchTransport:
         if pending.in_group:
             self._local.leave()
         try:
-            for work in pending.works:
-                work.wait()
-            self._pipeline.require_usable()  # after an abort, waits of NCCL raise nothing
+            pending.wait(self._pipeline.wait)
+            self._pipeline.require_usable()
         except RuntimeError as error:
             raise self._failed(pending, error, pending.peer) from error
 
@@ -157,6 +159,13 @@ class TorchTransport:
     def release_memory(self, memory: torch.Tensor) -> None:
         """Let go of the descriptor of shared memory; see `Transport`."""
         self._local.memory.release(memory)
+
+    def to_host(self, message: torch.Tensor) -> torch.Tensor:
+        """Copy a message that is on a GPU; see `Transport`."""
+        try:
+            return self._pipeline.download(message)
+        except RuntimeError as error:
+            raise self._failed("reading of a message", error) from error
 
     def broadcast(self, tensor: torch.Tensor, source: int) -> None:
         """Hand `tensor` of stage `source` to all stages."""
@@ -171,7 +180,7 @@ class TorchTransport:
                 group = self._pipeline.group
                 with self._pipeline.call():
                     work = group.broadcast(tensor, source)
-                self._pipeline.wait(work)
+                self._pipeline.finish([work])  # it is about to be read
         except RuntimeError as error:
             raise self._failed(f"broadcast from stage {source}", error) from error
 
@@ -196,7 +205,7 @@ class TorchTransport:
         self._channels.separate()
 
     def connect(self, receives_from: Iterable[int], sends_to: Iterable[int]) -> None:
-        """Exchange something over each channel and wait for the device; see `Transport`.
+        """Exchange something over each channel, watchfully; see `Transport`.
 
         The first use of a peer sets its connection up and blocks the host meanwhile. Each exchange
         is one symmetric group, and all stages go through the channels in the same order, so no

@@ -30,6 +30,23 @@ def test_a_channel_of_its_own_has_to_be_connected_first():
         channels.route(Direction.RECV, 1)
 
 
+def test_a_channel_of_its_own_has_one_group_for_all_evaluators_of_a_transport():
+    made: list[Any] = []
+
+    def edge(*ends: int) -> Any:
+        made.append(ends)
+        return f"group {len(made)}"
+
+    channels = ChannelGroups(SimpleNamespace(rank=0, edge=edge), CPU, "per-edge")  # type: ignore
+    wanted = [(Direction.SEND, 1), (Direction.RECV, 2)]
+    assert channels.open(wanted) == wanted
+    assert channels.open([*wanted, (Direction.RECV, 3)]) == [*wanted, (Direction.RECV, 3)]
+    assert made == [(0, 1), (2, 0), (3, 0)]
+    channels.clear()
+    channels.open(wanted)
+    assert made[3:] == [(0, 1), (2, 0)], "a new generation has new ones"
+
+
 def test_unknown_channels_are_refused():
     known = "channels is 'many', needed one of memory, shared, per-edge"
     with pytest.raises(TransportError, match=known):

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from runtime import device
 from runtime.device import Clock, DeviceError, local_device
 from runtime.failure.report import Failure
 from runtime.failure.state import FailureState
@@ -31,6 +32,8 @@ CALLS = [Call(Direction.SEND, TENSOR, 2), Call(Direction.RECV, TENSOR, 0)]
 @pytest.fixture(autouse=True)
 def _sound(monkeypatch):
     monkeypatch.setattr(nccl, "_unsound", "")
+    pinned: Any = lambda shape, dtype: torch.empty(shape, dtype=dtype)  # noqa: E731
+    monkeypatch.setattr(device, "_pinned", pinned)
 
 
 @pytest.fixture
@@ -38,10 +41,10 @@ def opened(monkeypatch):
     """Makes groups of rank 1 of 3 over fake communicators, all of one device."""
 
     def opened(*names: str) -> tuple[list[RenewableGroup], list[FakeNccl]]:
-        device, made = FakeDevice(len(names)), []
+        gpu, made = FakeDevice(len(names)), []
 
         def new(_: RenewableGroup, name: str, *_where: int) -> FakeNccl:
-            made.append(FakeNccl(name, device))
+            made.append(FakeNccl(name, gpu))
             return made[-1]
 
         monkeypatch.setattr(RenewableGroup, "_new", new)
@@ -136,10 +139,51 @@ def test_the_host_hears_of_an_abort_while_it_waits_for_the_device(opened):
     assert group.calls[:2] == ["all_gather", "wait"]
 
 
+def test_a_host_that_connects_to_a_rank_that_died_hears_of_it(opened, monkeypatch):
+    (renewable,), _ = opened("pipeline")
+    renewable.abandon()
+    connecting, never = threading.Event(), threading.Event()
+
+    def connects(*_: Any) -> FakeNccl:
+        connecting.set()
+        never.wait(SOON)
+        return FakeNccl("late")
+
+    monkeypatch.setattr(RenewableGroup, "_new", connects)
+    raised: list[BaseException] = []
+
+    def main() -> None:
+        try:
+            renewable.open(1, MINUTE)
+        except TransportError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=main)
+    thread.start()
+    assert connecting.wait(SOON)
+    renewable.abandon()  # as the heartbeat thread does
+    thread.join(SOON / 2)
+    assert [str(error) for error in raised] == ["the process group was aborted after a failure"]
+    never.set()
+
+
+def test_an_error_in_the_making_of_a_group_is_raised_where_it_is_wanted(opened, monkeypatch):
+    (renewable,), _ = opened("pipeline")
+    renewable.abandon()
+
+    def refuses(*_: Any) -> None:
+        raise dist.DistBackendError("Duplicate GPU")
+
+    monkeypatch.setattr(RenewableGroup, "_new", refuses)
+    with pytest.raises(dist.DistBackendError, match="Duplicate GPU"):
+        renewable.open(1, MINUTE)
+
+
 class Never(Clock):
     """A device that never gets there."""
 
     def __init__(self) -> None:
+        super().__init__(CPU)
         self.on_gpu = True
 
     def mark(self) -> float:
