@@ -17,10 +17,9 @@ from runtime.evaluation.lifetime import Closable, Lifetime
 from runtime.evaluation.runner import Runner
 from runtime.evaluation.setup import Setup
 from runtime.execution.listeners import Listener
-from runtime.execution.transfers import in_circle
 from runtime.failure.guard import TIMEOUT, Guard
 from runtime.modules.building import build_with_ties, layers_of
-from runtime.modules.division import Division
+from runtime.modules.division import Division, in_circle
 from runtime.modules.layers import Layer, StageModule, build_stage, require_layers
 from runtime.modules.partition import Partition, divide
 from runtime.modules.profile import agreed_profile

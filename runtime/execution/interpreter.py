@@ -13,7 +13,8 @@ from runtime.data.stream import Stream
 from runtime.execution.buffers import BufferPool
 from runtime.execution.listeners import Listener
 from runtime.execution.program import Program
-from runtime.execution.transfers import Transfer, Transfers
+from runtime.execution.transfer import Transfer
+from runtime.execution.transfers import Transfers
 from runtime.outputs.results import Results
 from runtime.transport.protocol import Transport
 from schemas import (

@@ -18,11 +18,8 @@ channel is in one order, header, activation, window, whatever groups transfers a
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
-import networkx as nx
 import torch
 from torch import nn
 
@@ -30,78 +27,17 @@ from runtime.data.stream import Stream, Window
 from runtime.execution.buffers import BufferPool
 from runtime.execution.headers import FirstMessages, Header, memory_beside_header
 from runtime.execution.signatures import Signatures
+from runtime.execution.transfer import Prepared, Transfer
+from runtime.modules.division import in_circle
 from runtime.tensors.activation import ActivationError, Signature, described
 from runtime.tensors.allocator import keep_freed_activations
 from runtime.tensors.on_device import require_on
 from runtime.transport.control_messages import ROOM, WINDOW_ROOM, packed_in, unpacked, unpacked_from
-from runtime.transport.protocol import PeerChannel, Pending, Transport
+from runtime.transport.protocol import Pending, Transport
 from schemas import Direction
-
-
-def in_circle(placement: Sequence[int]) -> bool:
-    """Whether the channels between the ranks of stages lead around in a circle.
-
-    >>> in_circle([0, 1, 2]), in_circle([0, 1, 0, 1]), in_circle([0, 0, 1])
-    (False, True, False)
-    """
-    channels = nx.DiGraph((a, b) for a, b in pairwise(placement) if a != b)
-    return not nx.is_directed_acyclic_graph(channels)
-
 
 LATEST = 16
 """Transfers whose signatures can be asked for: more than there are in flight."""
-
-
-@dataclass
-class Transfer:
-    """One end of a transfer, from the decision to begin it to its wait."""
-
-    direction: Direction
-    stage: int
-    micro_batch: int
-    peer: int
-    """The stage at the other end."""
-    value: Any = None
-    """The activation: given to be sent, or there after the wait."""
-    arriving: tuple[Signature, list[torch.Tensor]] | None = None
-    """What is received, and where."""
-    pending: list[Pending] = field(default_factory=list)
-    """What is to be waited for."""
-
-    @property
-    def key(self) -> tuple[Direction, int, int]:
-        """What tells it from others that are under way."""
-        return self.direction, self.stage, self.micro_batch
-
-    @property
-    def boundary(self) -> int:
-        """The stage that sends: boundary `b` is between the stages `b` and `b + 1`."""
-        return self.stage if self.direction is Direction.SEND else self.peer
-
-
-@dataclass
-class _Prepared:
-    transfer: Transfer
-    channel: PeerChannel
-    signature: Signature | None
-    """What is sent, or is known to come."""
-    tensors: list[torch.Tensor] = field(default_factory=list)
-    """Those of the activation that is sent."""
-    first: list[torch.Tensor] = field(default_factory=list)
-    """The message with the header, or the place for it; empty: there is none."""
-    rest: list[torch.Tensor] = field(default_factory=list)
-    """Of a long header."""
-    room: int = -1
-    """For the activation beside the header; see `FirstMessages.room`."""
-    settles: bool = False
-    """Whether the header says that this is the signature of all activations of this kind."""
-    window_follows: bool = False
-    """Whether a window comes right behind."""
-
-    @property
-    def beside_header(self) -> bool:
-        """Whether the activation is in the message with the header."""
-        return self.signature is not None and self.signature.extent <= self.room
 
 
 class Transfers:
@@ -138,7 +74,7 @@ class Transfers:
         )
         self._first = FirstMessages(transport, buffers)
         self._latest: OrderedDict[tuple[Direction, int, int], Signature] = OrderedDict()
-        self._put_off_from: dict[int, deque[_Prepared]] = {}
+        self._put_off_from: dict[int, deque[Prepared]] = {}
         """Receives that have not begun, by rank: nobody knows the first one's signature yet."""
         self._windows: deque[tuple[torch.Tensor, Pending]] = deque()
         """Windows that are being received."""
@@ -211,11 +147,11 @@ class Transfers:
         waiting = self._put_off_from.setdefault(rank, deque())
         follows = self._stream.follows_receive(transfer.stage, transfer.micro_batch)
         channel = (Direction.RECV, rank)
-        waiting.append(_Prepared(transfer, channel, None, window_follows=follows))
+        waiting.append(Prepared(transfer, channel, None, window_follows=follows))
         if len(waiting) == 1:
             self._go_on(waiting)
 
-    def _go_on(self, waiting: deque[_Prepared]) -> None:
+    def _go_on(self, waiting: deque[Prepared]) -> None:
         """Begin the receives whose signatures are known, and then the next one with a header."""
         while waiting:
             first = waiting[0]
@@ -236,7 +172,7 @@ class Transfers:
             for pending in sent.popleft().pending:
                 self._transport.wait(pending)
 
-    def _wait_first(self, waiting: deque[_Prepared]) -> None:
+    def _wait_first(self, waiting: deque[Prepared]) -> None:
         """Wait for the header of the first receive that is put off, and go on with the others."""
         self._read_header(waiting[0])
         self._go_on(waiting)
@@ -252,7 +188,7 @@ class Transfers:
         window: Window = unpacked_from(place, self._transport)
         return window
 
-    def _send_window(self, prepared: _Prepared) -> None:
+    def _send_window(self, prepared: Prepared) -> None:
         """Send the window that comes right behind an activation, if there is one."""
         transfer = prepared.transfer
         window = self._stream.follows_send(transfer.stage, transfer.micro_batch)
@@ -262,7 +198,7 @@ class Transfers:
             )
             self._post(prepared, [message])
 
-    def _prepared(self, transfer: Transfer) -> _Prepared:
+    def _prepared(self, transfer: Transfer) -> Prepared:
         """A transfer that sends."""
         direction, stage, micro_batch = transfer.key
         channel = (direction, self._placement[transfer.peer])
@@ -272,7 +208,7 @@ class Transfers:
             settles = self._signatures.settles(stage, micro_batch, signature, transfer.value)
             header, *rest = self._first.of(Header(signature, settles))
             room = self._first.room(channel)
-            prepared = _Prepared(
+            prepared = Prepared(
                 transfer, channel, signature, tensors, [header], rest, room, settles
             )
             if prepared.beside_header:
@@ -286,7 +222,7 @@ class Transfers:
                 f"was agreed on with stage {transfer.peer}: what its layers return depends on more "
                 "than what their inputs look like, needed dynamic_shapes=True"
             )
-        return _Prepared(transfer, channel, expected, tensors)
+        return Prepared(transfer, channel, expected, tensors)
 
     def _settled(self, transfer: Transfer) -> Signature | None:
         return self._signatures.settled(transfer.boundary, transfer.micro_batch)
@@ -301,18 +237,18 @@ class Transfers:
             ) from error
         return signature, tensors
 
-    def _know(self, prepared: _Prepared, header: Header) -> None:
+    def _know(self, prepared: Prepared, header: Header) -> None:
         """From here on, both ends know what a header says."""
         transfer = prepared.transfer
         self._first.passed(prepared.channel, header.signature)
         if header.settled:
             self._signatures.settle(transfer.boundary, transfer.micro_batch, header.signature)
 
-    def _expect_header(self, prepared: _Prepared) -> None:
+    def _expect_header(self, prepared: Prepared) -> None:
         channel = prepared.channel
         prepared.room, prepared.first = self._first.room(channel), [self._first.place(channel)]
 
-    def _read_header(self, prepared: _Prepared) -> None:
+    def _read_header(self, prepared: Prepared) -> None:
         """Wait for the header of an activation that comes."""
         (place,) = prepared.first
         self._transport.wait(prepared.transfer.pending.pop())
@@ -320,7 +256,7 @@ class Transfers:
         prepared.signature = header.signature
         self._know(prepared, header)
 
-    def _move(self, prepared: _Prepared) -> None:
+    def _move(self, prepared: Prepared) -> None:
         """Post the activation, unless it is in the message with the header."""
         transfer, signature = prepared.transfer, prepared.signature
         assert signature is not None
@@ -341,12 +277,12 @@ class Transfers:
         if prepared.first:
             keep_freed_activations(signature.nbytes, self._transport.device)
 
-    def _post_first(self, prepared: _Prepared) -> None:
+    def _post_first(self, prepared: Prepared) -> None:
         joined = self._transport.joins(*prepared.channel)
         self._post(prepared, prepared.first, joined=joined)
 
     def _post(
-        self, prepared: _Prepared, memory: Sequence[torch.Tensor], *, joined: bool = False
+        self, prepared: Prepared, memory: Sequence[torch.Tensor], *, joined: bool = False
     ) -> None:
         direction, rank = prepared.channel
         sends = direction is Direction.SEND

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Protocol
 
 import schedcc
-from runtime.execution.transfers import in_circle
+from runtime.modules.division import in_circle
 from schedcc.endless import EndlessPlan, compile_endless
 from schedcc.schedules import Schedule, find_schedule
 from schedcc.schedules.epilogue import epilogues

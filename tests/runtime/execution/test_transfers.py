@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from runtime.execution import signatures, transfers
+from runtime.execution import signatures, transfer, transfers
 from runtime.execution.buffers import BufferPool
 from runtime.testing import InMemoryTransport, run_stages
 from schemas import Direction
@@ -127,12 +127,12 @@ def test_both_ends_of_a_group_see_the_same_room_beside_a_header(joins, monkeypat
         )
         came: list[torch.Tensor] = []
 
-        def receive(m: int) -> transfers.Transfer:
-            return transfers.Transfer(Direction.RECV, end.stage_id, m, end.stage_id - 1)
+        def receive(m: int) -> transfer.Transfer:
+            return transfer.Transfer(Direction.RECV, end.stage_id, m, end.stage_id - 1)
 
-        def send(m: int) -> transfers.Transfer:
+        def send(m: int) -> transfer.Transfer:
             value = came[m] if end.stage_id else activations[m]
-            return transfers.Transfer(
+            return transfer.Transfer(
                 Direction.SEND, end.stage_id, m, end.stage_id + 1, value.clone()
             )
 
@@ -144,9 +144,9 @@ def test_both_ends_of_a_group_see_the_same_room_beside_a_header(joins, monkeypat
                 break
             if group:
                 moves.begin(group)
-            for transfer in group:
-                value = moves.finish(transfer)
-                if transfer.direction is Direction.RECV:
+            for member in group:
+                value = moves.finish(member)
+                if member.direction is Direction.RECV:
                     came.append(value.clone())
         return came
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from runtime.execution.buffers import BufferPool
-from runtime.execution.transfers import Transfer, Transfers
+from runtime.execution.transfer import Transfer
+from runtime.execution.transfers import Transfers
 from runtime.tensors.activation import ActivationError
 from runtime.tensors.on_device import path_to, require_on
 from runtime.testing import InMemoryNetwork, InMemoryTransport
