@@ -59,7 +59,7 @@ class Machine:
         if self.dry:
             time.sleep(min(seconds, 1e-4))
         else:
-            torch.cuda._sleep(int(seconds * CYCLES))
+            torch.cuda._sleep(int(seconds * CYCLES))  # type: ignore[no-untyped-call]
 
     def poison(self, nbytes: int) -> None:
         """Fill memory that is free with NaN: what reads it too early or too late will show."""

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
 
 from benchmarks.gpu.machine import Machine
 from runtime.transport.torch_distributed.nccl_settings import set_process_defaults
@@ -20,6 +22,7 @@ Function = Callable[[Machine, Any], Any]
 """What a rank does: `(machine, argument) -> value`, both picklable."""
 
 CONNECT = timedelta(seconds=30)
+END_SECONDS = 5.0
 
 SAME_HOST = {
     "NCCL_NET": "Socket",
@@ -78,6 +81,7 @@ def run_ranks(
     machine: Machine,
     approach: Approach,
     patience: float = 60.0,
+    silent: tuple[int, ...] = (),
 ) -> list[Answer]:
     """Call `function(machine, argument)` on each rank, in a process of its own.
 
@@ -88,11 +92,13 @@ def run_ranks(
         machine: That of this process.
         approach: How ranks share it.
         patience: Seconds after which those that have not answered are killed.
+        silent: Ranks that are not waited for when all others have answered.
     """
     context = multiprocessing.get_context("forkserver")  # torch is imported once, without CUDA
     context.set_forkserver_preload(["benchmarks.gpu.preload"])
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     waiting: dict[Connection, int] = {}
+    until = time.monotonic() + patience
     processes = []
     for rank in range(size):
         ours, theirs = context.Pipe()
@@ -104,7 +110,10 @@ def run_ranks(
         waiting[ours] = rank
     answers = [Answer(ended=True)] * size
     try:
-        while waiting and (ready := wait(list(waiting), patience)):
+        while set(waiting.values()) - {*silent}:
+            ready = wait(list(waiting), max(0.0, until - time.monotonic()))
+            if not ready:
+                break
             for end in ready:
                 assert isinstance(end, Connection)
                 rank = waiting.pop(end)
@@ -115,7 +124,7 @@ def run_ranks(
     finally:
         for process in processes:
             process.kill()
-            process.join(patience)
+            process.join(END_SECONDS)
     return answers
 
 
@@ -168,7 +177,7 @@ def _work(
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     os.environ.update({k: v.format(rank=rank) for k, v in approach.environment.items()})
     try:
-        store = dist.TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False)
+        store = TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False)
         meet = {"store": store, "rank": rank, "world_size": size, "timeout": CONNECT}
         if machine.dry:
             dist.init_process_group("gloo", **meet)  # type: ignore[arg-type]

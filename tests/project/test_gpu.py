@@ -180,7 +180,7 @@ def test_threads_copy_late_on_streams_of_their_own(cuda):
 @pytest.mark.usefixtures("cuda")
 def test_ranks_on_one_gpu_join_nccl_with_an_environment_of_their_own(monkeypatch):
     joined: list[dict[str, Any]] = []
-    monkeypatch.setattr(dist, "TCPStore", create_autospec(dist.TCPStore))
+    monkeypatch.setattr(ranks, "TCPStore", create_autospec(dist.TCPStore))
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: joined.append({"set": device}))
     init = create_autospec(dist.init_process_group)
     init.side_effect = lambda *given, **named: joined.append({"given": given, **named})

@@ -92,7 +92,7 @@ def _made(folder: Path, shape: dict[str, Any]) -> str:
 
     torch.manual_seed(0)
     directory = folder / "model"
-    model = LlamaForCausalLM(LlamaConfig(**shape, max_position_embeddings=1024))
+    model: Any = LlamaForCausalLM(LlamaConfig(**shape, max_position_embeddings=1024))
     model.to(torch.bfloat16).save_pretrained(directory)
     return str(directory)
 

@@ -23,8 +23,8 @@ def single(context: Context) -> Found:
     expected = one_process(plain, pairs, machine.device)
     lines, held = [], True
     for memory in ("pinned", "other"):
-        loaded = [tuple(map(_pinned(machine), pair)) for pair in pairs]
-        loaded = loaded if memory == "pinned" else pairs  # type: ignore[assignment]
+        pin = _pinned(machine) if memory == "pinned" else lambda tensor: tensor
+        loaded = [tuple(map(pin, pair)) for pair in pairs]
         for to in get_args(LogitsTo):
             for device in (None, "cpu"):
                 evaluator = _evaluator(machine, plain)
@@ -59,6 +59,18 @@ def _evaluator(machine: Machine, plain: list[nn.Module]) -> Evaluator:
     )
 
 
+class _Model(nn.Module):
+    """Called as models of transformers are."""
+
+    def __init__(self, plain: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*plain)
+
+    def forward(self, *, input_ids: torch.Tensor, use_cache: bool) -> Any:
+        assert not use_cache
+        return SimpleNamespace(logits=self.layers(input_ids))
+
+
 def _verified(machine: Machine, plain: list[nn.Module], pairs: list[Pair]) -> tuple[int, str]:
     """Micro-batches with the reference's bits, and whether the loss is its, as of `--verify`."""
     digests = LogitsDigests()
@@ -66,11 +78,6 @@ def _verified(machine: Machine, plain: list[nn.Module], pairs: list[Pair]) -> tu
         iter(pairs), num_micro_batches=len(pairs), on_logits=digests, logits_device="cpu"
     )
 
-    class Model(nn.Sequential):
-        def forward(self, input_ids: torch.Tensor, *, use_cache: bool) -> Any:
-            assert not use_cache
-            return SimpleNamespace(logits=super().forward(input_ids))
-
-    found = reference(Model(*plain), pairs, nn.functional.mse_loss, lambda _: 1.0, machine.device)
+    found = reference(_Model(plain), pairs, nn.functional.mse_loss, lambda _: 1.0, machine.device)
     same = sum(a == b for a, b in zip(digests.digests, found.digests, strict=True))
     return same, "equal" if result.loss == found.loss else f"{result.loss} and {found.loss}"

@@ -42,7 +42,7 @@ def _measured(machine: Machine, argument: tuple[tuple[int, ...], int, int]) -> d
     all_ctas, size, times = argument
     a = torch.randn(size, size, device=machine.device)
     kind = "gloo" if machine.dry else "nccl"
-    store = dist.distributed_c10d._get_default_store()  # type: ignore[attr-defined]
+    store = dist.distributed_c10d._get_default_store()
     rank, found = dist.get_rank(), dict[int, float]()
 
     def product() -> Any:

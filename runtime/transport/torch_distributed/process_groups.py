@@ -258,7 +258,7 @@ class RenewableGroup:
         if self._store is None:
             raise TransportError("the process group was closed")
         if self._connection is None:
-            self._connection = self._store.clone()
+            self._connection = self._store.clone()  # type: ignore[attr-defined]
         store = PrefixStore(f"generation {self._generation}, {name}", self._connection)
         return new_group(
             self._kind, store, rank, size, self._device, self._timeouts, self._settings
