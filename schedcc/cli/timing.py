@@ -32,6 +32,7 @@ from schedcc.cli.output import print_rich, say
 from schedcc.io.plan_files import write_text
 from schedcc.simulation.compare import compare
 from schedcc.simulation.compiled import compiled_table
+from schedcc.simulation.side_by_side import side_by_side
 from schedcc.simulation.simulate import Prediction, prediction
 
 
@@ -91,15 +92,25 @@ def compare_command(
     buffered_sends: BufferedSends = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Set evaluation, blocking and overlapped, beside 1F1B training.
+    """Set evaluation, blocking and overlapped, beside 1F1B training, or schedules side by side.
+
+    With --ranks and without --stages, all schedules that ship are compared on so many ranks; a
+    forward is then that of all layers of a rank.
 
     Examples: schedcc compare -M 64 -S 4 --transfer 0.25
 
     schedcc compare -M 64 -S 8 --schedule interleaved --ranks 4
+
+    schedcc compare -M 64 --ranks 4 --transfer 0.1
     """
-    sizes = required_sizes(micro_batches, stages)
     assumed = cost_model(costs, forward, transfer, activation_bytes, bandwidth)
     transport = transport_model(queue, buffered_sends)
+    if stages is None and ranks is not None:
+        number, _ = required_sizes(micro_batches, ranks)
+        figures = side_by_side(number, ranks, assumed, transport)
+        write_text(figures.model_dump_json(indent=2) + "\n" if as_json else f"{figures}\n", None)
+        return
+    sizes = required_sizes(micro_batches, stages)
     found = compare(*sizes, assumed, transport, schedule=schedule, ranks=ranks)
     if as_json:
         write_text(found.model_dump_json(indent=2) + "\n", None)

@@ -12,8 +12,8 @@ from benchmarks.gpu.report import Found
 from benchmarks.gpu.workload import Pair, data, differing, layers, one_process
 from runtime import Evaluator
 from runtime.language.perplexity.reference import LogitsDigests, reference
-from runtime.outputs.options import LogitsTo
 from runtime.transport import SingleProcessTransport
+from schemas import LogitsTo
 
 
 def single(context: Context) -> Found:

@@ -186,7 +186,14 @@ def test_logits_move_from_the_last_stage_to_another(stage_id, move, complaint):
 def test_every_stage_has_a_program():
     plan = pipeline("L0 F0 S0", "R0 F0 S0", "R0 L0 F0")
     assert list(check_ranks(plan)) == []
-    holes = plan.model_copy(update={"stages": 7, "programs": plan.programs[1:2]})
+    holes = plan.model_copy(
+        update={
+            "stages": 7,
+            "ranks": 7,
+            "placement": tuple(range(7)),
+            "programs": plan.programs[1:2],
+        }
+    )
     message = "no program for stages 0, 2-6 (stages=7)"
     assert list(check_ranks(holes)) == [structure(message)]
 

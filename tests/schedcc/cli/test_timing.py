@@ -1,5 +1,7 @@
 """`schedcc simulate`, `schedcc compare` and `check` under a transport, on the command line."""
 
+import json
+
 import pytest
 
 import schedcc
@@ -236,3 +238,16 @@ def test_a_header_of_any_size_is_refused_before_anything_of_that_size_is_made(
         assert done.err.count("\n") == 1
     with pytest.raises(schedcc.UnsoundPlanError):
         schedcc.simulate(plan)
+
+
+def test_schedules_are_compared_side_by_side_on_as_many_ranks(run):
+    done = run("compare", "-M", 8, "--ranks", 4, "--transfer", 0.2)
+    rows = [line.split("  ")[0].strip() for line in done.out.splitlines() if line.strip()]
+    assert rows[1:] == [
+        *("inference, blocking", "inference, overlapped"),
+        *("interleaved, blocking", "interleaved, overlapped"),
+        *("v_shape, blocking", "v_shape, overlapped"),
+        "best: inference, overlapped",
+    ]
+    done = run("compare", "-M", 8, "--ranks", 4, "--transfer", 0.2, "--json")
+    assert json.loads(done.out)["best"] == "inference, overlapped"
