@@ -10,6 +10,7 @@ from schedcc import Outcome, check, check_schedule, checks, compile_pipeline, co
 from schedcc.analysis.order import Order
 from schedcc.analysis.times import GRAPH_LIMIT
 from schedcc.checks.question import (
+    HeaderQuestion,
     OrderQuestion,
     PipelineQuestion,
     ProgramQuestion,
