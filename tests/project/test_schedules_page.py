@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import rich
 from torch import nn
 
 from runtime import Evaluator
@@ -21,6 +22,7 @@ def test_a_stranger_has_a_schedule_drawn_checked_simulated_and_run_in_under_15_l
     data = batches([2] * 8)
     names: dict[str, Any] = {"layers": mlp(8), "data": data, "loss_fn": nn.functional.mse_loss}
     monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setattr(rich, "_console", None)  # it knows its width since it was made
     exec(block, names)
     losses = one_process(mlp(8), data)[1]
     printed = capsys.readouterr().out
