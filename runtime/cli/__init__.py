@@ -19,7 +19,6 @@ from schedcc.io.plain_text import visible
 
 app = CommandLine(
     name="pipeval",
-    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,  # tables cut the names of options where a terminal is narrow
 )
 app.callback(invoke_without_command=True)(evaluate)

@@ -21,6 +21,7 @@ ROOMS = {
         ("certify", "endless", "io", "simulation"),
         ("recordings",),
         ("trace",),
+        ("testing",),
         ("cli",),
         ("entry",),
     ),

@@ -136,7 +136,7 @@ class InferenceModel(Model):
 
     @property
     def num_buffers(self) -> Number:
-        return where(self.micro_batches == 1, 1 + 0 * self.stages, 2 + 0 * self.stages)
+        return 2 + 0 * self.stages
 
 
 class InterleavedModel(Model):
@@ -158,8 +158,7 @@ class InterleavedModel(Model):
     @property
     def num_buffers(self) -> Number:
         apart = all_of(self.ranks == 1, self.stages >= 2)
-        one = any_of(self.micro_batches == 1, apart)
-        return where(one, 1 + 0 * self.stages, 2 + 0 * self.stages)
+        return where(apart, 1 + 0 * self.stages, 2 + 0 * self.stages)
 
 
 class VShapeModel(Model):

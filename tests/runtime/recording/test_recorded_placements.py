@@ -15,7 +15,9 @@ def test_ranks_with_several_stages_record_the_plan_that_they_execute(tmp_path, s
     def call(evaluator: Evaluator) -> None:
         evaluator.eval_batch(iter(batches([2, 2, 2, 2])), num_micro_batches=4)
 
-    over_stages(2, call, stages=4, schedule=schedule, overlap=overlap, record=tmp_path)
+    network = {"queue": "channel"}
+    options = {"schedule": schedule, "overlap": overlap, "record": tmp_path}
+    over_stages(2, call, network=network, stages=4, **options)
     recording = read_recording(tmp_path)
     plan = compile_pipeline(4, 4, schedule=schedule, ranks=2, overlap=overlap)
     assert recording.damages == ()
