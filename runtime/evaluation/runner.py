@@ -1,9 +1,8 @@
 """The runner: evaluations on one stage, as runs of the pipeline with a handshake before each."""
 
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -13,14 +12,15 @@ import schedcc
 from runtime.data.fingerprint import Digests
 from runtime.data.micro_batches import DataError, EmptyDataError, Prefetcher, Reading
 from runtime.data.route import Route
-from runtime.data.samples import SampleWeights, require_weight
+from runtime.data.samples import SampleWeights
 from runtime.data.stream import FETCHING, Stream, Window, window_of
 from runtime.device import OwnRandomState
+from runtime.evaluation.evaluation import Evaluation
+from runtime.evaluation.forwards import forwards_of
 from runtime.evaluation.outcome import outcome_of, part_of
 from runtime.evaluation.setup import Setup
 from runtime.execution.buffers import BufferPool
-from runtime.execution.forward import LastStageForward, StageForward
-from runtime.execution.interpreter import Forward, Work
+from runtime.execution.interpreter import Work
 from runtime.execution.transfers import Transfers
 from runtime.failure.errors import AgreementError
 from runtime.failure.guard import Guard, GuardedRun
@@ -30,28 +30,12 @@ from runtime.outputs.losses import Losses
 from runtime.outputs.nonfinite import FiniteCheck, require_finite
 from runtime.outputs.options import EvalOptions
 from runtime.outputs.results import EvalResult, Results, eval_result
-from runtime.outputs.values import Layout, Measure
+from runtime.outputs.values import Layout
 from runtime.planning.autotuning import Autotuner
 from runtime.planning.handshake import Handshake, Proposal, handshake
 from runtime.planning.plan_cache import PlanCache
 from runtime.tensors.ownership import Owner
 from runtime.transport import Transport
-
-
-@dataclass
-class Evaluation:
-    """An evaluation that is under way, on one stage."""
-
-    options: EvalOptions
-    outcome: schedcc.Outcome
-    """What its last run delivers."""
-    asked: int | None
-    """The number of micro-batches that the caller asked for; `None`: all that there are."""
-    prefetcher: Prefetcher | None
-    results: Results
-    weights: SampleWeights
-    micro_batches: int = 0
-    """Those that have been evaluated."""
 
 
 class Runner:
@@ -262,18 +246,14 @@ class Runner:
             return False  # other replicas have more data, and meet this one in the last run
         kind = window.notes[0].kind if window.notes else ""
         overlap = self._tuner.overlap(kind)
-        outcome = evaluation.outcome if final else part_of(evaluation.outcome)
-        run.phase("the comparison of plans")
         limit: int | None = evaluation.asked or setup.plans.micro_batches
         if window.ended:
             limit = len(window.notes)
         elif shaken.endless:
             limit = None
-        interpreter = (
-            self._plans.endless(outcome, overlap=overlap)
-            if limit is None
-            else self._plans.interpreter(limit, outcome, overlap=overlap)
-        )
+        run.phase("the comparison of plans")
+        outcome = evaluation.outcome if final else part_of(evaluation.outcome)
+        interpreter = self._plans.interpreter(limit, outcome, overlap=overlap)
         self._buffers.expect(self._receiving_stages, interpreter.program.num_buffers)
         recorder, results = setup.recorder, evaluation.results
         stream = Stream(
@@ -300,7 +280,7 @@ class Runner:
             assert limit is not None
             finite = {stage: FiniteCheck(limit, transport.device) for stage in setup.modules}
         work = Work(
-            forwards=self._forwards(evaluation, stream, transfers, finite),
+            forwards=forwards_of(setup, evaluation, stream, transfers, finite),
             stream=stream,
             transfers=transfers,
             results=results,
@@ -321,53 +301,16 @@ class Runner:
             self._buffers.clear()
         evaluation.micro_batches += stream.count
         if finite:
-            run.drain()
-            run.phase("the comparison of losses")
-            notes = {stage: check.notes(stream.count) for stage, check in finite.items()}
-            gathered = ChainMap(*transport.gather_objects(notes))
-            by_stage = [gathered[stage] for stage in range(len(self._placement))]
-            require_finite(by_stage, setup.division.boundaries, run.before)
+            self._require_finite(finite, stream.count, run)
         return final
 
-    def _forwards(
-        self,
-        evaluation: Evaluation,
-        stream: Stream,
-        transfers: Transfers,
-        finite: Mapping[int, FiniteCheck],
-    ) -> dict[int, Forward]:
-        """What each stage of the rank does with a micro-batch."""
-        setup, options = self._setup, evaluation.options
-        forwards: dict[int, Forward] = {
-            stage: StageForward(stage, layers, transfers, finite.get(stage))
-            for stage, layers in setup.modules.items()
-        }
-        last = self._route.last
-        if last in setup.modules:
-            forwards[last] = LastStageForward(
-                setup.modules[last],
-                evaluation.results,
-                self._weigh(evaluation, stream),
-                measure=Measure(setup.loss_fn, setup.metric_fns) if options.compute_loss else None,
-                logits_fn=options.logits_fn,
-                finite=finite.get(last),
-                is_first=last == 0,
-            )
-        return forwards
-
-    def _weigh(
-        self, evaluation: Evaluation, stream: Stream
-    ) -> Callable[[int, Any], "float | torch.Tensor"]:
-        weight_fn, weights = self._setup.weight_fn, evaluation.weights
-        if weight_fn is not None:
-            return lambda _, label: require_weight(weight_fn(label))
-
-        def weigh(micro_batch: int, _: Any) -> float:
-            inputs = stream.note(micro_batch)
-            labels = stream.label_note(micro_batch)
-            look = f"{inputs.look} {labels.label_look}"
-            weight = weights.weight(inputs.samples, labels.label_samples, look)
-            evaluation.results.losses.uncertain = weights.uncertain
-            return weight
-
-        return weigh
+    def _require_finite(
+        self, finite: Mapping[int, FiniteCheck], count: int, run: GuardedRun
+    ) -> None:
+        """Compare what all stages have noted on the micro-batches of a run."""
+        run.drain()
+        run.phase("the comparison of losses")
+        notes = {stage: check.notes(count) for stage, check in finite.items()}
+        gathered = ChainMap(*self._transport.gather_objects(notes))
+        by_stage = [gathered[stage] for stage in range(len(self._placement))]
+        require_finite(by_stage, self._setup.division.boundaries, run.before)

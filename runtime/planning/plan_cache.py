@@ -66,9 +66,11 @@ class PlanCache:
             self.interpreter(1, schedcc.Outcome(compute_loss=False), overlap=True)
 
     def interpreter(
-        self, micro_batches: int, outcome: schedcc.Outcome, *, overlap: bool
+        self, micro_batches: int | None, outcome: schedcc.Outcome, *, overlap: bool
     ) -> Interpreter:
         """What executes this rank's plan; all ranks have to ask for the same at the same time.
+
+        Of `None` micro-batches: a plan for as many as there are, if the source has such plans.
 
         A new plan has passed its checks. It is compared with that of the other ranks, and the
         channels that it uses are warmed up. The plans that were asked for last are remembered.
@@ -79,29 +81,28 @@ class PlanCache:
         """
         key = (micro_batches, outcome, overlap)
         if key not in self._known:
-            plan = self._source.plan(micro_batches, outcome, overlap=overlap)
-            program = Program.of(plan.rank(self._transport.stage_id))
-            self._remember(key, program, plan.fingerprint)
-        return self._recalled(key)
+            if micro_batches is None:
+                self._remember_endless(key)
+            else:
+                plan = self._source.plan(micro_batches, outcome, overlap=overlap)
+                program = Program.of(plan.rank(self._transport.stage_id))
+                self._remember(key, program, plan.fingerprint)
+        self._known.move_to_end(key)
+        return self._known[key]
 
-    def endless(self, outcome: schedcc.Outcome, *, overlap: bool) -> Interpreter:
-        """The same for any number of micro-batches, where there are such plans."""
-        key = (None, outcome, overlap)
-        if key not in self._known:
-            rank = self._transport.stage_id
-            plan = self._source.endless_plan(outcome, overlap=overlap)
-            epilogue = tuple(Placed(0, None, found) for found in plan.epilogue(rank))
-            program = Program(
-                rank,
-                plan.unit,
-                plan.placement,
-                plan.num_buffers,
-                partial(plan.placed, rank),
-                epilogue,
-                plan.instructions_of_a_micro_batch(rank),
-            )
-            self._remember(key, program, plan.fingerprint)
-        return self._recalled(key)
+    def _remember_endless(self, key: _Key) -> None:
+        rank = self._transport.stage_id
+        plan = self._source.endless_plan(key[1], overlap=key[2])
+        program = Program(
+            rank,
+            plan.unit,
+            plan.placement,
+            plan.num_buffers,
+            partial(plan.placed, rank),
+            tuple(Placed(0, None, found) for found in plan.epilogue(rank)),
+            plan.instructions_of_a_micro_batch(rank),
+        )
+        self._remember(key, program, plan.fingerprint)
 
     def _remember(self, key: _Key, program: Program, fingerprint: str) -> None:
         opens = _channels(program) - self._connected
@@ -111,10 +112,6 @@ class PlanCache:
         self._known[key] = Interpreter(program, self._transport, self._buffers)
         if len(self._known) > PLANS:
             self._known.popitem(last=False)
-
-    def _recalled(self, key: _Key) -> Interpreter:
-        self._known.move_to_end(key)
-        return self._known[key]
 
     def clear(self) -> None:
         """Let go of all plans."""
