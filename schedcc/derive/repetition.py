@@ -13,6 +13,7 @@ repeated in programs of some periods is derived at full length.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from math import lcm
@@ -23,6 +24,7 @@ from schedcc.derive.buffers import count_buffers
 from schedcc.derive.forwards import Forwards, forwards_of
 from schedcc.derive.overlap import overlapped_programs
 from schedcc.derive.programs import Programs, blocking_programs
+from schedcc.errors import ScheduleError
 from schedcc.schedules.schedule import Period, Schedule
 from schedcc.table.table import FIELDS, IS_BUFFER, Bools, Ints, Rows
 
@@ -54,11 +56,11 @@ def buffers_of(schedule: Schedule, forwards: Forwards | None, stages: int, ranks
         stages: S.
         ranks: R.
     """
-    if getattr(schedule, "period", None) is None:
-        return 1 if forwards is None else count_buffers(forwards)
-    if forwards is None or forwards.micro_batches < 2:
-        forwards = forwards_of(schedule, 2, stages, ranks)
-    return count_buffers(forwards)
+    repeats = getattr(schedule, "period", None) is not None
+    if repeats and (forwards is None or forwards.micro_batches < 2):
+        with suppress(ScheduleError):  # not every schedule exists for two
+            forwards = forwards_of(schedule, 2, stages, ranks)
+    return 1 if forwards is None else count_buffers(forwards)
 
 
 @dataclass(frozen=True, eq=False)
