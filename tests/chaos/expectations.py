@@ -10,9 +10,9 @@ SEGMENTS = 24
 """More than any process needs at a time; each failure would leave several behind."""
 
 RAISED_AT = {
-    "layer raises": "ForwardPass(micro_batch={m}, ",
-    "loss raises": "ForwardPass(micro_batch={m}, ",
-    "new shape raises": "ForwardPass(micro_batch=0, ",
+    "layer raises": "ForwardPass(stage={s}, micro_batch={m}, ",
+    "loss raises": "ForwardPass(stage={s}, micro_batch={m}, ",
+    "new shape raises": "ForwardPass(stage={s}, micro_batch=0, ",
     "iterator raises": "the fetching of micro-batches",
     "listener raises": "micro_batch={m}, ",
 }
@@ -78,7 +78,7 @@ def _check_failure(fault: Fault, values: dict[str, int], outcomes: dict[int, Out
             waits = f", waits for stage {fault.stage}", ", waits for all stages"
             assert any(wait in text for wait in waits), text
             if fault.kind == "hangs":
-                assert f"ForwardPass(micro_batch={fault.micro_batch}, " in text
+                assert f"ForwardPass(stage={fault.stage}, micro_batch={fault.micro_batch}, " in text
         else:
             assert outcome.error == "RemoteError", outcome
             headline = text.splitlines()[0]

@@ -147,7 +147,7 @@ def test_a_layer_that_fails_at_once_is_an_error_everywhere():
             assert error.__notes__ == [note]
         else:
             assert isinstance(error, RemoteError)
-            assert "stage 1 failed at step 1: ForwardPass(micro_batch=0, " in str(error)
+            assert "stage 1 failed at step 1: ForwardPass(stage=1, micro_batch=0, " in str(error)
             assert "ArithmeticError: no forward today" in str(error)
 
 
