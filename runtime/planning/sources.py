@@ -192,14 +192,12 @@ def default_stages(schedule: Schedule, ranks: int) -> int:
     Raises:
         ScheduleError: what it says to two, if it allows no number up to eight.
     """
-    refusal: schedcc.ScheduleError | None = None
-    numbers: list[int] = [2, 1, *range(3, 9)]
-    for each in numbers:
+    refusals: list[str] = []  # an error would keep its frames, and so whoever called this
+    for each in (2, 1, *range(3, 9)):
         try:
             schedule.placement(each * ranks, ranks)
         except schedcc.ScheduleError as error:
-            refusal = refusal or error
+            refusals.append(str(error))
         else:
-            return each * ranks
-    assert refusal is not None
-    raise refusal
+            return int(each * ranks)
+    raise schedcc.ScheduleError(refusals[0])

@@ -13,6 +13,8 @@ from lm_eval.models.utils import (
     postprocess_generated_text,
 )
 
+from runtime.language.models.quiet import LOCAL
+
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,),
     "repetition_penalty": (1.0,),
@@ -90,7 +92,7 @@ def end_tokens(directory: Path, config: Any) -> frozenset[int]:
     from transformers import GenerationConfig
 
     if (directory / "generation_config.json").is_file():
-        generation: Any = GenerationConfig.from_pretrained(directory, local_files_only=True)
+        generation: Any = GenerationConfig.from_pretrained(directory, **LOCAL)
     else:
         generation = GenerationConfig.from_model_config(config)
     _require_plain(f"the generation_config of {directory}", generation.to_dict())

@@ -10,6 +10,7 @@ import pytest
 from runtime.language import progress
 from runtime.language.perplexity.advice import advice, bottleneck, command, measured_layers
 from runtime.language.perplexity.job import Job
+from runtime.language.perplexity.order import Order
 from runtime.language.progress import Display, style_for
 from schemas import StageSummary
 
@@ -71,7 +72,7 @@ def job(**changes: Any) -> Job:
     settings: dict[str, Any] = {
         "model": "m",
         "texts": (Path("t"),),
-        "stages": 2,
+        "order": Order("inference", 2, 2, (0, 1)),
         "micro_batch_size": 1,
         "sequence_length": 8,
         "max_windows": None,

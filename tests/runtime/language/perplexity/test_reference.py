@@ -34,6 +34,10 @@ def loss_fn(_: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 DATA = [(torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))]
 
 
+class Windows(list[Any]):
+    tokens = 1
+
+
 def test_the_reference_is_computed_on_the_device_of_the_stages():
     found = reference(OnDevice(), DATA, loss_fn, lambda _: 1.0, DEVICE)
     assert found.loss == 2.0
@@ -44,12 +48,11 @@ def test_the_verification_is_made_on_the_device_of_the_stage(monkeypatch):
     monkeypatch.setattr(summary, "load_causal_lm", lambda *_: OnDevice())
     monkeypatch.setattr(summary, "next_token_loss", loss_fn)
     monkeypatch.setattr(summary, "count_tokens", lambda _: 1.0)
-    windows: Any = DATA
+    windows: Any = Windows(DATA)
     expected = reference(OnDevice(), DATA, loss_fn, lambda _: 1.0, DEVICE).digests
     files: Any = None
-    found = summary.verification_of(
-        files, torch.float32, windows, DEVICE, loss=2.0, digests=expected
-    )
+    finished: Any = SimpleNamespace(windows=windows, total=2.0, digests=expected)
+    found = summary.verification_of(files, torch.float32, finished, DEVICE)
     assert found.passed
     with pytest.raises(AssertionError):
         reference(OnDevice(), DATA, loss_fn, lambda _: 1.0)
