@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from schedcc import Costs, TransportModel, check, compile_pipeline, simulate
 from schedcc.passes import overlapped_by_channel
+from schedcc.testing.executor import execute
 from schemas import PipelinePlan
-from tests.support.executor import execute
 from tests.support.own_schedules import listed
 
 BY_CHANNEL = TransportModel(queue="channel")
