@@ -20,6 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--dry", action="store_true", help="on the CPU, with stand-ins, small")
     parser.add_argument("--row", type=int, help="only that one, in this process")
+    parser.add_argument("--only", type=int, nargs="+", help="these rows, each in its process")
     parser.add_argument("--output", type=Path, default=Path("build/gpu"), help="a folder")
     given = parser.parse_args(arguments)
     given.output.mkdir(parents=True, exist_ok=True)
@@ -31,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     of, results, until = versions(dry=given.dry), list[Result](), time.monotonic() + LIMIT
     for row in ROWS:
+        if given.only and row.number not in given.only:
+            continue
         print(f"{row.number} {row.title} ...", flush=True)
         left = until - time.monotonic()
         if left < 1:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +32,7 @@ def answered(row: Row, context: Context) -> Result:
     except LeftOut as error:
         found, status = Found(True, [str(error)]), "left out"
     except Exception as error:
+        traceback.print_exc()
         text = (str(error) or "no text").splitlines()[0]
         found, status = Found(False, [f"{type(error).__name__}: {text}"]), "failed"
     status = status or ("held" if found.held else "did not hold")

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -187,5 +188,6 @@ def _work(
             dist.init_process_group("nccl", device_id=machine.device, **meet)  # type: ignore[arg-type]
         answer = Answer(function(machine, argument))
     except Exception as error:
+        traceback.print_exc()
         answer = Answer(error=type(error).__name__, text=str(error).partition("\n")[0])
     end.send(answer)
