@@ -1,5 +1,6 @@
 """Ranks of a pipeline as processes, which may end as they like; several of them on one GPU."""
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -104,7 +105,7 @@ def run_ranks(
     for rank in range(size):
         ours, theirs = context.Pipe()
         there = replace(machine, index=rank % max(1, torch.cuda.device_count()))
-        work = (rank, size, store.port, function, argument, there, approach, theirs)
+        work = (rank, size, store.port, function, argument, there, approach, patience, theirs)
         processes.append(context.Process(target=_work, args=work, daemon=True))
         processes[-1].start()
         theirs.close()
@@ -172,8 +173,10 @@ def _work(
     argument: Any,
     machine: Machine,
     approach: Approach,
+    patience: float,
     end: Connection,
 ) -> None:
+    faulthandler.dump_traceback_later(0.9 * patience)  # where it is, should it be killed
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     os.environ.update({k: v.format(rank=rank) for k, v in approach.environment.items()})
@@ -190,4 +193,5 @@ def _work(
     except Exception as error:
         traceback.print_exc()
         answer = Answer(error=type(error).__name__, text=str(error).partition("\n")[0])
+    faulthandler.cancel_dump_traceback_later()
     end.send(answer)

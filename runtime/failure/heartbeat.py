@@ -9,10 +9,11 @@ import time
 from runtime.failure.instruction_pointer import InstructionPointer
 from runtime.failure.monitored_barrier import MonitoredBarrier
 from runtime.failure.periodic import PeriodicThread
-from runtime.failure.report import Failure
+from runtime.failure.report import Failure, names
 from runtime.failure.state import FailureState
 from runtime.failure.store import FailureStore, Heartbeat
 from runtime.transport.rendezvous import RendezvousStore
+from runtime.transport.shared_memory.peer_process import has_ended
 
 INTERVAL = 0.1
 """Seconds between two ticks."""
@@ -31,6 +32,10 @@ STORE_GRACE = 0.7
 may have finished its work, and this one be about to."""
 
 STORE_GONE = "the process that hosts it (the launcher, else the one of rank 0) has ended"
+
+ENDED_SECONDS = 0.5
+"""Without a heartbeat for so long, a rank's process is probed: a broken connection is told sooner,
+but not every channel breaks (NCCL's do not)."""
 
 STOP_SECONDS = 0.5
 
@@ -71,7 +76,9 @@ class HeartbeatTask:
         self.watching = rendezvous.size <= ALL_TO_ALL_RANKS
         """Whether the heartbeats of the others are fetched."""
         self.latest: dict[int, Heartbeat] = {}
-        """The latest heartbeats by rank, while `watching`."""
+        """The latest heartbeats by rank; unless `watching`, of the next rank only."""
+        self._changed: dict[int, tuple[int, float]] = {}
+        """The number of the latest heartbeat by rank, and when it was first seen."""
 
     def start(self) -> None:
         """Tick from here on."""
@@ -98,6 +105,7 @@ class HeartbeatTask:
                 self._publish_heartbeat(evaluating=not last)
                 if not last or self._state.failure or self._state.reported:
                     self._look_for_the_missing()
+                    self._look_for_the_ended()
                     self._exchange_failures()
                     self._fetch_heartbeats(at_once=requested)
                 self.answered = time.monotonic()
@@ -121,6 +129,32 @@ class HeartbeatTask:
         failure = barrier.look()
         if not barrier.over:
             state.reported = failure  # one that is in the store already comes before
+
+    def _look_for_the_ended(self) -> None:
+        """Report ranks that were evaluating and whose processes have ended, on this host."""
+        state, ranks, now = self._state, self._rendezvous, time.monotonic()
+        if state.failure or state.reported:
+            return
+        silent = [
+            rank
+            for rank, heartbeat in self.latest.items()
+            if heartbeat.evaluating
+            and rank != ranks.rank
+            and now - self._changed[rank][1] > ENDED_SECONDS
+        ]
+        gone = tuple(rank for rank in silent if has_ended(ranks.registered(rank)[1]))
+        if gone:
+            here, at = ranks.names[ranks.rank], self._pointer.status().at
+            last = "; ".join(f"{ranks.names[r]} was at {self.latest[r].status.at}" for r in gone)
+            who = names([ranks.names[rank] for rank in gone])
+            state.reported = Failure(
+                kind="lost",
+                reporter=ranks.rank,
+                stage=here,
+                at=at,
+                reason=f"{who} ended without a word: {last} (noticed by {here} at {at})",
+                gone=gone,
+            )
 
     def _exchange_failures(self) -> None:
         state = self._state
@@ -149,9 +183,16 @@ class HeartbeatTask:
 
     def _fetch_heartbeats(self, *, at_once: bool) -> None:
         pause = INTERVAL * max(0.5, self._rendezvous.size // ALL_TO_ALL_RANKS)
-        if self.watching and (at_once or time.monotonic() - self._fetched > pause):
-            self.latest = self._store.heartbeats()
+        if at_once or time.monotonic() - self._fetched > pause:
+            ranks = self._rendezvous
+            next_rank = (ranks.rank + 1) % ranks.size  # each is watched by one at least
+            self.latest = self._store.heartbeats(
+                range(ranks.size) if self.watching else [next_rank]
+            )
             self._fetched = time.monotonic()
+            for rank, heartbeat in self.latest.items():
+                if self._changed.get(rank, (-1, 0.0))[0] != heartbeat.number:
+                    self._changed[rank] = heartbeat.number, self._fetched
 
     def _store_failed(self) -> None:
         ranks = self._rendezvous

@@ -6,7 +6,7 @@ its own, so nothing of a failed attempt is read by the next. The calls block for
 store does; threads of their own make them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch._C._distributed_c10d import PrefixStore
 
@@ -55,9 +55,9 @@ class FailureStore:
         """Leave a sign of life."""
         self._store.set(f"heartbeat/{self._rank}", heartbeat.model_dump_json())
 
-    def heartbeats(self) -> dict[int, Heartbeat]:
-        """The latest heartbeat of every rank that has left one in this generation."""
-        keys = {rank: f"heartbeat/{rank}" for rank in range(self._size)}
+    def heartbeats(self, ranks: Iterable[int]) -> dict[int, Heartbeat]:
+        """The latest heartbeat of each of `ranks` that has left one in this generation."""
+        keys = {rank: f"heartbeat/{rank}" for rank in ranks}
         if not self._store.check(list(keys.values())):
             keys = {rank: key for rank, key in keys.items() if self._store.check([key])}
         values = self._values(list(keys.values()))

@@ -18,7 +18,7 @@ FEW = 5_000
 ROUNDS = 1000
 """Moves at most; far more than any model needs."""
 
-Score = tuple[float, float, float]
+Score = tuple[float, float, float, float]
 
 
 def over_ranks(
@@ -26,7 +26,8 @@ def over_ranks(
 ) -> tuple[int, ...]:
     """Boundaries whose dearest rank is cheapest; with many divisions, nearly so.
 
-    "Many" is more than `FEW`; then no single move makes the dearest rank cheaper. Of divisions whose dearest ranks cost the same, one with a cheaper dearest stage is better.
+    Many are more than `FEW`; then no single move makes the dearest rank cheaper. Of divisions whose
+    dearest ranks cost the same, one with a cheaper dearest stage is better.
     Time of a round: O(stages^3 + layers stages).
 
     Args:
@@ -58,14 +59,14 @@ def over_ranks(
 
 
 def _score(prefix: Sequence[float], boundaries: tuple[int, ...], placement: Sequence[int]) -> Score:
-    """The dearest rank, the dearest stage, and how unequal all ranks are."""
+    """The dearest rank, the dearest stage, and how unequal all ranks and all stages are."""
     ranks = [0.0] * (max(placement) + 1)
-    dearest = 0.0
+    dearest = squares = 0.0
     for rank, (start, stop) in zip(placement, pairwise(boundaries), strict=True):
         cost = prefix[stop] - prefix[start]
         ranks[rank] += cost
-        dearest = max(dearest, cost)
-    return max(ranks), dearest, sum(rank * rank for rank in ranks)
+        dearest, squares = max(dearest, cost), squares + cost * cost
+    return max(ranks), dearest, sum(rank * rank for rank in ranks), squares
 
 
 def _divisions(layers: int, stages: int) -> Iterator[tuple[int, ...]]:

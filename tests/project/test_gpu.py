@@ -189,7 +189,8 @@ def test_ranks_on_one_gpu_join_nccl_with_an_environment_of_their_own(monkeypatch
     monkeypatch.setattr(ranks.os, "environ", environment)
     answers: list[Any] = []
     end: Any = SimpleNamespace(send=answers.append)
-    ranks._work(1, 2, 1234, lambda _, argument: argument + 1, 4, Machine(), APPROACHES[0], end)
+    work = (lambda _, argument: argument + 1, 4, Machine(), APPROACHES[0], 60.0, end)
+    ranks._work(1, 2, 1234, *work)
     assert [answer.value for answer in answers] == [5], answers
     assert joined[1]["given"] == ("nccl",)
     assert joined[1]["device_id"] == joined[0]["set"] == Machine().device

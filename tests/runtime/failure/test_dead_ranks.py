@@ -1,0 +1,101 @@
+"""A process that ends without a word is missed, whatever its channels do."""
+
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from runtime.device import Clock
+from runtime.failure.heartbeat import ALL_TO_ALL_RANKS, HeartbeatTask
+from runtime.failure.instruction_pointer import InstructionPointer
+from runtime.failure.periodic import PeriodicThread
+from runtime.failure.state import FailureState
+from runtime.failure.store import FailureStore, Heartbeat
+from runtime.testing import InMemoryNetwork
+from runtime.transport.rendezvous import RendezvousStore
+
+LIVES = """
+from runtime.transport.shared_memory.peer_process import liveness_address
+print(liveness_address(), flush=True)
+input()
+"""
+
+
+class Other:
+    """A process of this host, and the heartbeats of its rank."""
+
+    def __init__(self, rank: int, ranks: int) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", LIVES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        address = self.process.stdout.readline().strip()
+        if not address:
+            pytest.skip("processes cannot be probed here")
+        self.store = InMemoryNetwork(2).store
+        self._names = tuple(f"stage {n}" for n in range(ranks))
+        there = RendezvousStore(self.store, rank, self._names)
+        there.register(address)
+        self._heartbeats, self._number = FailureStore(there, 0), 0
+        self._status = InstructionPointer(lambda: None, Clock(torch.device("cpu"))).status()
+
+    def publish(self, *, evaluating: bool = True) -> None:
+        """Leave one heartbeat."""
+        self._number += 1
+        self._heartbeats.publish_heartbeat(
+            Heartbeat(number=self._number, evaluating=evaluating, status=self._status)
+        )
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def watched_by(self, rank: int) -> tuple[HeartbeatTask, FailureState]:
+        """The task of another rank, which the test runs tick by tick."""
+        here = RendezvousStore(self.store, rank, self._names)
+        state = FailureState(lambda: None)
+        pointer = InstructionPointer(state.check, Clock(torch.device("cpu")))
+        thread: Any = PeriodicThread("nobody")
+        return HeartbeatTask(FailureStore(here, 0), here, pointer, state, thread), state
+
+
+def ticks(task: HeartbeatTask, state: FailureState, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while state.failure is None and time.monotonic() < until:
+        task.tick(requested=True)
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("rank", "ranks"), [(1, 2), (1, ALL_TO_ALL_RANKS + 36)])
+def test_a_rank_whose_process_was_killed_is_named(rank, ranks):
+    other = Other(rank, ranks)
+    task, state = other.watched_by(rank - 1)
+    assert task.watching == (ranks == 2)
+    try:
+        other.publish()
+        ticks(task, state, 0.8)
+        assert state.failure is None, "it is silent and lives: perhaps it is only slow"
+        other.kill()
+        ticks(task, state, 30)
+    finally:
+        other.kill()
+    assert state.failure is not None
+    assert (state.failure.kind, state.failure.gone) == ("lost", (rank,))
+    assert state.failure.reason == (
+        "stage 1 ended without a word: stage 1 was at the start of the evaluation "
+        "(noticed by stage 0 at the start of the evaluation)"
+    )
+
+
+def test_a_rank_that_has_left_the_evaluation_may_end():
+    other = Other(1, 2)
+    task, state = other.watched_by(0)
+    other.publish()
+    ticks(task, state, 0.1)
+    other.publish(evaluating=False)
+    other.kill()
+    ticks(task, state, 0.8)
+    assert state.failure is None
