@@ -87,10 +87,10 @@ def _beside(machine: Machine, product: Any, times: int) -> float:
 
 
 def _exchange(machine: Machine, group: dist.ProcessGroup, message: torch.Tensor) -> None:
-    """Connect both ends, before anything is measured."""
-    peer = 1 - group.rank()
-    direction = Direction.SEND if peer else Direction.RECV
-    _wait(machine, begin(group, Call(direction, message, peer)))
+    """Connect the channel from rank 1 to rank 0: the host waits in the first call of a direction."""
+    rank = group.rank()
+    direction = Direction.SEND if rank else Direction.RECV
+    _wait(machine, begin(group, Call(direction, message, 1 - rank)))
     machine.synchronize()
 
 
