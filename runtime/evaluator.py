@@ -16,6 +16,7 @@ from runtime.distributed.grid import default_transport, require_grid
 from runtime.evaluation.lifetime import Closable, Lifetime
 from runtime.evaluation.runner import Runner
 from runtime.evaluation.setup import Setup
+from runtime.execution.cuda_graphs import require_gpu
 from runtime.execution.listeners import Listener
 from runtime.failure.guard import TIMEOUT, Guard
 from runtime.modules.building import build_with_ties, layers_of
@@ -74,6 +75,7 @@ class Evaluator(Closable):
         guard: Guard | None = None,
         timeout: float = TIMEOUT,
         dynamic_shapes: bool = False,
+        cuda_graphs: bool = False,
         check_data: bool = True,
         check_finite: bool = False,
         check_weights: bool = True,
@@ -121,6 +123,9 @@ class Evaluator(Closable):
             dynamic_shapes: Whether every activation brings its shape along. Needed only where
                 shapes depend on something that torch does not see (a counter of the layer,
                 say); elsewhere that is noticed.
+            cuda_graphs: Whether forwards are captured into CUDA graphs and replayed, for layers
+                that the host cannot launch as fast as a GPU runs them; see
+                `runtime.execution.cuda_graphs` for what such layers may not do.
             check_data: Whether the stages that read micro-batches compare fingerprints of them;
                 what is `None` in a stage's pairs is not compared.
             check_finite: Whether a loss that is NaN or infinite is an error, which names the stage
@@ -140,6 +145,7 @@ class Evaluator(Closable):
             RemoteError: another stage could not build its layers, or profile them.
             MetricError: a metric cannot be combined over the replicas.
             ValueError: `overlap` is no choice, or `channels` are named beside a transport.
+            DeviceError: `cuda_graphs` on a CPU.
             ScheduleError: the schedule or the plan is for other numbers of stages and ranks.
             UnsoundPlanError: the plan is not sound; the message lists its findings.
             TransportError: NCCL was not initialised as it has to be, or channels share one queue
@@ -151,6 +157,8 @@ class Evaluator(Closable):
         ranks = stages if schedule == "inference" and plan is None else None
         self._transport = transport or default_transport(ranks, replicas, mesh, channels)
         require_grid(self._transport, ranks, replicas)
+        if cuda_graphs:
+            require_gpu(self._transport.device)
         plans = plan_source(schedule, plan, stages, self._transport.stages)
         if in_circle(plans.placement):
             self._transport.separate_channels()
@@ -204,6 +212,7 @@ class Evaluator(Closable):
             keyword_inputs=keyword_inputs,
             overlap=overlap,
             dynamic_shapes=dynamic_shapes,
+            cuda_graphs=cuda_graphs,
             check_data=check_data,
             check_finite=check_finite,
             listeners=[*([recorder] if recorder else []), *listeners],

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from runtime.execution.cuda_graphs import Graph, capture_on
+
 CYCLES = 1.7e9
 """Of a multiprocessor's clock in a second, about."""
 
@@ -32,13 +34,13 @@ class DryStream:
 class DryGraph:
     """A captured function, which is called again."""
 
-    def __init__(self, function: Callable[[], object]) -> None:
-        """Take what is captured."""
-        self._function = function
+    def __init__(self, function: Callable[[], Any], output: torch.Tensor) -> None:
+        """Take what is captured, and where its output is to be."""
+        self._function, self._output = function, output
 
     def replay(self) -> None:
         """Do it once more."""
-        self._function()
+        self._output.copy_(self._function())
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,12 @@ class Machine:
         if not self.dry:
             tensor.record_stream(stream)
 
-    def capture(self, function: Callable[[], object]) -> Any:
-        """A graph of what `function` does, which is called more than once."""
-        function()
+    def capture(self, function: Callable[[], Any]) -> tuple[Any, Graph]:
+        """A graph of what `function` does, see `runtime.execution.cuda_graphs.Capture`."""
         if self.dry:
-            return DryGraph(function)
-        self.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            function()
-        return graph
+            output = function()
+            return output, DryGraph(function, output)
+        return capture_on(self.device)(function)
 
     def synchronize(self) -> None:
         """Wait for all its work."""

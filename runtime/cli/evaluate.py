@@ -148,6 +148,14 @@ def evaluate(
     timeout: Annotated[
         float, typer.Option(help="Seconds without any progress after which the run is ended.")
     ] = 300.0,
+    cuda_graphs: Annotated[
+        bool,
+        typer.Option(
+            "--cuda-graphs",
+            help="Capture forwards into CUDA graphs: for small models, which the host cannot "
+            "launch as fast as a GPU runs them.",
+        ),
+    ] = False,
     check_finite: Annotated[
         bool,
         typer.Option(
@@ -233,6 +241,7 @@ def evaluate(
             threads=max(1, cores // order.ranks) if threads is None else threads,
             verify=verify,
             timeout=timeout,
+            cuda_graphs=cuda_graphs,
             check_finite=check_finite,
             progress=style,
             record=record,

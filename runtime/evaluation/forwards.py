@@ -9,6 +9,7 @@ from runtime.data.samples import require_weight
 from runtime.data.stream import Stream
 from runtime.evaluation.evaluation import Evaluation
 from runtime.evaluation.setup import Setup
+from runtime.execution.cuda_graphs import GraphedLayers, capture_on
 from runtime.execution.forward import LastStageForward, StageForward
 from runtime.execution.interpreter import Forward
 from runtime.execution.transfers import Transfers
@@ -22,17 +23,24 @@ def forwards_of(
     stream: Stream,
     transfers: Transfers,
     finite: Mapping[int, FiniteCheck],
+    device: torch.device,
 ) -> dict[int, Forward]:
     """What each stage of the rank does with a micro-batch."""
-    options = evaluation.options
+    options, modules = evaluation.options, setup.modules
+    if setup.cuda_graphs:
+        capture = capture_on(device)
+        modules = {
+            stage: GraphedLayers(stage, layers, device, capture)
+            for stage, layers in modules.items()
+        }
     forwards: dict[int, Forward] = {
         stage: StageForward(stage, layers, transfers, finite.get(stage))
-        for stage, layers in setup.modules.items()
+        for stage, layers in modules.items()
     }
     last = setup.division.stages - 1
-    if last in setup.modules:
+    if last in modules:
         forwards[last] = LastStageForward(
-            setup.modules[last],
+            modules[last],
             evaluation.results,
             _weigher(setup, evaluation, stream),
             measure=Measure(setup.loss_fn, setup.metric_fns) if options.compute_loss else None,

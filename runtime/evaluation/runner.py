@@ -280,7 +280,7 @@ class Runner:
             assert limit is not None
             finite = {stage: FiniteCheck(limit, transport.device) for stage in setup.modules}
         work = Work(
-            forwards=forwards_of(setup, evaluation, stream, transfers, finite),
+            forwards=forwards_of(setup, evaluation, stream, transfers, finite, transport.device),
             stream=stream,
             transfers=transfers,
             results=results,

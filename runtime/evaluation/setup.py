@@ -38,6 +38,8 @@ class Setup:
     overlap: Overlap
     dynamic_shapes: bool
     """Whether every activation brings its shape along."""
+    cuda_graphs: bool
+    """Whether forwards are captured and replayed."""
     check_data: bool
     check_finite: bool
     listeners: Sequence[Listener]

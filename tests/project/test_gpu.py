@@ -1,5 +1,6 @@
 """`make gpu`: all rows run on the CPU, and what only a GPU runs is called as torch wants it."""
 
+import inspect
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from runtime.transport import NcclSettings
 from runtime.transport.torch_distributed.nccl_settings import PROCESS_DEFAULTS
 
 DRY = Machine(dry=True)
+CAPTURE_BEGIN = inspect.signature(torch.cuda.CUDAGraph.capture_begin)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +62,6 @@ class Recorded:
             torch.cuda, "Event", lambda *, enable_timing: FakeEvent(self, enable_timing)
         )
         monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: FakeGraph(self))
-        monkeypatch.setattr(torch.cuda, "graph", FakeCapture)
         monkeypatch.setattr(torch.cuda, "stream", FakeOn)
         monkeypatch.setattr(torch.Tensor, "record_stream", lambda *given: self.calls.append(given))
         # Tensors are on the CPU, and everything else is done as on a GPU.
@@ -111,22 +112,24 @@ class FakeGraph:
     def __init__(self, recorded: Recorded) -> None:
         self.recorded = recorded
 
+    def capture_begin(self, *given: Any, **named: Any) -> None:
+        CAPTURE_BEGIN.bind(self, *given, **named)
+        self.recorded.calls.append(f"capture {named['capture_error_mode']}")
+
+    def capture_end(self) -> None:
+        self.recorded.calls.append("captured")
+
     def replay(self) -> None:
         self.recorded.calls.append("replay")
 
 
-class FakeCapture:
-    def __init__(self, graph: FakeGraph) -> None:
-        assert isinstance(graph, FakeGraph)
+class FakeOn:
+    def __init__(self, stream: FakeStream) -> None:
+        assert isinstance(stream, FakeStream)
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, *_: Any) -> None: ...
-
-
-class FakeOn(FakeCapture):
-    def __init__(self, stream: FakeStream) -> None:
-        assert isinstance(stream, FakeStream)
 
 
 @pytest.fixture
@@ -138,15 +141,16 @@ def test_a_gpu_is_asked_as_torch_wants_it(cuda):
     gpu, done = Machine(), []
     gpu.busy(1e-3)
     gpu.poison(64)
-    graph = gpu.capture(lambda: done.append(1))
-    assert len(done) == 2, "once before it is captured"
+    output, graph = gpu.capture(lambda: done.append(1) or "output")
+    assert (output, done) == ("output", [1])
     graph.replay()
     gpu.forget_reserved()
     assert gpu.reserved() == 7
     assert gpu.seconds(lambda: done.append(2), 3) >= 0
     names = [call if isinstance(call, str) else call[0] for call in cuda.calls]
     assert names == [
-        *("_sleep", "synchronize", "replay", "synchronize", "empty_cache"),
+        *("_sleep", "current_stream", "wait_stream", "capture thread_local", "captured", "replay"),
+        *("synchronize", "empty_cache"),
         *("reset_peak_memory_stats", "max_memory_reserved", "synchronize", "synchronize"),
     ]
     assert cuda.calls[0][1] == 1_700_000

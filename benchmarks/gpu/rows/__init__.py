@@ -34,7 +34,7 @@ ROWS = (
     Row(4, "faults: raise, SIGKILL, SIGSTOP, endless kernel", failures, 125),
     Row(5, "a rank killed while connecting", connecting, 40),
     Row(6, "matrix products beside a spinning receive", spinning, 50),
-    Row(7, "a layer captured into CUDA graphs", graphs, 25),
+    Row(7, "layers captured into CUDA graphs", graphs, 25),
     Row(8, "one stage: loads, logits, the reference", single, 30),
     Row(9, "layers that do nothing", overhead, 45),
     Row(10, "SmolLM2 in bfloat16 beside transformers", language, 80),

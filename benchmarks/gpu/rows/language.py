@@ -59,6 +59,9 @@ def language(context: Context) -> Found:
     alone, expected = _transformers(machine, work)
     found = {"transformers alone": (alone, expected)}
     found["S = 1"] = _evaluated(machine, SingleProcessTransport(machine.device), work)
+    if not machine.dry:
+        alone_here = SingleProcessTransport(machine.device)
+        found["S = 1, CUDA graphs"] = _evaluated(machine, alone_here, work, cuda_graphs=True)
     left_out = []
     try:
         found["S = 2"] = _two_stages(context, work)
@@ -148,7 +151,12 @@ def _lazy(work: Work) -> Any:
 
 
 def _evaluated(
-    machine: Machine, transport: Transport, work: Work, lazy: Any = None
+    machine: Machine,
+    transport: Transport,
+    work: Work,
+    lazy: Any = None,
+    *,
+    cuda_graphs: bool = False,
 ) -> tuple[float, float]:
     """Seconds, and the mean loss."""
     from runtime.language.models import layer_costs
@@ -163,6 +171,7 @@ def _evaluated(
         partition=balanced(layer_costs(model.layers, work.length), stages),
         transport=transport,
         stages=stages,
+        cuda_graphs=cuda_graphs,
     ) as evaluator:
         losses = []
 

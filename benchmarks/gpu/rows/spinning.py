@@ -87,7 +87,7 @@ def _beside(machine: Machine, product: Any, times: int) -> float:
 
 
 def _exchange(machine: Machine, group: dist.ProcessGroup, message: torch.Tensor) -> None:
-    """Connect the channel from rank 1 to rank 0: the host waits in the first call of a direction."""
+    """Connect the channel from rank 1 to 0: in the first call of a direction the host waits."""
     rank = group.rank()
     direction = Direction.SEND if rank else Direction.RECV
     _wait(machine, begin(group, Call(direction, message, 1 - rank)))

@@ -41,12 +41,16 @@ def _tortured(machine: Machine, micro_batches: int) -> dict[str, list[int]]:
         transport = TorchTransport(device=machine.device, channels=channels)
         plain = layers(transport.stages + 1)
         pairs = data(micro_batches)
-        for overlap in (False, True):
+        variants = {"blocking": (False, False), "overlapped": (True, False)}
+        if not machine.dry:
+            variants["overlapped, CUDA graphs"] = (True, True)
+        for variant, (overlap, cuda_graphs) in variants.items():
             with Evaluator(
                 tortured(plain, machine),
                 loss_fn=nn.functional.mse_loss,
                 partition="uniform",
                 overlap=overlap,
+                cuda_graphs=cuda_graphs,
                 transport=transport,
                 timeout=TIMEOUT,
             ) as evaluator:
@@ -55,7 +59,6 @@ def _tortured(machine: Machine, micro_batches: int) -> dict[str, list[int]]:
                 )
                 if evaluator.is_last:
                     expected = one_process(plain, pairs, machine.device)
-                    variant = "overlapped" if overlap else "blocking"
                     found[f"{channels}, {variant}"] = differing(result, expected)
         transport.close()
     return found

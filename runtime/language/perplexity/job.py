@@ -45,6 +45,7 @@ class Job:
     verify: bool
     timeout: float
     """Seconds without progress after which the run is ended."""
+    cuda_graphs: bool
     check_finite: bool
     progress: Style
     record: Path | None

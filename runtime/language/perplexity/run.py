@@ -203,6 +203,7 @@ def _evaluator(
         weight_fn=count_tokens,
         transport=transport,
         guard=guard,
+        cuda_graphs=job.cuda_graphs,
         check_finite=job.check_finite,
         listeners=listeners,
         record=job.record,
