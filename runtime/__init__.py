@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from runtime.data.micro_batches import DataError
     from runtime.data.sampler import ShardSampler
     from runtime.evaluator import Evaluator
+    from runtime.execution.cuda_graphs import CudaGraphError
     from runtime.failure import AgreementError, LostPeerError, RemoteError, StalledError
     from runtime.modules.layers import LayersError, LayerSpec, TiedLayerSpec
     from runtime.modules.partition import PartitionError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "AgreementError": "runtime.failure",
     "CheckpointError": "runtime.checkpoint",
+    "CudaGraphError": "runtime.execution.cuda_graphs",
     "DataError": "runtime.data.micro_batches",
     "DifferentDataError": "runtime.data.fingerprint",
     "DifferentWeightsError": "runtime.modules.weight_agreement",
@@ -48,6 +50,7 @@ _MODULES = {
 __all__ = [
     "AgreementError",
     "CheckpointError",
+    "CudaGraphError",
     "DataError",
     "DifferentDataError",
     "DifferentWeightsError",

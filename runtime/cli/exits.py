@@ -11,6 +11,7 @@ from runtime.language.extras import not_installed
 
 INPUT_ERRORS = {
     "CheckpointError",
+    "CudaGraphError",
     "DeviceError",
     "LaunchError",
     "ModelError",
