@@ -6,17 +6,16 @@ repeats, see `schedcc.schedules.schedule`; the proof for its period is the proof
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
 
-from schedcc.compiler import required
 from schedcc.derive.repetition import Repetition, repetition
+from schedcc.errors import ScheduleError
 from schedcc.proof import proven
 from schedcc.schedules import Schedule
 from schedcc.schedules.epilogue import Outcome, epilogue
 from schedcc.table.materialise import steps_of
 from schedcc.table.table import IS_BUFFER
 from schemas import EpilogueInstruction, Placed, Step, TransportModel
+from schemas.plans import placed_in
 
 MICRO_BATCHES = 2**40
 """More than any data set has."""
@@ -25,28 +24,27 @@ _PERIODS = 16
 """Periods that are made at once."""
 
 
-@dataclass(frozen=True)
 class EndlessPlan:
     """The plans of all ranks of one pipeline, for any number of micro-batches."""
 
-    schedule: str
-    stages: int
-    ranks: int
-    placement: tuple[int, ...]
-    num_buffers: int
-    overlap: bool
-    outcome: Outcome
-    _programs: Repetition
+    def __init__(self, programs: Repetition, outcome: Outcome, *, overlap: bool) -> None:
+        """Run `programs` for `outcome`; `overlap` says which variant they are.
 
-    @property
-    def unit(self) -> Literal["stage", "rank"]:
-        """What messages call who executes a program."""
-        return "stage" if self.placement == tuple(range(self.stages)) else "rank"
+        Raises:
+            ScheduleError: there is no proof for them with the epilogue for that outcome.
+        """
+        if not proven(programs.programs, outcome, TransportModel()):
+            name = programs.programs.schedule
+            raise ScheduleError(f"{name!r} is not sound with the epilogue for {outcome}")
+        self._programs, self.outcome, self.overlap = programs, outcome, overlap
+        self.header = programs.programs.header()
+        """Of a plan for a few micro-batches, which is the same but for their number."""
 
     @property
     def fingerprint(self) -> str:
         """What is the same for ranks that execute parts of one plan."""
-        return f"{self.schedule} {self.placement} {self.num_buffers} {self.overlap} {self.outcome}"
+        h = self.header
+        return f"{h.schedule} {h.placement} {h.num_buffers} {self.overlap} {self.outcome}"
 
     def instructions_of_a_micro_batch(self, rank: int) -> int:
         """How many instructions a rank executes for each micro-batch."""
@@ -56,11 +54,7 @@ class EndlessPlan:
 
     def placed(self, rank: int) -> Iterator[Placed]:
         """The instructions of a rank's steps, with their places."""
-        offset = 0
-        for number, step in enumerate(self.steps(rank)):
-            for instruction in step:
-                yield Placed(offset, number, instruction)
-                offset += 1
+        return placed_in(self.steps(rank))
 
     def steps(self, rank: int) -> Iterator[Step]:
         """The steps of a rank, one by one and in constant memory."""
@@ -69,37 +63,18 @@ class EndlessPlan:
 
     def epilogue(self, rank: int) -> tuple[EpilogueInstruction, ...]:
         """What a rank does once all micro-batches are through."""
-        return epilogue(self.placement, rank, self.outcome)
+        return epilogue(self.header.placement, rank, self.outcome)
 
 
-def compile_endless(
-    stages: int,
-    *,
-    schedule: str | Schedule = "inference",
-    ranks: int | None = None,
-    overlap: bool = False,
-    outcome: Outcome | None = None,
-) -> EndlessPlan | None:
-    """Compile a plan for any number of micro-batches; `None` if the schedule does not repeat.
-
-    The arguments are those of `compile_pipeline`.
+def endless_programs(
+    schedule: Schedule, stages: int, ranks: int, *, overlap: bool
+) -> Repetition | None:
+    """Programs for any number of micro-batches; `None` if there is no proof for all of them.
 
     Raises:
-        ScheduleError: an argument is out of range, or the schedule makes no sense.
+        ScheduleError: the schedule makes no sense.
     """
-    value, ranks = required(MICRO_BATCHES, stages, schedule, ranks)
-    outcome = outcome or Outcome()
-    found = repetition(value, MICRO_BATCHES, stages, ranks, overlap=overlap)
-    if found is None or not proven(found.programs, outcome, TransportModel()):
+    found = repetition(schedule, MICRO_BATCHES, stages, ranks, overlap=overlap)
+    if found is None or not proven(found.programs, Outcome(), TransportModel()):
         return None
-    whole = found.programs
-    return EndlessPlan(
-        schedule=whole.schedule,
-        stages=stages,
-        ranks=whole.ranks,
-        placement=whole.placement,
-        num_buffers=whole.num_buffers,
-        overlap=overlap,
-        outcome=outcome,
-        _programs=found,
-    )
+    return found

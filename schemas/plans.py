@@ -6,7 +6,7 @@ what executing it means. Plans of the first format, which had one stage on each 
 name it, are upgraded as they are read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import ClassVar, Literal, NamedTuple
 
@@ -35,6 +35,15 @@ class Placed(NamedTuple):
         return "epilogue" if self.step is None else f"step {self.step}"
 
 
+def placed_in(steps: Iterable[Step]) -> Iterator[Placed]:
+    """The instructions of steps in execution order, with their places."""
+    offset = 0
+    for number, step in enumerate(steps):
+        for instruction in step:
+            yield Placed(offset, number, instruction)
+            offset += 1
+
+
 class RankProgram(Extensible):
     """The instructions of one rank: its steps, then its epilogue."""
 
@@ -46,14 +55,12 @@ class RankProgram(Extensible):
 
     def placed(self) -> Iterator[Placed]:
         """Every instruction in execution order, with its place."""
-        offset = 0
-        for step, instructions in enumerate(self.steps):
-            for instruction in instructions:
-                yield Placed(offset, step, instruction)
-                offset += 1
-        for epilogue_instruction in self.epilogue:
-            yield Placed(offset, None, epilogue_instruction)
-            offset += 1
+        offset = -1
+        for placed in placed_in(self.steps):
+            offset = placed.offset
+            yield placed
+        for number, instruction in enumerate(self.epilogue, start=offset + 1):
+            yield Placed(number, None, instruction)
 
 
 class PlanHeader(Extensible):

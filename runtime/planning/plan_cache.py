@@ -95,9 +95,9 @@ class PlanCache:
         plan = self._source.endless_plan(key[1], overlap=key[2])
         program = Program(
             rank,
-            plan.unit,
-            plan.placement,
-            plan.num_buffers,
+            plan.header.unit,
+            plan.header.placement,
+            plan.header.num_buffers,
             partial(plan.placed, rank),
             tuple(Placed(0, None, found) for found in plan.epilogue(rank)),
             plan.instructions_of_a_micro_batch(rank),

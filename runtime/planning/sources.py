@@ -6,9 +6,12 @@ from typing import Protocol
 
 import schedcc
 from runtime.modules.division import in_circle
-from schedcc.endless import EndlessPlan, compile_endless
+from schedcc.derive.forwards import placement_of
+from schedcc.derive.repetition import Repetition
+from schedcc.endless import EndlessPlan, endless_programs
 from schedcc.schedules import Schedule, find_schedule
 from schedcc.schedules.epilogue import epilogues
+from schedcc.schedules.schedule import first_allowed
 from schemas import GroupStart, PipelinePlan, TransportModel
 
 CHUNK = 256
@@ -57,9 +60,7 @@ class ScheduledPlans:
             ScheduleError: the schedule does not exist for so many stages and ranks.
         """
         self._schedule, self._stages, self._ranks = find_schedule(schedule), stages, ranks
-        self.placement = schedcc.compile_epilogue(
-            stages, schedule=self._schedule, ranks=ranks
-        ).placement
+        self.placement = placement_of(self._schedule, stages, ranks)
 
     def misfit(self, micro_batches: int) -> str | None:  # noqa: ARG002
         """There is one for any number."""
@@ -83,21 +84,20 @@ class ScheduledPlans:
     @cached_property
     def is_endless(self) -> bool:
         """Whether the schedule repeats, in both variants."""
-        return all(self._endless(schedcc.Outcome(), overlap) for overlap in (False, True))
+        return None not in self._repetitions
 
     def endless_plan(self, outcome: schedcc.Outcome, *, overlap: bool) -> EndlessPlan:
-        """Compile a plan without an end."""
-        plan = self._endless(outcome, overlap)
-        assert plan is not None
-        return plan
+        """A plan without an end."""
+        programs = self._repetitions[overlap]
+        assert programs is not None
+        return EndlessPlan(programs, outcome, overlap=overlap)
 
-    def _endless(self, outcome: schedcc.Outcome, overlap: bool) -> EndlessPlan | None:
-        return compile_endless(
-            self._stages,
-            schedule=self._schedule,
-            ranks=self._ranks,
-            overlap=overlap,
-            outcome=outcome,
+    @cached_property
+    def _repetitions(self) -> tuple[Repetition | None, ...]:
+        """Of the blocking variant, and of the overlapped one; they do not depend on the outcome."""
+        return tuple(
+            endless_programs(self._schedule, self._stages, self._ranks, overlap=overlap)
+            for overlap in (False, True)
         )
 
 
@@ -192,12 +192,4 @@ def default_stages(schedule: Schedule, ranks: int) -> int:
     Raises:
         ScheduleError: what it says to two, if it allows no number up to eight.
     """
-    refusals: list[str] = []  # an error would keep its frames, and so whoever called this
-    for each in (2, 1, *range(3, 9)):
-        try:
-            schedule.placement(each * ranks, ranks)
-        except schedcc.ScheduleError as error:
-            refusals.append(str(error))
-        else:
-            return int(each * ranks)
-    raise schedcc.ScheduleError(refusals[0])
+    return first_allowed(schedule, ranks, (2, 1, *range(3, 9)))

@@ -60,6 +60,23 @@ class Schedule(Protocol):
         """
 
 
+def first_allowed(schedule: Schedule, ranks: int, numbers: Iterable[int]) -> int:
+    """S, with the first of `numbers` of stages on each rank that a schedule allows.
+
+    Raises:
+        ScheduleError: what it says to the first, if it allows none.
+    """
+    refusals: list[str] = []  # an error would keep its frames, and so whoever called this
+    for each in numbers:
+        try:
+            schedule.placement(each * ranks, ranks)
+        except ScheduleError as error:
+            refusals.append(str(error))
+        else:
+            return each * ranks
+    raise ScheduleError(refusals[0])
+
+
 def require_stages(name: str, stages: int, ranks: int, *, each: int | None = None) -> None:
     """Refuse numbers of stages and ranks that do not divide as a schedule needs.
 

@@ -8,8 +8,8 @@ wherever the model is cut.
 from collections.abc import Callable, Iterator, Sequence
 
 from schedcc.compiler import compile_pipeline
-from schedcc.errors import ScheduleError
 from schedcc.schedules import SCHEDULES, Schedule
+from schedcc.schedules.schedule import first_allowed
 from schedcc.simulation.simulate import simulate
 from schemas import Costs, PipelinePlan, SendActivation, TransportModel
 from schemas.base import Frozen
@@ -130,16 +130,8 @@ def _compiled(
     schedule: Schedule, micro_batches: int, ranks: int, held: int, overlap: bool
 ) -> PipelinePlan:
     """The plan with `held` stages on each rank, or with the number that the schedule needs."""
-    refused: ScheduleError | None = None
-    for each in _numbers(held):
-        try:
-            return compile_pipeline(
-                micro_batches, each * ranks, schedule=schedule, ranks=ranks, overlap=overlap
-            )
-        except ScheduleError as error:
-            refused = refused or error
-    assert refused is not None
-    raise refused
+    stages = first_allowed(schedule, ranks, _numbers(held))
+    return compile_pipeline(micro_batches, stages, schedule=schedule, ranks=ranks, overlap=overlap)
 
 
 def _numbers(held: int) -> Iterator[int]:
