@@ -8,6 +8,7 @@ other down.
 """
 
 import math
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,12 +30,12 @@ from schemas import (
     Costs,
     PipelinePlan,
     Place,
-    Span,
     StageTimeline,
     Timeline,
     TransportModel,
     places,
 )
+from schemas.timeline import Spans
 
 
 def simulate(
@@ -118,13 +119,9 @@ class Prediction:
                 StageTimeline(
                     stage_id=rank if plan.is_one_to_one else None,
                     rank=rank,
-                    spans=tuple(
-                        Span.model_construct(
-                            step=placed.step, instruction=placed.instruction, start=start, end=end
-                        )
-                        for placed, (start, end) in zip(
-                            by_rank[rank].placed(), of_program[program].tolist(), strict=True
-                        )
+                    spans=Spans(
+                        by_rank[rank].placed,
+                        *(array("d", column.tobytes()) for column in of_program[program].T),
                     ),
                     busy=self.busy[program],
                     idle=self.makespan - self.busy[program],
