@@ -5,84 +5,51 @@ whether it holds one stage or two. torch's engine runs in the same threads over 
 """
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Callable
 from typing import NamedTuple
 
 import schedcc
 from benchmarks.own import Own
 from benchmarks.processes import require_same
-from benchmarks.results import GROUPED, INFERENCE, ONE_PROCESS, TORCH_INTERLEAVED
+from benchmarks.results import INFERENCE, ONE_PROCESS, TORCH_INTERLEAVED, WIDE
 from benchmarks.settings import Setting
 from benchmarks.threaded_torch import Interleaved, over_emulated_links
 from benchmarks.workload import Evaluated, Workload, seconds_of
 from runtime.testing import InMemoryTransport, Link, run_stages
-from schedcc.passes import overlapped_by_channel
+from schedcc.schedules.schedule import Overlap
 from schemas import Costs, PipelinePlan, TransportModel
-
-Forward = tuple[int, int, int]
-"""`(step, stage, micro_batch)`."""
-
-
-@dataclass(frozen=True)
-class Grouped:
-    """Interleaved stages, whose micro-batches go by in larger groups than there are ranks.
-
-    A group of twice as many leaves each message as long a time as a forward takes to come around.
-    """
-
-    size: int
-    name: str = "interleaved in groups"
-
-    def placement(self, stages: int, ranks: int) -> list[int]:
-        """Stage `s` is on rank `s mod R`."""
-        return [stage % ranks for stage in range(stages)]
-
-    def forwards(self, micro_batches: int, stages: int, ranks: int) -> Iterator[Forward]:
-        """A group takes a lap, then the next lap, and then comes the next group."""
-        for stage, m in product(range(stages), range(micro_batches)):
-            (lap, rank), (group, place) = divmod(stage, ranks), divmod(m, self.size)
-            yield (group * stages // ranks + lap) * self.size + rank + place, stage, m
 
 
 class Placed(NamedTuple):
     """A schedule, and how many stages it puts on each rank."""
 
-    schedule: str | Grouped
+    schedule: str
     held: int
-    overlap: bool
-    by_channel: bool = False
-    """Whether the overlapped variant is the one for channels with queues of their own."""
+    overlap: Overlap
 
     @property
     def name(self) -> str:
         """What tables call it."""
-        name = self.schedule if isinstance(self.schedule, str) else self.schedule.name
-        variant = "overlapped" if self.overlap else "blocking"
-        return f"{name}, {variant}{' by channel' if self.by_channel else ''}"
+        variant = {False: "blocking", True: "overlapped", "channel": "overlapped by channel"}
+        return f"{self.schedule}, {variant[self.overlap]}"
 
     def plan(self, setting: Setting) -> PipelinePlan:
         """Its plan for the ranks of a setting."""
-        plan = schedcc.compile_pipeline(
+        return schedcc.compile_pipeline(
             setting.micro_batches,
             self.held * setting.stages,
             schedule=self.schedule,
             ranks=setting.stages,
-            overlap=self.overlap and not self.by_channel,
+            overlap=self.overlap,
         )
-        if not self.by_channel:
-            return plan
-        programs = tuple(overlapped_by_channel(program, plan) for program in plan.programs)
-        return plan.model_copy(update={"programs": programs})
 
 
 PLACED = (
     Placed("inference", 1, overlap=True),
     Placed("interleaved", 2, overlap=False),
     Placed("interleaved", 2, overlap=True),
-    Placed("interleaved", 2, overlap=True, by_channel=True),
-    Placed(Grouped(8), 2, overlap=True, by_channel=True),
+    Placed("interleaved", 2, overlap="channel"),
+    Placed("interleaved_wide", 2, overlap="channel"),
     Placed("v_shape", 2, overlap=True),
 )
 
@@ -96,7 +63,7 @@ def measure_schedules(setting: Setting, repeats: int) -> dict[str, list[float]]:
         contenders: dict[str, tuple[int, Callable[..., Evaluated | None]]] = {
             placed.name: (
                 placed.held,
-                Own(workloads[placed.held], placed.overlap, end, plan=placed.plan(setting)),
+                Own(workloads[placed.held], bool(placed.overlap), end, plan=placed.plan(setting)),
             )
             for placed in PLACED
         }
@@ -112,7 +79,7 @@ def measure_schedules(setting: Setting, repeats: int) -> dict[str, list[float]]:
                 seconds[name].append(_seconds(end, contender))
         return seconds
 
-    assert {INFERENCE, GROUPED} <= {placed.name for placed in PLACED}
+    assert {INFERENCE, WIDE} <= {placed.name for placed in PLACED}
     with over_emulated_links(setting.stages):
         timings = run_stages(
             setting.stages,

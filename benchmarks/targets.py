@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from benchmarks.results import (
-    GROUPED,
     INFERENCE,
     OWN_BLOCKING,
     OWN_OVERLAPPED,
     PEERS,
     TORCH_INTERLEAVED,
+    WIDE,
     Measured,
     Report,
 )
@@ -75,12 +75,12 @@ def _of_schedules(measured: Measured) -> Iterator[Target]:
     ranks, held = setting.stages, 2
     steps = held * setting.micro_batches + ranks - 1
     ideal = steps * measured.forward_seconds / held + (ranks - 1) * setting.transfer_seconds
-    grouped = measured.timing(GROUPED)
-    if grouped is not None:
-        yield Target(name, f"{GROUPED} / ideal", grouped.median / ideal, 1.06)
+    wide = measured.timing(WIDE)
+    if wide is not None:
+        yield Target(name, f"{WIDE} / ideal", wide.median / ideal, 1.06)
         for other in filter(None, map(measured.timing, (INFERENCE, TORCH_INTERLEAVED))):
             most = 0.9 if other.contender == INFERENCE else 1.0
-            yield Target(name, f"{GROUPED} / {other.contender}", grouped.ratio(other), most)
+            yield Target(name, f"{WIDE} / {other.contender}", wide.ratio(other), most)
     for contender, seconds in measured.predicted.items():
         if (found := measured.timing(contender)) is not None:
             away = abs(found.median / seconds - 1.0)

@@ -20,7 +20,7 @@ from runtime.execution.cuda_graphs import require_gpu
 from runtime.execution.listeners import Listener
 from runtime.failure.guard import TIMEOUT, Guard
 from runtime.modules.building import build_with_ties, layers_of
-from runtime.modules.division import Division, in_circle
+from runtime.modules.division import Division
 from runtime.modules.layers import Layer, StageModule, build_stage, require_layers
 from runtime.modules.partition import Partition, divide
 from runtime.modules.profile import agreed_profile
@@ -41,6 +41,7 @@ from runtime.recording.recorder import Recorder
 from runtime.transport import Channels, Transport
 from schedcc.errors import require_count
 from schedcc.schedules import Schedule
+from schedcc.schedules.schedule import in_circle
 from schemas import CheckpointManifest, LogitsTo, PipelinePlan, ReduceOutput
 
 

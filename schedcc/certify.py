@@ -1,10 +1,11 @@
 """`check_schedule`: the verdict on what `compile_pipeline` would compile, without compiling it."""
 
-from schedcc.compiler import compile_pipeline, required
+from schedcc.compiler import compile_pipeline, required, transport_for
 from schedcc.derive.repetition import derived, repetition
 from schedcc.proof import proven
 from schedcc.schedules import Schedule
 from schedcc.schedules.epilogue import Outcome
+from schedcc.schedules.schedule import Overlap
 from schedcc.verify import check, questions
 from schemas import Report, TransportModel
 
@@ -15,7 +16,7 @@ def check_schedule(
     *,
     schedule: str | Schedule = "inference",
     ranks: int | None = None,
-    overlap: bool = False,
+    overlap: Overlap = False,
     outcome: Outcome | None = None,
     transport: TransportModel | None = None,
 ) -> Report:
@@ -27,7 +28,9 @@ def check_schedule(
         ScheduleError: an argument is out of range, or the schedule makes no sense.
     """
     value, ranks = required(micro_batches, stages, schedule, ranks)
-    outcome, transport = outcome or Outcome(), transport or TransportModel()
+    outcome = outcome or Outcome()
+    if transport is None:
+        transport = transport_for(overlap).model_copy(update={"step_barrier": False})
     found = repetition(value, micro_batches, stages, ranks, overlap=overlap)
     programs = (
         derived(value, micro_batches, stages, ranks, overlap=overlap)

@@ -10,6 +10,7 @@ from schedcc.errors import ScheduleError, UnsoundPlanError, require_count, requi
 from schedcc.proof import proven
 from schedcc.schedules import Schedule, find_schedule
 from schedcc.schedules.epilogue import Outcome, epilogue, epilogues
+from schedcc.schedules.schedule import Overlap
 from schedcc.table.materialise import collection_paused, steps_of
 from schedcc.table.table import Rows
 from schedcc.verify import check
@@ -24,7 +25,7 @@ def compile_stage(
     stage_id: int,
     *,
     schedule: str | Schedule = "inference",
-    overlap: bool = False,
+    overlap: Overlap = False,
     outcome: Outcome | None = None,
 ) -> StagePlan:
     """Compile the plan of one stage, where every rank has one, in time proportional to M + S.
@@ -66,7 +67,7 @@ def iter_steps(
     stage_id: int,
     *,
     schedule: str | Schedule = "inference",
-    overlap: bool = False,
+    overlap: Overlap = False,
 ) -> Iterator[Step]:
     """Yield the steps of `compile_stage` one by one, without checks.
 
@@ -86,7 +87,7 @@ def compile_pipeline(
     *,
     schedule: str | Schedule = "inference",
     ranks: int | None = None,
-    overlap: bool = False,
+    overlap: Overlap = False,
     outcome: Outcome | None = None,
 ) -> PipelinePlan:
     """Compile the plans of all ranks.
@@ -96,18 +97,19 @@ def compile_pipeline(
         stages: S, the number of stages.
         schedule: The name of a schedule, or a value of one's own (`schedcc.Schedule`).
         ranks: R, the number of ranks, which may hold several stages; default: one for each stage.
-        overlap: Whether transfers are split and cross the forwards, see `schedcc.passes`.
+        overlap: Whether transfers are split and cross the forwards, see `schedcc.passes` and
+            `schedcc.schedules.schedule.Overlap`.
         outcome: What the epilogue delivers; by default the average loss, on every rank.
 
     Returns:
-        A plan that has passed all checks, freedom from deadlock included; in the blocking variant,
-        whose steps are atomic, also with a barrier after each step.
+        A plan that has passed all checks, freedom from deadlock included, under `transport_for` its
+        variant.
 
     Raises:
         ScheduleError: an argument is out of range, or the schedule makes no sense.
     """
     value, ranks = required(micro_batches, stages, schedule, ranks)
-    outcome, transport = outcome or Outcome(), TransportModel(step_barrier=not overlap)
+    outcome, transport = outcome or Outcome(), transport_for(overlap)
     with collection_paused():
         found = repetition(value, micro_batches, stages, ranks, overlap=overlap)
         if found is not None and proven(found.programs, outcome, transport):
@@ -144,6 +146,16 @@ def compile_epilogue(
     return require_sound(_plan(programs, outcome or Outcome()))
 
 
+def transport_for(overlap: Overlap) -> TransportModel:
+    """The strictest model under which the plans of a variant are sound.
+
+    Steps of the blocking variant are atomic, so they may have a barrier after each.
+    """
+    if overlap == "channel":
+        return TransportModel(queue="channel")
+    return TransportModel(step_barrier=not overlap)
+
+
 def required(
     micro_batches: int, stages: int, schedule: str | Schedule, ranks: int | None
 ) -> tuple[Schedule, int]:
@@ -173,7 +185,7 @@ def require_sound(plan: Plan, transport: TransportModel | None = None) -> Plan:
 
 
 def _one_stage(
-    micro_batches: int, stages: int, stage_id: int, schedule: str | Schedule, overlap: bool
+    micro_batches: int, stages: int, stage_id: int, schedule: str | Schedule, overlap: Overlap
 ) -> tuple[int, Programs | Repetition]:
     """The rank of a stage, and the programs of all ranks, of which each has one stage."""
     value, ranks = required(micro_batches, stages, schedule, None)

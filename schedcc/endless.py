@@ -7,14 +7,16 @@ repeats, see `schedcc.schedules.schedule`; the proof for its period is the proof
 
 from collections.abc import Iterator
 
+from schedcc.compiler import transport_for
 from schedcc.derive.repetition import Repetition, repetition
 from schedcc.errors import ScheduleError
 from schedcc.proof import proven
 from schedcc.schedules import Schedule
 from schedcc.schedules.epilogue import Outcome, epilogue
+from schedcc.schedules.schedule import Overlap
 from schedcc.table.materialise import steps_of
 from schedcc.table.table import IS_BUFFER
-from schemas import EpilogueInstruction, Placed, Step, TransportModel
+from schemas import EpilogueInstruction, Placed, Step
 from schemas.plans import placed_in
 
 MICRO_BATCHES = 2**40
@@ -27,13 +29,13 @@ _PERIODS = 16
 class EndlessPlan:
     """The plans of all ranks of one pipeline, for any number of micro-batches."""
 
-    def __init__(self, programs: Repetition, outcome: Outcome, *, overlap: bool) -> None:
+    def __init__(self, programs: Repetition, outcome: Outcome, *, overlap: Overlap) -> None:
         """Run `programs` for `outcome`; `overlap` says which variant they are.
 
         Raises:
             ScheduleError: there is no proof for them with the epilogue for that outcome.
         """
-        if not proven(programs.programs, outcome, TransportModel()):
+        if not proven(programs.programs, outcome, transport_for(overlap)):
             name = programs.programs.schedule
             raise ScheduleError(f"{name!r} is not sound with the epilogue for {outcome}")
         self._programs, self.outcome, self.overlap = programs, outcome, overlap
@@ -67,7 +69,7 @@ class EndlessPlan:
 
 
 def endless_programs(
-    schedule: Schedule, stages: int, ranks: int, *, overlap: bool
+    schedule: Schedule, stages: int, ranks: int, *, overlap: Overlap
 ) -> Repetition | None:
     """Programs for any number of micro-batches; `None` if there is no proof for all of them.
 
@@ -75,6 +77,6 @@ def endless_programs(
         ScheduleError: the schedule makes no sense.
     """
     found = repetition(schedule, MICRO_BATCHES, stages, ranks, overlap=overlap)
-    if found is None or not proven(found.programs, Outcome(), TransportModel()):
+    if found is None or not proven(found.programs, Outcome(), transport_for(overlap)):
         return None
     return found

@@ -24,5 +24,5 @@ def proven(programs: Programs, outcome: Outcome, transport: TransportModel) -> b
     parts = [(rank, *part) for rank, part in enumerate(zip(programs.rows, after, strict=True))]
     table = PlanTable.joined(programs.header(), parts)
     # How far buffered sends reach has no bound; what holds without them holds with them.
-    strict = TransportModel(step_barrier=transport.step_barrier)
+    strict = TransportModel(queue=transport.queue, step_barrier=transport.step_barrier)
     return locally_sound(table, alone=False) and order_sound(Order(table, strict))

@@ -28,12 +28,12 @@ from runtime.execution.buffers import BufferPool
 from runtime.execution.headers import FirstMessages, Header, memory_beside_header
 from runtime.execution.signatures import Signatures
 from runtime.execution.transfer import Prepared, Transfer
-from runtime.modules.division import in_circle
 from runtime.tensors.activation import ActivationError, Signature, described
 from runtime.tensors.allocator import keep_freed_activations
 from runtime.tensors.on_device import require_on
 from runtime.transport.control_messages import ROOM, WINDOW_ROOM, packed_in, unpacked, unpacked_from
 from runtime.transport.protocol import Pending, Transport
+from schedcc.schedules.schedule import in_circle
 from schemas import Direction
 
 LATEST = 16

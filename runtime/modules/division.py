@@ -3,9 +3,6 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-
-import networkx as nx
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,13 +88,3 @@ class Division:
     def __repr__(self) -> str:
         on = "" if self.unit == "stage" else f" on the ranks {self.placement}"
         return f"{self.boundaries}{on}"
-
-
-def in_circle(placement: Sequence[int]) -> bool:
-    """Whether the channels between the ranks of stages lead around in a circle.
-
-    >>> in_circle([0, 1, 2]), in_circle([0, 1, 0, 1]), in_circle([0, 0, 1])
-    (False, True, False)
-    """
-    channels = nx.DiGraph((a, b) for a, b in pairwise(placement) if a != b)
-    return not nx.is_directed_acyclic_graph(channels)

@@ -5,13 +5,12 @@ from functools import cached_property
 from typing import Protocol
 
 import schedcc
-from runtime.modules.division import in_circle
 from schedcc.derive.forwards import placement_of
 from schedcc.derive.repetition import Repetition
 from schedcc.endless import EndlessPlan, endless_programs
 from schedcc.schedules import Schedule, find_schedule
 from schedcc.schedules.epilogue import epilogues
-from schedcc.schedules.schedule import first_allowed
+from schedcc.schedules.schedule import Overlap, first_allowed, in_circle
 from schemas import GroupStart, PipelinePlan, TransportModel
 
 CHUNK = 256
@@ -77,7 +76,7 @@ class ScheduledPlans:
             self._stages,
             schedule=self._schedule,
             ranks=self._ranks,
-            overlap=overlap,
+            overlap=self._variants[overlap],
             outcome=outcome,
         )
 
@@ -90,15 +89,27 @@ class ScheduledPlans:
         """A plan without an end."""
         programs = self._repetitions[overlap]
         assert programs is not None
-        return EndlessPlan(programs, outcome, overlap=overlap)
+        return EndlessPlan(programs, outcome, overlap=self._variants[overlap])
 
     @cached_property
     def _repetitions(self) -> tuple[Repetition | None, ...]:
         """Of the blocking variant, and of the overlapped one; they do not depend on the outcome."""
-        return tuple(
-            endless_programs(self._schedule, self._stages, self._ranks, overlap=overlap)
-            for overlap in (False, True)
-        )
+        return tuple(map(self._repeated, self._variants))
+
+    @cached_property
+    def _variants(self) -> tuple[Overlap, Overlap]:
+        """The blocking variant, and the overlapped one.
+
+        Where channels lead around in a circle, each has a queue (`Transport.separate_channels`), so
+        posts may be early; unless only the other variant is proved for any number of micro-batches.
+        """
+        if not in_circle(self.placement):
+            return False, True
+        in_order = self._repeated("channel") is None and self._repeated(True) is not None
+        return False, True if in_order else "channel"
+
+    def _repeated(self, overlap: Overlap) -> Repetition | None:
+        return endless_programs(self._schedule, self._stages, self._ranks, overlap=overlap)
 
 
 _BY_CHANNEL = TransportModel(queue="channel")

@@ -13,6 +13,7 @@ from schedcc.io.bounded import shown
 from schedcc.io.cost_files import read_costs
 from schedcc.io.plan_files import explain, read_plan
 from schedcc.schedules import SCHEDULES
+from schedcc.schedules.schedule import Overlap as Variant
 from schemas import Costs, PipelinePlan, StagePlan, TransportModel
 
 File = Annotated[
@@ -72,11 +73,16 @@ CostsFile = Annotated[
 ]
 
 
+def variant_for(overlap: bool, queue: Literal["stage", "channel"]) -> Variant:
+    """What --overlap and --queue ask the compiler for."""
+    return "channel" if overlap and queue == "channel" else overlap
+
+
 def compiled(
     micro_batches: int | None,
     stages: int | None,
     stage_id: int | None,
-    overlap: bool,
+    overlap: Variant,
     schedule: str = DEFAULT_SCHEDULE,
     ranks: int | None = None,
     instead: str = "",
@@ -121,7 +127,7 @@ def read_or_compiled(
     micro_batches: int | None,
     stages: int | None,
     stage_id: int | None,
-    overlap: bool,
+    overlap: Variant,
     schedule: str = DEFAULT_SCHEDULE,
     ranks: int | None = None,
 ) -> PipelinePlan | StagePlan:

@@ -24,6 +24,7 @@ from schedcc.cli.options import (
     read_or_compiled,
     required_sizes,
     transport_model,
+    variant_for,
 )
 from schedcc.cli.output import print_rich, say, screen_width
 from schedcc.io.bounded import shown
@@ -40,6 +41,7 @@ def compile_command(
     schedule: ScheduleName = DEFAULT_SCHEDULE,
     ranks: Ranks = None,
     overlap: Overlap = False,
+    queue: Queue = "stage",
     output: Output = None,
 ) -> None:
     """Compile a checked plan and write it as JSON.
@@ -48,7 +50,7 @@ def compile_command(
 
     schedcc compile -M 8 -S 4 --schedule interleaved --ranks 2 | schedcc check -
     """
-    plan = compiled(micro_batches, stages, stage_id, overlap, schedule, ranks)
+    plan = compiled(micro_batches, stages, stage_id, variant_for(overlap, queue), schedule, ranks)
     write_text(plan.model_dump_json() + "\n", output)
 
 
@@ -60,6 +62,7 @@ def show(
     schedule: ScheduleName = DEFAULT_SCHEDULE,
     ranks: Ranks = None,
     overlap: Overlap = False,
+    queue: Queue = "stage",
     steps: Annotated[
         str | None, typer.Option(help="Steps to draw, A:B; default: as many as fit.")
     ] = None,
@@ -70,7 +73,9 @@ def show(
 
     schedcc show -M 8 -S 4 --overlap
     """
-    plan = read_or_compiled(file, micro_batches, stages, stage_id, overlap, schedule, ranks)
+    plan = read_or_compiled(
+        file, micro_batches, stages, stage_id, variant_for(overlap, queue), schedule, ranks
+    )
     total, width = step_count(plan), screen_width()
     window = fitting(plan, width) if steps is None else Window.parse(steps, total)
     say(title(plan, window))
@@ -107,14 +112,20 @@ def check_command(
     transport = transport_model(queue, buffered_sends, step_barrier)
     alone = ""
     if file is not None:
-        plan = read_or_compiled(file, micro_batches, stages, None, overlap, schedule, ranks)
+        plan = read_or_compiled(
+            file, micro_batches, stages, None, variant_for(overlap, queue), schedule, ranks
+        )
         report, name = check(plan, transport), shown(file)
         if isinstance(plan, StagePlan):
             alone = f"; {plan.unit} {plan.rank} alone, not its transfers with the others"
     else:
         sizes = required_sizes(micro_batches, stages, PLAN_FILE)
         report = check_schedule(
-            *sizes, schedule=schedule, ranks=ranks, overlap=overlap, transport=transport
+            *sizes,
+            schedule=schedule,
+            ranks=ranks,
+            overlap=variant_for(overlap, queue),
+            transport=transport,
         )
         on_ranks = "" if ranks is None else f", R = {ranks}"
         name = f"M = {sizes[0]}, S = {sizes[1]}{on_ranks}"

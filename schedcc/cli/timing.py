@@ -27,6 +27,7 @@ from schedcc.cli.options import (
     read_or_compiled,
     required_sizes,
     transport_model,
+    variant_for,
 )
 from schedcc.cli.output import print_rich, say
 from schedcc.io.plan_files import write_text
@@ -63,7 +64,10 @@ def simulate_command(
     transport = transport_model(queue, buffered_sends, step_barrier)
     if as_json or file is not None:
         plan = all_stages(
-            read_or_compiled(file, micro_batches, stages, None, overlap, schedule, ranks), file
+            read_or_compiled(
+                file, micro_batches, stages, None, variant_for(overlap, queue), schedule, ranks
+            ),
+            file,
         )
         predicted = prediction(plan, assumed, transport, backend_for(plan.programs))
         if as_json:
@@ -72,7 +76,11 @@ def simulate_command(
     else:
         sizes = required_sizes(micro_batches, stages, PLAN_FILE)
         table = compiled_table(
-            *sizes, schedule=schedule, ranks=ranks, overlap=overlap, transport=transport
+            *sizes,
+            schedule=schedule,
+            ranks=ranks,
+            overlap=variant_for(overlap, queue),
+            transport=transport,
         )
         predicted = prediction(table, assumed, transport)
     _print_prediction(predicted)

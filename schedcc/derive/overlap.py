@@ -9,24 +9,35 @@ from dataclasses import replace
 import numpy as np
 
 from schedcc.derive.programs import Programs
-from schedcc.passes import overlapped
+from schedcc.passes import Pass, overlapped, overlapped_by_channel
 from schedcc.table.materialise import steps_of
 from schedcc.table.table import FIELDS, NONE, Ints, Rows
 from schemas import PlanHeader, RankProgram
 
 
-def overlapped_programs(programs: Programs) -> Programs:
-    """The overlapped variant of blocking programs."""
+def overlapped_programs(programs: Programs, *, by_channel: bool) -> Programs:
+    """The overlapped variant of blocking programs.
+
+    Args:
+        programs: Of all ranks.
+        by_channel: Whether each channel has a queue of its own.
+    """
     header, known = programs.header(), dict[bytes, tuple[Ints, int]]()
+    transform = overlapped_by_channel if by_channel else overlapped
     rows = [
-        _overlapped(rank, rows, header, programs.steps, known)
+        _overlapped(rank, rows, header, programs.steps, known, transform)
         for rank, rows in enumerate(programs.rows)
     ]
     return replace(programs, rows=rows)
 
 
 def _overlapped(
-    rank: int, rows: Rows, header: PlanHeader, steps: int, known: dict[bytes, tuple[Ints, int]]
+    rank: int,
+    rows: Rows,
+    header: PlanHeader,
+    steps: int,
+    known: dict[bytes, tuple[Ints, int]],
+    transform: Pass,
 ) -> Rows:
     begins, base = int(rows.step[0]), int(rows.stage.min())
     # One step is left of those before the first instruction, and one of those behind the last.
@@ -41,7 +52,7 @@ def _overlapped(
         program = RankProgram.model_construct(
             rank=rank, steps=steps_of(Rows(*close), 0, length), epilogue=()
         )
-        known[key] = np.stack(Rows.of(overlapped(program, header).steps).columns), base
+        known[key] = np.stack(Rows.of(transform(program, header).steps).columns), base
     found, like = known[key]
     moved = _moved(found, base - like)
     step = moved[_STEP]

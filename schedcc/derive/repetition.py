@@ -25,7 +25,7 @@ from schedcc.derive.forwards import Forwards, forwards_of
 from schedcc.derive.overlap import overlapped_programs
 from schedcc.derive.programs import Programs, blocking_programs
 from schedcc.errors import ScheduleError
-from schedcc.schedules.schedule import Period, Schedule
+from schedcc.schedules.schedule import Overlap, Period, Schedule
 from schedcc.table.table import FIELDS, IS_BUFFER, Bools, Ints, Rows
 
 _TRIED = (2, 4, 8)
@@ -34,7 +34,7 @@ _PERIODS_PER_BLOCK = 1024
 
 
 def derived(
-    schedule: Schedule, micro_batches: int, stages: int, ranks: int, *, overlap: bool
+    schedule: Schedule, micro_batches: int, stages: int, ranks: int, *, overlap: Overlap
 ) -> Programs:
     """The programs of a schedule at full length.
 
@@ -44,7 +44,9 @@ def derived(
     forwards = forwards_of(schedule, micro_batches, stages, ranks)
     num_buffers = buffers_of(schedule, forwards, stages, ranks)
     programs = blocking_programs(forwards, num_buffers)
-    return overlapped_programs(programs) if overlap else programs
+    if not overlap:
+        return programs
+    return overlapped_programs(programs, by_channel=overlap == "channel")
 
 
 def buffers_of(schedule: Schedule, forwards: Forwards | None, stages: int, ranks: int) -> int:
@@ -60,7 +62,21 @@ def buffers_of(schedule: Schedule, forwards: Forwards | None, stages: int, ranks
     if repeats and (forwards is None or forwards.micro_batches < 2):
         with suppress(ScheduleError):  # not every schedule exists for two
             forwards = forwards_of(schedule, 2, stages, ranks)
-    return 1 if forwards is None else count_buffers(forwards)
+    needed = 1 if forwards is None else count_buffers(forwards)
+    if not repeats:
+        return needed
+    return _repeating(needed, schedule.period(stages, ranks)[0])  # type: ignore[attr-defined]
+
+
+def _repeating(needed: int, period: int) -> int:
+    """Buffers, of which micro-batches that are at most two periods apart have the same.
+
+    With the fewest, taken in turn, a micro-batch and its buffer may come together again only after
+    many periods (5 buffers and 6 micro-batches: 30), and a proof would have to look at all of them.
+    """
+    while needed % period and lcm(needed, period) > 2 * period:
+        needed += 1
+    return needed
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +134,7 @@ class Repetition:
 
 
 def repetition(
-    schedule: Schedule, micro_batches: int, stages: int, ranks: int, *, overlap: bool
+    schedule: Schedule, micro_batches: int, stages: int, ranks: int, *, overlap: Overlap
 ) -> Repetition | None:
     """How the programs of a schedule repeat; `None` where they do not, or are too short to.
 
@@ -133,7 +149,7 @@ def repetition(
         few = periods * once.micro_batches + 1
         if few > micro_batches:
             return None
-        num_buffers = count_buffers(forwards_of(schedule, few, stages, ranks))
+        num_buffers = buffers_of(schedule, forwards_of(schedule, few, stages, ranks), stages, ranks)
         times = lcm(once.micro_batches, num_buffers) // once.micro_batches
         period = Period(times * once.micro_batches, times * once.steps)
         shortest = periods * period.micro_batches + micro_batches % period.micro_batches

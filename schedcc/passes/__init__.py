@@ -15,7 +15,8 @@ it)::
     hoist_receives  r<0 r<1    r.0 F0 s>0 r<2  r.1 s.0 F1 s>1 r<3   ...
     sink_waits      r<0 r<1    r.0 F0 s>0 r<2  r.1 F1 s>1 r<3  s.0 r.2 F2 s>2 ...
 
-Where the channels of the ranks lead in circles, `hoist_in_order` takes the place of the two others.
+Where the channels of the ranks lead in circles, `hoist_in_order` takes the place of the two others,
+unless each channel has a queue of its own (`overlapped_by_channel`).
 A receive is posted when its place is free, so its message crosses the previous forward; a send is
 posted right after its forward, and nobody waits for it before its place is written again.
 """
@@ -52,7 +53,10 @@ def overlapped(program: RankProgram, header: PlanHeader) -> RankProgram:
 
 
 def overlapped_by_channel(program: RankProgram, header: PlanHeader) -> RankProgram:
-    """The overlapped variant where each channel has a queue of its own; see `hoist_by_channel`."""
+    """The overlapped variant where each channel has a queue of its own; see `hoist_by_channel`.
+
+    Where channels do not lead around in a circle, it is that of `overlapped`.
+    """
     return sink_waits(hoist_by_channel(split_transfers(program, header), header), header)
 
 

@@ -7,9 +7,9 @@ deadlock.
 """
 
 from collections.abc import Callable, Hashable
-from itertools import pairwise
 from typing import NamedTuple
 
+from schedcc.schedules.schedule import in_circle
 from schemas import (
     BufferInstruction,
     BufferPlace,
@@ -50,7 +50,7 @@ def hoist_sends(program: RankProgram, header: PlanHeader) -> RankProgram:
     >>> [cell(step).plain for step in hoist_sends(program, plan).steps]
     ['', 'r<0 r.0 F0 s>0', 'r<1 r.1 s.0 F1 s>1', 's.1']
     """
-    return program if _in_circles(header) else _hoist(program, header, Direction.SEND)
+    return program if in_circle(header.placement) else _hoist(program, header, Direction.SEND)
 
 
 def hoist_receives(program: RankProgram, header: PlanHeader) -> RankProgram:
@@ -69,7 +69,7 @@ def hoist_receives(program: RankProgram, header: PlanHeader) -> RankProgram:
     >>> [cell(step).plain for step in hoist_receives(program, plan).steps]
     ['r<0 r<1', 'r.0 F0 s>0 r<2', 'r.1 s.0 F1 s>1', 'r.2 s.1 F2 s>2', 's.2']
     """
-    return program if _in_circles(header) else _hoist(program, header, Direction.RECV)
+    return program if in_circle(header.placement) else _hoist(program, header, Direction.RECV)
 
 
 def hoist_in_order(program: RankProgram, header: PlanHeader) -> RankProgram:
@@ -85,7 +85,7 @@ def hoist_in_order(program: RankProgram, header: PlanHeader) -> RankProgram:
     >>> [cell(step, staged=True).plain for step in hoist_in_order(program, plan).steps[:4]]
     ['1r<0 1r<1', '1r.0 1F0 1s>0 3r<0', '1r.1 1s.0 1F1 1s>1 3r<1', '3L0 3r.0 1s.1 3F0']
     """
-    return _hoist(program, header, None) if _in_circles(header) else program
+    return _hoist(program, header, None) if in_circle(header.placement) else program
 
 
 def hoist_by_channel(program: RankProgram, header: PlanHeader) -> RankProgram:
@@ -102,12 +102,6 @@ def hoist_by_channel(program: RankProgram, header: PlanHeader) -> RankProgram:
     ['2r<0 2r<1 0L0 0F0 0s>0', '0L1 0s.0 0F1 0s>1', '0s.1 2r.0 2F0 2s>0 2r<2']
     """
     return _hoist(_hoist(program, header, Direction.SEND), header, Direction.RECV)
-
-
-def _in_circles(header: PlanHeader) -> bool:
-    """Whether a rank is come back to along the stages after it was left."""
-    hops = [rank for rank, after in pairwise((*header.placement, -1)) if rank != after]
-    return len(hops) > len(set(hops))
 
 
 def sink_waits(program: RankProgram, header: PlanHeader) -> RankProgram:

@@ -9,7 +9,12 @@ from schedcc.schedules.interleaved import Interleaved
 from schedcc.schedules.schedule import Period, Schedule
 from schedcc.schedules.v_shape import VShape
 
-SCHEDULES: tuple[Schedule, ...] = (Inference(), Interleaved(), VShape())
+SCHEDULES: tuple[Schedule, ...] = (
+    Inference(),
+    Interleaved(),
+    Interleaved("interleaved_wide", group=2),
+    VShape(),
+)
 """Those that have a name on the command line."""
 
 

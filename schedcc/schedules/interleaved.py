@@ -16,6 +16,11 @@ all schedules in which none waits, none is shorter: micro-batches that enter at 
 alike modulo R have to follow each other at a distance of `v R`, and so some such class has
 `ceil(M / R)` of them one after the other. (Narayanan et al., "Efficient large-scale language model
 training on GPU clusters using Megatron-LM", 2021, has the idea for training.)
+
+Where transfers take time, that is too tight: a group comes around the ring after R forwards and R
+transfers, and its ranks wait for the transfers in every lap. In `interleaved_wide` groups have 2 R
+micro-batches, so a micro-batch waits R steps between two laps, in which its transfer can be under
+way. It takes as many steps if 2 R divides M, and 2 R buffers of each stage.
 """
 
 from dataclasses import dataclass
@@ -26,9 +31,11 @@ from schedcc.schedules.schedule import Period, require_stages
 
 @dataclass(frozen=True)
 class Interleaved:
-    """`v` stages on each rank in a ring; groups of R micro-batches, depth first."""
+    """`v` stages on each rank in a ring; groups of micro-batches, depth first."""
 
     name: str = "interleaved"
+    group: int = 1
+    """Micro-batches of a group, in multiples of R."""
 
     def placement(self, stages: int, ranks: int) -> list[int]:
         """Stage `s` is on rank `s mod R`."""
@@ -36,13 +43,17 @@ class Interleaved:
         return [stage % ranks for stage in range(stages)]
 
     def enters(self, micro_batch: Numbers, stages: int, ranks: int) -> Numbers:
-        """Micro-batch `m` enters at step `(m div R) S + m mod R`."""
-        return micro_batch // ranks * stages + micro_batch % ranks
+        """Micro-batch `m` of groups of G enters at step `(m div G) v G + m mod G`."""
+        size = ranks * self.group
+        return micro_batch // size * (stages * self.group) + micro_batch % size
 
     def forwards(self, micro_batches: int, stages: int, ranks: int) -> Numbers:
-        """A micro-batch is on the next stage in the next step."""
-        return grid(self.enters, micro_batches, stages, ranks)
+        """A micro-batch is on the next rank in the next step, and begins a lap every G steps."""
+        found = grid(self.enters, micro_batches, stages, ranks)
+        step, stage = found[:, 0], found[:, 1]
+        step += stage // ranks * ((self.group - 1) * ranks)
+        return found
 
     def period(self, stages: int, ranks: int) -> Period:
-        """A group of R follows the other after S = v R steps."""
-        return Period(micro_batches=ranks, steps=stages)
+        """A group follows the other after v G steps."""
+        return Period(micro_batches=self.group * ranks, steps=self.group * stages)

@@ -19,9 +19,17 @@ A schedule of one's own is a value with a name and two methods::
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import networkx as nx
 
 from schedcc.errors import ScheduleError
+
+Overlap: TypeAlias = bool | Literal["channel"]
+"""Whether transfers cross the forwards. `True`: in an order that is sound on one queue for each
+rank. `"channel"`: in one that needs a queue for each channel (`TransportModel.queue`); it differs
+only where channels lead around in a circle, and posts transfers earlier there."""
 
 
 class Period(NamedTuple):
@@ -58,6 +66,16 @@ class Schedule(Protocol):
         one micro-batch in a step, the stages of a micro-batch are in different steps in their
         order, and so are the micro-batches of a stage.
         """
+
+
+def in_circle(placement: Sequence[int]) -> bool:
+    """Whether the channels between the ranks of stages lead around in a circle.
+
+    >>> in_circle([0, 1, 2]), in_circle([0, 1, 0, 1]), in_circle([0, 0, 1])
+    (False, True, False)
+    """
+    channels = nx.DiGraph((a, b) for a, b in pairwise(placement) if a != b)
+    return not nx.is_directed_acyclic_graph(channels)
 
 
 def first_allowed(schedule: Schedule, ranks: int, numbers: Iterable[int]) -> int:

@@ -5,6 +5,7 @@ from schedcc.derive.repetition import repetition
 from schedcc.proof import proven
 from schedcc.schedules import Schedule
 from schedcc.schedules.epilogue import Outcome, epilogues
+from schedcc.schedules.schedule import Overlap
 from schedcc.simulation.simulate import sound_order
 from schedcc.table.table import PlanTable
 from schemas import TransportModel
@@ -16,7 +17,7 @@ def compiled_table(
     *,
     schedule: str | Schedule = "inference",
     ranks: int | None = None,
-    overlap: bool = False,
+    overlap: Overlap = False,
     transport: TransportModel | None = None,
 ) -> PlanTable:
     """The table of what `compile_pipeline` compiles, sound under a model of its transport.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from schedcc.compiler import compile_pipeline
 from schedcc.schedules import SCHEDULES, Schedule
-from schedcc.schedules.schedule import first_allowed
+from schedcc.schedules.schedule import Overlap, first_allowed, in_circle
 from schedcc.simulation.simulate import simulate
 from schemas import Costs, PipelinePlan, SendActivation, TransportModel
 from schemas.base import Frozen
@@ -90,6 +90,8 @@ def side_by_side(
 ) -> SideBySide:
     """Compile and simulate every schedule, in both variants, on the same ranks.
 
+    Where channels lead around in a circle, each has a queue of its own, as the runtime has it.
+
     Args:
         micro_batches: M.
         ranks: R.
@@ -131,7 +133,9 @@ def _compiled(
 ) -> PipelinePlan:
     """The plan with `held` stages on each rank, or with the number that the schedule needs."""
     stages = first_allowed(schedule, ranks, _numbers(held))
-    return compile_pipeline(micro_batches, stages, schedule=schedule, ranks=ranks, overlap=overlap)
+    circle = in_circle(schedule.placement(stages, ranks))
+    variant: Overlap = "channel" if overlap and circle else overlap
+    return compile_pipeline(micro_batches, stages, schedule=schedule, ranks=ranks, overlap=variant)
 
 
 def _numbers(held: int) -> Iterator[int]:
@@ -143,6 +147,8 @@ def _figures(
     plan: PipelinePlan, overlap: bool, costs: Costs, transport: TransportModel
 ) -> ScheduleFigures:
     each = plan.stages // plan.ranks
+    if in_circle(plan.placement):
+        transport = transport.model_copy(update={"queue": "channel"})
     assert not isinstance(costs.forward, tuple)
     timeline = simulate(plan, costs.model_copy(update={"forward": costs.forward / each}), transport)
     sends = (SendActivation, PostSendActivation)

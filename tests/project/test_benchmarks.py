@@ -12,7 +12,6 @@ from benchmarks.__main__ import main
 from benchmarks.links import predict
 from benchmarks.processes import WrongResultError, require_same
 from benchmarks.results import (
-    GROUPED,
     INFERENCE,
     LOOPS,
     ONE_PROCESS,
@@ -22,6 +21,7 @@ from benchmarks.results import (
     OWN_OVERLAPPED,
     PEERS,
     TORCH_INTERLEAVED,
+    WIDE,
     Measured,
     MemoryOf,
     Report,
@@ -64,7 +64,7 @@ def test_a_quick_run_measures_all_contenders_and_writes_a_report(tmp_path):
     tiny, links, schedules = found.settings
     names = {t.contender for t in schedules.timings}
     assert names == {ONE_PROCESS, TORCH_INTERLEAVED, *schedules.predicted}
-    assert {INFERENCE, GROUPED} <= names
+    assert {INFERENCE, WIDE} <= names
     own = {OWN_BLOCKING, OWN_OVERLAPPED}
     assert {t.contender for t in tiny.timings} == {
         ONE_PROCESS,
@@ -108,7 +108,7 @@ def test_simulation_predicts_what_two_stages_on_a_rank_gain():
     ranks, t, c = setting.stages, setting.stage_seconds, setting.transfer_seconds
     predicted = predict_schedules(setting, t)
     assert predicted[INFERENCE] == pytest.approx((8 + ranks - 1) * t + (ranks - 1) * c)
-    assert predicted[GROUPED] == pytest.approx((16 + ranks - 1) * t / 2 + (ranks - 1) * c)
+    assert predicted[WIDE] == pytest.approx((16 + ranks - 1) * t / 2 + (ranks - 1) * c)
 
 
 def test_targets_compare_with_loops_peers_and_bounds():
