@@ -9,7 +9,7 @@ target, then
   stage, have an order of their own), and time does not increase around a circle;
 - the critical path under unit costs is no longer than the last time.
 
-Two timetables are known. With `s` the stage, `m` the micro-batch, `t` the step, and `K` the slots
+Some timetables are known. With `s` the stage, `m` the micro-batch, `t` the step, and `K` the slots
 of a step, of which a transfer takes one:
 
 ==================================  ===========================  =======================
@@ -17,16 +17,19 @@ programs                            forward begins               transfer ends
 ==================================  ===========================  =======================
 blocking, any placement             `(K + 1) t + K`              `(K + 1) t + slot + 1`
 overlapped in the blocking order    `(K + 1) t + K`              `(K + 1) t + slot + 1`
+a queue for each channel            `2 t + 1`                    `2 t + 1`
 overlapped, one stage on each rank  `3 s + 2 m`                  `3 s + 2 m + 3`
 ==================================  ===========================  =======================
 
 A blocking step takes its slots and then the forward; a transfer's slot is the first that is free on
-both of its ranks, in the order of their queues. A transfer that was posted is in the step in which
-its receive is waited for. Of the inference schedule's two slots, even
+both of its ranks, in the order of their queues. A transfer that was posted is in the step behind
+the forward of what it sends, as in the blocking variant. Of the two slots of `inference`, even
 stages send in the first and odd stages in the second. In the overlapped variant a stage's queue is
-busy all the time: receive `m + 1`, send `m`, receive `m + 2`, ... end at intervals of 1.
+busy all the time: receive `m + 1`, send `m`, receive `m + 2`, ... end at intervals of 1. Where each
+channel has a queue of its own, all transfers of a step are under way at once.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +41,7 @@ from schedcc.table.table import (
     IS_POST,
     IS_SEND,
     IS_TRANSFER,
+    NONE,
     Ints,
     PlanTable,
 )
@@ -82,12 +86,12 @@ def follows_a_timetable(graph: Dependencies) -> bool:
 
     `False` proves nothing: the programs may be of another schedule.
     """
-    timetable = _timetable(graph.table)
-    if timetable is None:
-        return False
-    most = allowed(graph.table).total
+    most, cost = allowed(graph.table).total, unit_cost(graph)
+    return any(_follows(graph, timetable, most, cost) for timetable in _timetables(graph.table))
+
+
+def _follows(graph: Dependencies, timetable: "_Timetable", most: int, cost: Ints) -> bool:
     times = _times(graph, timetable, most)
-    cost = unit_cost(graph)
     in_order = all(
         bool((times[e.target] >= times[e.source] + cost[e.target]).all()) for e in graph.edges
     )
@@ -101,10 +105,17 @@ class _Timetable(NamedTuple):
     units: int
 
 
-def _timetable(table: PlanTable) -> _Timetable | None:
+def _timetables(table: PlanTable) -> Iterator[_Timetable]:
+    """Those that may be a plan's."""
     if table.is_one_to_one and IS_POST[table.rows.op].any():
-        return _overlapped(table)
-    return _in_slots(table)
+        yield _overlapped(table)
+        return
+    step = _steps_of_transfers(table)
+    slots = _slots(table, step)
+    if slots is not None:
+        yield _in_slots(table, step, slots)
+    # Where each channel has a queue of its own, all transfers of a step are under way at once.
+    yield _in_slots(table, step, np.zeros_like(step))
 
 
 def _overlapped(table: PlanTable) -> _Timetable:
@@ -115,16 +126,23 @@ def _overlapped(table: PlanTable) -> _Timetable:
     return _Timetable(np.where(takes > 0, begins + takes, 0), UNITS_PER_STEP)
 
 
-def _in_slots(table: PlanTable) -> _Timetable | None:
-    """Steps of slots; `None` where the transfers of a step wait for each other for long."""
-    op, step = table.rows.op, table.rows.step.copy()
+def _steps_of_transfers(table: PlanTable) -> Ints:
+    """`[rows]`: the step of a row; of a transfer, that behind the forward of what is sent."""
+    rows, step = table.rows, table.rows.step.copy()
     send, receive, _ = table.matched
     post, wait = table.splits
     step[post] = step[wait]
-    step[send] = step[receive]
-    slot = _slots(table, step)
-    if slot is None:
-        return None
+    forward = np.flatnonzero(IS_FORWARD[rows.op])
+    forwarded = np.full((table.stages, table.micro_batches), NONE, dtype=np.int64)
+    forwarded[rows.stage[forward], rows.micro_batch[forward]] = rows.step[forward]
+    step[send] = step[receive] = forwarded[rows.stage[send], rows.micro_batch[send]] + 1
+    return step
+
+
+def _in_slots(table: PlanTable, step: Ints, slot: Ints) -> _Timetable:
+    """Steps of slots, of which each transfer has one, and then the forward."""
+    op = table.rows.op
+    post, wait = table.splits
     units = int(slot.max(initial=0)) + 2
     in_slot = units * step + slot + 1
     in_slot[wait] = in_slot[post]

@@ -44,6 +44,14 @@ Queue = Annotated[
     Literal["stage", "channel"],
     typer.Option(help="Transfers end in issue order per stage, or only per channel."),
 ]
+QueueOrDefault = Annotated[
+    Literal["stage", "channel"] | None,
+    typer.Option(
+        "--queue",
+        help="Transfers end in issue order per stage, or only per channel; default: stage, and "
+        "channel for schedules side by side.",
+    ),
+]
 BufferedSends = Annotated[
     int, typer.Option(help="Messages of a channel that may wait for their receive.")
 ]

@@ -17,6 +17,7 @@ from schedcc.cli.options import (
     MicroBatches,
     Overlap,
     Queue,
+    QueueOrDefault,
     Ranks,
     ScheduleName,
     Stages,
@@ -96,14 +97,15 @@ def compare_command(
     transfer: Transfer = None,
     activation_bytes: ActivationBytes = None,
     bandwidth: Bandwidth = None,
-    queue: Queue = "stage",
+    queue: QueueOrDefault = None,
     buffered_sends: BufferedSends = 0,
     as_json: AsJson = False,
 ) -> None:
     """Set evaluation, blocking and overlapped, beside 1F1B training, or schedules side by side.
 
     With --ranks and without --stages, all schedules that ship are compared on so many ranks; a
-    forward is then that of all layers of a rank.
+    forward is then that of all layers of a rank, and channels have queues of their own unless
+    --queue says otherwise.
 
     Examples: schedcc compare -M 64 -S 4 --transfer 0.25
 
@@ -112,13 +114,16 @@ def compare_command(
     schedcc compare -M 64 --ranks 4 --transfer 0.1
     """
     assumed = cost_model(costs, forward, transfer, activation_bytes, bandwidth)
-    transport = transport_model(queue, buffered_sends)
     if stages is None and ranks is not None:
         number, _ = required_sizes(micro_batches, ranks)
+        transport = transport_model(queue or "channel", buffered_sends)
         figures = side_by_side(number, ranks, assumed, transport)
         write_text(figures.model_dump_json(indent=2) + "\n" if as_json else f"{figures}\n", None)
         return
-    sizes = required_sizes(micro_batches, stages)
+    sizes, transport = (
+        required_sizes(micro_batches, stages),
+        transport_model(queue or "stage", buffered_sends),
+    )
     found = compare(*sizes, assumed, transport, schedule=schedule, ranks=ranks)
     if as_json:
         write_text(found.model_dump_json(indent=2) + "\n", None)

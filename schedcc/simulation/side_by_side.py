@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from schedcc.compiler import compile_pipeline
 from schedcc.schedules import SCHEDULES, Schedule
-from schedcc.schedules.schedule import Overlap, first_allowed, in_circle
+from schedcc.schedules.schedule import Overlap, first_allowed
 from schedcc.simulation.simulate import simulate
 from schemas import Costs, PipelinePlan, SendActivation, TransportModel
 from schemas.base import Frozen
@@ -90,13 +90,12 @@ def side_by_side(
 ) -> SideBySide:
     """Compile and simulate every schedule, in both variants, on the same ranks.
 
-    Where channels lead around in a circle, each has a queue of its own, as the runtime has it.
-
     Args:
         micro_batches: M.
         ranks: R.
         costs: Seconds; `forward` is that of a rank's whole share. Default: 1 a share.
-        transport: What transfers wait for; default: the strictest model.
+        transport: What transfers wait for; default: a queue for each channel, as the runtime has it
+            between CPUs, and everywhere where channels lead around in a circle.
         held: Stages of a rank, for schedules that leave the number open; others have their own.
         schedules: Those to compare; default: all that ship.
 
@@ -105,16 +104,17 @@ def side_by_side(
             number of stages up to `held` on R ranks.
         ValueError: there are costs for each stage, which are others in each schedule.
     """
-    costs, transport = costs or Costs(), transport or TransportModel()
+    costs, transport = costs or Costs(), transport or TransportModel(queue="channel")
+    overlapped: Overlap = "channel" if transport.queue == "channel" else True
     if isinstance(costs.forward, tuple):
         raise ValueError(
             f"forward lists {len(costs.forward)} costs, needed one number: the seconds of a rank's "
             "share of the layers, which each schedule cuts into its own stages"
         )
     figures = [
-        _figures(plan, overlap, costs, transport)
+        _figures(plan, bool(overlap), costs, transport)
         for schedule in schedules
-        for overlap in (False, True)
+        for overlap in (False, overlapped)
         for plan in [_compiled(schedule, micro_batches, ranks, held, overlap)]
     ]
     best = min(figures, key=lambda f: (round(f.makespan, 9), f.peak_bytes, f.messages))
@@ -129,13 +129,11 @@ def side_by_side(
 
 
 def _compiled(
-    schedule: Schedule, micro_batches: int, ranks: int, held: int, overlap: bool
+    schedule: Schedule, micro_batches: int, ranks: int, held: int, overlap: Overlap
 ) -> PipelinePlan:
     """The plan with `held` stages on each rank, or with the number that the schedule needs."""
     stages = first_allowed(schedule, ranks, _numbers(held))
-    circle = in_circle(schedule.placement(stages, ranks))
-    variant: Overlap = "channel" if overlap and circle else overlap
-    return compile_pipeline(micro_batches, stages, schedule=schedule, ranks=ranks, overlap=variant)
+    return compile_pipeline(micro_batches, stages, schedule=schedule, ranks=ranks, overlap=overlap)
 
 
 def _numbers(held: int) -> Iterator[int]:
@@ -147,8 +145,6 @@ def _figures(
     plan: PipelinePlan, overlap: bool, costs: Costs, transport: TransportModel
 ) -> ScheduleFigures:
     each = plan.stages // plan.ranks
-    if in_circle(plan.placement):
-        transport = transport.model_copy(update={"queue": "channel"})
     assert not isinstance(costs.forward, tuple)
     timeline = simulate(plan, costs.model_copy(update={"forward": costs.forward / each}), transport)
     sends = (SendActivation, PostSendActivation)

@@ -246,8 +246,11 @@ def test_schedules_are_compared_side_by_side_on_as_many_ranks(run):
     assert rows[1:] == [
         *("inference, blocking", "inference, overlapped"),
         *("interleaved, blocking", "interleaved, overlapped"),
+        *("interleaved_wide, blocking", "interleaved_wide, overlapped"),
         *("v_shape, blocking", "v_shape, overlapped"),
-        "best: inference, overlapped",
+        "best: interleaved_wide, overlapped",
     ]
     done = run("compare", "-M", 8, "--ranks", 4, "--transfer", 0.2, "--json")
-    assert json.loads(done.out)["best"] == "inference, overlapped"
+    assert json.loads(done.out)["best"] == "interleaved_wide, overlapped"
+    done = run("compare", "-M", 8, "--ranks", 4, "--transfer", 0.2, "--queue", "stage")
+    assert done.out.splitlines()[-1] == "best: inference, overlapped"

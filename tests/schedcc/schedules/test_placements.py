@@ -219,7 +219,11 @@ SOUND = [(0, 0, 0), (1, 0, 1), (1, 1, 0), (2, 1, 1)]
 @pytest.mark.parametrize(
     ("schedule", "sentence"),
     [
-        ("gpipe", "schedule is 'gpipe', needed one of 'inference', 'interleaved', 'v_shape', or"),
+        (
+            "gpipe",
+            "schedule is 'gpipe', needed one of 'inference', 'interleaved', 'interleaved_wide', "
+            "'v_shape', or",
+        ),
         (7, "schedule is 7, needed a name or a value with 'name', 'placement' and 'forwards'"),
         (Broken(SOUND, (0, 0)), "the placement of 'broken' puts no stage on rank 1"),
         (Broken(SOUND, (0, 2)), "puts stage 1 on rank 2, needed 0 to 1"),

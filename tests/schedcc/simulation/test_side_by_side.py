@@ -43,14 +43,14 @@ def test_of_equally_fast_ones_that_with_fewer_bytes_is_best():
 def test_figures_are_those_of_the_plans(micro_batches, ranks, held, transfer, queue):
     costs, transport = Costs(transfer=transfer, activation_bytes=3), TransportModel(queue=queue)
     table = side_by_side(micro_batches, ranks, costs, transport, held=held)
-    assert len(table.schedules) == 6
-    each = {"inference": 1, "interleaved": held, "v_shape": 2}
+    assert len(table.schedules) == 8
+    each = {"inference": 1, "interleaved": held, "interleaved_wide": held, "v_shape": 2}
     for figures in table.schedules:
         v = each[figures.schedule]
         assert figures.stages == v * ranks
         plan = compile_pipeline(
             micro_batches, v * ranks, schedule=figures.schedule, ranks=ranks,
-            overlap=figures.overlap,
+            overlap="channel" if figures.overlap and queue == "channel" else figures.overlap,
         )  # fmt: skip
         own = costs.model_copy(update={"forward": 1.0 / v})
         timeline = simulate(plan, own, transport)
@@ -63,20 +63,31 @@ def test_figures_are_those_of_the_plans(micro_batches, ranks, held, transfer, qu
     assert of(table, table.best).makespan == pytest.approx(fastest)
 
 
+def test_where_transfers_take_a_while_wide_groups_hide_them():
+    table = side_by_side(64, 4, Costs(transfer=0.1))
+    assert table.best == "interleaved_wide, overlapped"
+    assert of(table, table.best).makespan < of(table, "inference, overlapped").makespan
+    assert (
+        of(table, "interleaved, overlapped").makespan > of(table, "inference, overlapped").makespan
+    )
+
+
 def test_the_table_is_text_with_a_line_for_each_and_the_best():
     costs = Costs(transfer=0.2, activation_bytes=1024)
     assert str(side_by_side(8, 4, costs)).splitlines() == TABLE.strip("\n").splitlines()
 
 
 TABLE = """
-                         stages  steps  seconds  bubble  buffers of a rank  peak bytes  messages
-inference, blocking           4     11     14.6   45.2%                  2        2048        24
-inference, overlapped         4     11     11.6   31.0%                  2        4096        24
-interleaved, blocking         8     19     16.3   50.9%                  4        2048        56
-interleaved, overlapped       8     19     16.1   50.3%                  4        6144        56
-v_shape, blocking             8     22     17.4   54.0%                  2        2048        48
-v_shape, overlapped           8     22     14.6   45.2%                  2        4096        48
-best: inference, overlapped
+                              stages  steps  seconds  bubble  buffers of a rank  peak bytes  messages
+inference, blocking                4     11     14.6   45.2%                  2        2048        24
+inference, overlapped              4     11     11.6   31.0%                  2        4096        24
+interleaved, blocking              8     19     16.3   50.9%                  4        2048        56
+interleaved, overlapped            8     19     11.7   31.6%                  4        8192        56
+interleaved_wide, blocking         8     19     16.3   50.9%                 16        6144        56
+interleaved_wide, overlapped       8     19     10.1   20.8%                 16       17408        56
+v_shape, blocking                  8     22     17.4   54.0%                  2        2048        48
+v_shape, overlapped                8     22     14.2   43.7%                  2        4096        48
+best: interleaved_wide, overlapped
 """
 
 
