@@ -17,6 +17,7 @@ from schedcc.recordings.conform import conform
 from schedcc.recordings.files import read_recording
 from schedcc.recordings.postmortem import postmortem
 from schemas import LanguageModelEvaluation
+from tests.support.forks import pipeval
 from tests.support.paths import ROOT
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
@@ -43,8 +44,15 @@ def run(*command: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, timeout=240)
 
 
-def evaluate(*command: object) -> LanguageModelEvaluation:
-    done = run(*command, "--json")
+def of_program(*command: object) -> LanguageModelEvaluation:
+    return evaluation(run(*command, "--json"))
+
+
+def evaluate(*options: object) -> LanguageModelEvaluation:
+    return evaluation(pipeval(*options, "--json"))
+
+
+def evaluation(done: "subprocess.CompletedProcess[str]") -> LanguageModelEvaluation:
     assert done.returncode == 0, done.stderr
     return LanguageModelEvaluation.model_validate_json(done.stdout)
 
@@ -58,7 +66,7 @@ def test_stages_started_by_pipeval_or_by_torchrun_give_the_loss_of_one_process(
     model, text, tmp_path, capsys
 ):
     record = ["--record", tmp_path / "recording"]
-    alone = evaluate("-m", "runtime", *arguments(model, text), "--stages", 3, "--verify", *record)
+    alone = of_program("-m", "runtime", *arguments(model, text), "--stages", 3, "--verify", *record)
     assert alone.verification is not None
     assert alone.verification.passed
     assert alone.verification.identical_logits == alone.micro_batches
@@ -80,7 +88,7 @@ def test_stages_started_by_pipeval_or_by_torchrun_give_the_loss_of_one_process(
 
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
     blocking = [*arguments(model, text), "--stages", 2, "--no-overlap", "--channels", "shared"]
-    spread = evaluate(*torchrun, "-m", "runtime", *blocking)
+    spread = of_program(*torchrun, "-m", "runtime", *blocking)
     assert spread.loss == alone.loss
     assert spread.stages == 2
 
@@ -90,7 +98,7 @@ def test_the_report_for_people_shows_loss_time_and_verification(model, tmp_path)
     text.parent.mkdir()
     text.write_text(TEXT)
     options = ["--stages", 1, "--verify", "--documents", "lines", "--max-windows", 2]
-    done = run("-m", "runtime", *arguments(model, text), *options)
+    done = pipeval(*arguments(model, text), *options)
     assert done.returncode == 0, done.stderr
     for part in ("2 windows of 16 tokens", "perplexity", "tokens per second", "forward"):
         assert part in done.stdout
@@ -164,7 +172,7 @@ def test_an_empty_text_is_refused(model, tmp_path, capsys):
 
 def test_what_only_a_worker_can_notice_is_one_sentence_too(model, text):
     options = ["--documents", "lines", "--separator-id", 999, "--quiet"]
-    done = run("-m", "runtime", *arguments(model, text), *options)
+    done = pipeval(*arguments(model, text), *options)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "separator_id is 999" in done.stderr

@@ -8,6 +8,7 @@ import sys
 from functools import cache
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from runtime.language.perplexity.reference import reference
 from runtime.language.text import IGNORED, Text, Windows, tokenize_documents
 from runtime.testing import InMemoryTransport, run_stages
 from schemas import LanguageModelEvaluation
+from tests.support.forks import pipeval
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 FIRST = "ab ab 12 cd\n\nthe quick brown fox\njumps over the lazy dog, 1234 times\n"
@@ -33,10 +35,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def run(*options: object, **settings: object) -> "subprocess.CompletedProcess[str]":
+def run(*options: object, **settings: Any) -> "subprocess.CompletedProcess[str]":
     sizes = ["--sequence-length", 16, "--micro-batch-size", 3, "--threads", 1, "--quiet"]
-    words = [sys.executable, "-m", "runtime", *map(str, [*sizes, *options])]
-    return subprocess.run(words, capture_output=True, text=True, timeout=240, **settings)
+    return pipeval(*sizes, *options, **settings)
 
 
 def evaluation(done: "subprocess.CompletedProcess[str]") -> LanguageModelEvaluation:
@@ -146,7 +147,7 @@ def packed(text: str) -> list[float]:
 def test_two_tasks_of_slurm_that_cannot_meet_are_one_sentence_each(model):
     for rank in range(2):
         task = {"SLURM_NTASKS": "2", "SLURM_PROCID": str(rank)}
-        done = run("--model", model, "--text", "-", input=FIRST, env={**os.environ, **task})
+        done = run("--model", model, "--text", "-", stdin=FIRST, environment=task)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("pipeval: Slurm started 2 processes (SLURM_NTASKS)")
         assert done.stderr.count("\n") == 1
@@ -158,7 +159,7 @@ def test_a_loss_that_is_none_is_a_failure_in_one_sentence(tmp_path):
         broken.model.embed_tokens.weight[5:] = math.nan
     broken.save_pretrained(tmp_path / "model")
     tiny_tokenizer().save_pretrained(tmp_path / "model")
-    done = run("--model", tmp_path / "model", "--text", "-", "--json", input=FIRST)
+    done = run("--model", tmp_path / "model", "--text", "-", "--json", stdin=FIRST)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("pipeval: the loss is nan: that of micro-batch 0 is nan")
     assert done.stderr.count("\n") == 1
@@ -171,7 +172,7 @@ def test_a_perplexity_beyond_all_numbers_is_left_out_and_the_loss_is_not(tmp_pat
     wild.save_pretrained(tmp_path / "model")
     tiny_tokenizer().save_pretrained(tmp_path / "model")
     options = ["--model", tmp_path / "model", "--text", "-", "--stages", 1, "--verify"]
-    found = evaluation(run(*options, "--json", input=FIRST))
+    found = evaluation(run(*options, "--json", stdin=FIRST))
     assert found.loss > 710
     assert found.perplexity is None
     assert found.verification is not None

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from runtime.distributed.processes import launch
 from runtime.testing import InMemoryTransport, run_stages
 from tests.support.exact_cases import CASES, ExactCase, Found, drawn, one_process, over_stages
+from tests.support.forks import launch_forks
 from tests.support.workers import evaluate_exact_cases
 
 
@@ -62,12 +62,11 @@ V_SHAPE: dict[str, Any] = {"stages": 4, "schedule": "v_shape"}
         (2, V_SHAPE | {"overlap": True}),
     ],
 )
-def test_in_processes_it_is_what_one_process_gives(ranks, options, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+def test_in_processes_it_is_what_one_process_gives(ranks, options):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the processes
     try:
-        for names_to_found in launch(ranks, evaluate_exact_cases, options):
+        for names_to_found in launch_forks(ranks, evaluate_exact_cases, options):
             for name, found in names_to_found.items():
                 check(CASES[name.partition(" over ")[0]], found)
     finally:
