@@ -10,8 +10,9 @@ from schedcc.cli import main
 from schedcc.testing.plans import pipeline
 from tests.support.command_line import Run
 
-# Machines are shared: how long one example takes says nothing about the code.
-settings.register_profile("shared", deadline=None)
+# Machines are shared: how long one example takes says nothing about the code. Corners are examples
+# of their own (`at_corners`), and `make mutants` and `make fuzz` draw as many more as one likes.
+settings.register_profile("shared", deadline=None, max_examples=50)
 settings.load_profile("shared")
 
 

@@ -4,13 +4,14 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TypeVar
+from shutil import rmtree
+from tempfile import mkdtemp
+from typing import Any, TypeVar
 
 import pytest
 
@@ -52,32 +53,58 @@ def launch_forks(
         return launch(processes, function, argument, start_method="forkserver")
 
 
-def pipeval(
-    *options: object, stdin: str = "", environment: Mapping[str, str] | None = None
-) -> "subprocess.CompletedProcess[str]":
-    """Run `pipeval`, in processes that need not import torch and transformers first.
+class Program:
+    """A function that runs as a program: with streams, an environment and an exit status."""
 
-    Args:
-        options: Of the command line.
-        stdin: What it can read from standard input.
-        environment: Variables beside those of this process.
-    """
-    words = [*map(str, options)]
-    with TemporaryDirectory() as folder:
-        streams = [Path(folder, name) for name in ("in", "out", "err")]
-        streams[0].write_text(stdin)
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        argument: Any,
+        *,
+        stdin: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start `function(argument)`.
+
+        Args:
+            function: What a new process can import.
+            argument: Its picklable argument.
+            stdin: What it can read from standard input.
+            environment: Variables beside those of this process.
+        """
+        self._folder = Path(mkdtemp())
+        self._streams = [self._folder / name for name in ("in", "out", "err")]
+        self._streams[0].write_text(stdin)
         variables = {**os.environ, **(environment or {})}
-        process = forks().Process(target=_pipeval, args=(words, streams, variables))
-        process.start()
-        process.join(PATIENCE)
-        if process.exitcode is None:
-            process.kill()
-            raise AssertionError(f"pipeval {words} has not ended; {streams[2].read_text()}")
-        out, err = (stream.read_text() for stream in streams[1:])
-        return subprocess.CompletedProcess(words, process.exitcode, out, err)
+        work = (function, argument, self._streams, variables)
+        self._process = forks().Process(target=_run, args=work)
+        self._process.start()
+
+    def ended(self) -> "subprocess.CompletedProcess[str]":
+        """What became of it, as `subprocess.run` says it."""
+        self._process.join(PATIENCE)
+        hangs = self._process.exitcode is None
+        self._process.kill()
+        out, err = (stream.read_text() for stream in self._streams[1:])
+        rmtree(self._folder)
+        assert not hangs, err
+        return subprocess.CompletedProcess([], self._process.exitcode or 0, out, err)
 
 
-def _pipeval(words: list[str], streams: list[Path], variables: dict[str, str]) -> None:
+def pipeval(*options: object, **settings: Any) -> "subprocess.CompletedProcess[str]":
+    """Run `pipeval`, which need not import torch and transformers first."""
+    return Program(run_pipeval, options, **settings).ended()
+
+
+def run_pipeval(options: Sequence[object]) -> None:
+    """The program itself."""
+    sys.argv = ["pipeval", *map(str, options)]
+    main()
+
+
+def _run(
+    function: Callable[[Any], Any], argument: Any, streams: list[Path], variables: dict[str, str]
+) -> None:
     for number, stream in enumerate(streams):
         descriptor = os.open(stream, os.O_RDWR | os.O_CREAT)
         os.dup2(descriptor, number)
@@ -85,5 +112,4 @@ def _pipeval(words: list[str], streams: list[Path], variables: dict[str, str]) -
     os.environ.clear()
     os.environ.update(variables)
     sys.stdin = os.fdopen(0)
-    sys.argv = ["pipeval", *words]
-    main()
+    function(argument)

@@ -34,7 +34,7 @@ def work(directory):
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run in the background
     try:
-        launch(2, work, sys.argv[1])
+        launch(2, work, sys.argv[1], start_method="fork")
     except BaseException as error:
         end = exit_for(error, running=True)
         print(end.message, file=sys.stderr, flush=True)

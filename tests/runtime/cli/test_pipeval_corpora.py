@@ -101,7 +101,7 @@ def lines(path: Path) -> list[str]:
 
 def test_a_run_that_is_killed_goes_on_and_counts_every_window_once(model, tmp_path):
     text, results = tmp_path / "text.txt", tmp_path / "results"
-    text.write_text("the quick brown fox jumps over the lazy dog, 1234 times\n" * 500)
+    text.write_text("the quick brown fox jumps over the lazy dog, 1234 times\n" * 250)
     options = ["--model", model, "--text", text, "--sequence-length", 33]
     options += ["--resume", results, "--micro-batch-size", 2, "--quiet"]
     command = [sys.executable, "-m", "runtime", *words(*options, "--stages", 2)]

@@ -4,7 +4,6 @@ import math
 import os
 import socket
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from threading import Thread
@@ -20,7 +19,7 @@ from runtime.language.perplexity.reference import reference
 from runtime.language.text import IGNORED, Text, Windows, tokenize_documents
 from runtime.testing import InMemoryTransport, run_stages
 from schemas import LanguageModelEvaluation
-from tests.support.forks import pipeval
+from tests.support.forks import Program, pipeval, run_pipeval
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 FIRST = "ab ab 12 cd\n\nthe quick brown fox\njumps over the lazy dog, 1234 times\n"
@@ -101,21 +100,11 @@ def test_the_ranks_of_a_launcher_read_standard_input_once(model):
         task = {"SLURM_NTASKS": "2", "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
         options = ["--sequence-length", 16, "--threads", 1, "--documents", "packed"]
         options += ["--model", model, "--text", "-", "--json", "--quiet"]
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "runtime", *map(str, options)],
-                stdin=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env={**os.environ, **environment, **task},
-            )
-        )
-    other, first = processes
-    out, errors = first.communicate(FIRST, timeout=240)
-    assert first.returncode == 0, errors
-    assert (other.communicate(timeout=240), other.returncode) == (("", ""), 0)
-    found = LanguageModelEvaluation.model_validate_json(out)
+        stdin = FIRST if rank == 0 else ""
+        processes.append(Program(run_pipeval, options, stdin=stdin, environment=environment | task))
+    other, first = (process.ended() for process in processes)
+    found = evaluation(first)
+    assert (other.stdout, other.stderr, other.returncode) == ("", "", 0)
     assert (found.text, found.stages) == ("standard input", 2)
     expected = packed(FIRST)
     assert found.tokens == len(expected)

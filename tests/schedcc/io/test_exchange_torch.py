@@ -77,7 +77,7 @@ def test_torchs_gpipe_schedule_is_read_as_torch_lowers_it_and_is_sound(size, tmp
     assert from_torch_csv((tmp_path / "lowered.csv").read_text()) == plan
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(data=st.data(), size=sizes(4, 4))
 def test_any_order_of_forwards_and_backwards_gets_the_transfers_that_torch_gives_it(
     data, size, tmp_path_factory
