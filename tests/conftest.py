@@ -1,5 +1,6 @@
 """Settings of all tests, and fixtures that several files use."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from tests.support.command_line import Run
 # of their own (`at_corners`), and `make mutants` and `make fuzz` draw as many more as one likes.
 settings.register_profile("shared", deadline=None, max_examples=50)
 settings.load_profile("shared")
+
+# torch asks a name server who 127.0.0.1 is, for every connection to a store; where it does not
+# answer, a second is enough to wait for it, and the default is five.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 
 
 @pytest.fixture
