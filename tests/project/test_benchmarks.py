@@ -63,6 +63,7 @@ def run_benchmarks(words: list[str]) -> None:
     runpy.run_module("benchmarks", run_name="__main__")
 
 
+@pytest.mark.slow
 def test_a_quick_run_measures_all_contenders_and_writes_a_report(tmp_path):
     file = tmp_path / "report.json"
     words = ["--quick", "--output", str(file), "--setting", "tiny", "--setting", "links"]

@@ -62,6 +62,7 @@ def arguments(model: Path, text: Path) -> list[object]:
     return ["--model", model, "--text", text, *sizes]
 
 
+@pytest.mark.slow
 def test_stages_started_by_pipeval_or_by_torchrun_give_the_loss_of_one_process(
     model, text, tmp_path, capsys
 ):
@@ -107,6 +108,7 @@ def test_the_report_for_people_shows_loss_time_and_verification(model, tmp_path)
     assert "bit-identical in 1 of 1 micro-batches" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_terminal_sees_the_progress_of_the_micro_batches(model, text):
     ours, theirs = pty.openpty()
     words = ["-m", "runtime", *arguments(model, text), "--max-windows", 4, "--json"]

@@ -99,6 +99,7 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_and_counts_every_window_once(model, tmp_path):
     text, results = tmp_path / "text.txt", tmp_path / "results"
     text.write_text("the quick brown fox jumps over the lazy dog, 1234 times\n" * 250)

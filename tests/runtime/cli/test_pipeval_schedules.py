@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 import schedcc
 from schedcc.io.exchange import to_torch_csv
 from tests.runtime.cli.test_pipeval import arguments, evaluate, in_this_process, of_program
@@ -12,6 +14,7 @@ from tests.support.own_schedules import Listed
 INTERLEAVED = {"schedule": "interleaved", "ranks": 2}
 
 
+@pytest.mark.slow
 def test_schedules_and_plans_give_the_loss_of_one_process(model, text, tmp_path):
     own = [*arguments(model, text), "--verify"]
     found = evaluate(*own, "--schedule", "interleaved", "--ranks", 2)

@@ -118,6 +118,7 @@ def test_a_transfer_between_two_steps_is_stuck_at_the_barrier():
     assert raised.value.kind == "deadlock"
 
 
+@pytest.mark.slow
 def test_a_mutant_has_a_finding_of_the_right_kind_exactly_when_it_does_not_execute():
     """Under a transport model drawn for each; see `compare` for what is asserted of every one."""
     verdicts = walk(1000, seed=0)

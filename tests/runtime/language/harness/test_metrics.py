@@ -14,6 +14,7 @@ from lm_eval.tasks import TaskManager
 from runtime.language.harness import NAME, register
 from tests.support.harness_tasks import CHOICE, GENERATION, PERPLEXITY, TASKS, answers
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[4]
 PATIENCE = 300
 
