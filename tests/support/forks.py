@@ -54,7 +54,10 @@ def launch_forks(
 
 
 class Program:
-    """A function that runs as a program: with streams, an environment and an exit status."""
+    """A function that runs as a program: it has streams, an environment and an exit status.
+
+    Like all processes here, it sees no GPU.
+    """
 
     def __init__(
         self,
@@ -75,7 +78,7 @@ class Program:
         self._folder = Path(mkdtemp())
         self._streams = [self._folder / name for name in ("in", "out", "err")]
         self._streams[0].write_text(stdin)
-        variables = {**os.environ, **(environment or {})}
+        variables = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **(environment or {})}
         work = (function, argument, self._streams, variables)
         self._process = forks().Process(target=_run, args=work)
         self._process.start()

@@ -17,7 +17,7 @@ from schedcc.recordings.conform import conform
 from schedcc.recordings.files import read_recording
 from schedcc.recordings.postmortem import postmortem
 from schemas import LanguageModelEvaluation
-from tests.support.forks import pipeval
+from tests.support.forks import pipeval, without_gpus
 from tests.support.paths import ROOT
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
@@ -41,7 +41,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*command: object) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, *map(str, command)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=240)
+    with without_gpus():  # as those that are forks
+        return subprocess.run(words, capture_output=True, text=True, timeout=240)
 
 
 def of_program(*command: object) -> LanguageModelEvaluation:
