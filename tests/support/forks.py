@@ -19,7 +19,7 @@ from runtime.cli import main
 from runtime.cli.evaluate import WORKERS_IMPORT
 from runtime.distributed.processes import launch
 
-PATIENCE = 240.0
+PATIENCE = 300.0
 """Seconds after which a program that has not ended hangs, for the tests."""
 
 Argument = TypeVar("Argument")
