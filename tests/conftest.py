@@ -1,5 +1,6 @@
 """Settings of all tests, and fixtures that several files use."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,9 +11,14 @@ from schedcc.cli import main
 from schedcc.testing.plans import pipeline
 from tests.support.command_line import Run
 
-# Machines are shared: how long one example takes says nothing about the code.
-settings.register_profile("shared", deadline=None)
+# Machines are shared: how long one example takes says nothing about the code. Corners are examples
+# of their own (`at_corners`), and `make mutants` and `make fuzz` draw as many more as one likes.
+settings.register_profile("shared", deadline=None, max_examples=50)
 settings.load_profile("shared")
+
+# torch asks a name server who 127.0.0.1 is, for every connection to a store; where it does not
+# answer, a second is enough to wait for it, and the default is five.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 
 
 @pytest.fixture

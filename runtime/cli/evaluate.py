@@ -301,7 +301,7 @@ def _run(make: "Callable[[], Job]", display: Display, *, as_json: bool) -> int:
                 texts = read_texts(job.texts, job.record_field, conversations=job.chat_template)
                 running = True
                 told = replace(job, read=texts)
-                evaluation = launch(job.order.ranks, run_rank, job, first=told, forked=True)
+                evaluation = launch(job.order.ranks, run_rank, job, first=told, start_method="fork")
     except (Exception, KeyboardInterrupt, Terminated) as error:
         display.clear()
         _end(exit_for(error, running=running))

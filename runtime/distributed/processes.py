@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 import torch
 from torch._C._distributed_c10d import TCPStore
@@ -29,6 +29,9 @@ from runtime.failure.report import Failure
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
+
+StartMethod = Literal["spawn", "forkserver", "fork"]
+"""As multiprocessing names them."""
 
 END_SECONDS = 5.0
 """How long a killed process may take to be gone."""
@@ -90,6 +93,7 @@ class _Work(Generic[Argument, Result]):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells everybody; see to it once
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         threading.Thread(target=_end_with_parent, daemon=True).start()
+        os.environ.clear()  # a server of forks has the environment in which it began
         os.environ.update(self.environment)
         os.dup2(2, 1)  # what this process has to say goes to the one that started it
         try:
@@ -108,7 +112,7 @@ def launch(
     argument: Argument,
     *,
     first: Argument | None = None,
-    forked: bool = False,
+    start_method: StartMethod = "spawn",
 ) -> Result:
     """Call `function(argument)` in `processes` new processes, the ranks of one run.
 
@@ -119,8 +123,10 @@ def launch(
         function: A function that a new process can import.
         argument: Its picklable argument.
         first: The argument of rank 0, if it is another.
-        forked: Whether they share what this process has imported and `argument` refers to, where
-            that is safe: on Linux, before any device or thread is used.
+        start_method: "spawn": each process imports what it needs. "forkserver": a server has
+            imported it for all (`multiprocessing.set_forkserver_preload`); standard error is that
+            of the server. "fork": they share what this process has imported and `argument` refers
+            to, where that is safe (on Linux, before any device or thread is used), else "spawn".
 
     Returns:
         What rank 0 returned.
@@ -129,7 +135,8 @@ def launch(
         WorkerError: a process failed; the first one that did.
         KeyboardInterrupt, Terminated: the run was interrupted; all processes have ended.
     """
-    context: BaseContext = multiprocessing.get_context(_method() if forked else "spawn")
+    method = _fork_or_spawn() if start_method == "fork" else start_method
+    context: BaseContext = multiprocessing.get_context(method)
     # The store's thread would be missing in a fork: it begins when all processes are there.
     listener = socket.create_server(("localhost", 0))
     port = listener.getsockname()[1]
@@ -165,8 +172,7 @@ def launch(
             _end(workers)
 
 
-def _method() -> str:
-    """How to start processes that have imported already what they need."""
+def _fork_or_spawn() -> StartMethod:
     alone = threading.active_count() == 1 and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return "fork" if sys.platform == "linux" and alone else "spawn"
 
@@ -210,8 +216,9 @@ def _end(workers: list[tuple[BaseProcess, Connection]]) -> None:
 
 
 def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
-    """What torchrun would set; and gloo keeps to this machine."""
+    """This process's, with what torchrun would set; and gloo keeps to this machine."""
     environment = {
+        **os.environ,
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(processes),
@@ -222,7 +229,7 @@ def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
         "TORCHELASTIC_RESTART_COUNT": "0",
     }
     if sys.platform == "linux":
-        environment["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     return environment
 
 

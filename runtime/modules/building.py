@@ -8,6 +8,7 @@ that are read from disk, or made on the meta device, are built by all stages at 
 begin with the state of the first.
 """
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -28,7 +29,8 @@ from runtime.transport.protocol import Transport
 RandomState = list[torch.Tensor]
 Built = TypeVar("Built")
 
-_PROCESS = uuid4().hex
+_PROGRAM = uuid4().hex
+"""Of this process, and of those that are forked off it."""
 _ONE_AT_A_TIME = threading.Lock()
 """For stages that are threads of one process and share its generators."""
 
@@ -133,7 +135,7 @@ class _Turns:
         self._placement, self._transport = placement, transport
         self.own = random_state(transport.device)
         """How this process began."""
-        pipeline = transport.gather_objects((_PROCESS, self.own))
+        pipeline = transport.gather_objects(((_PROGRAM, os.getpid()), self.own))
         gathered = transport.gather_from_replicas(pipeline)
         processes = [process for ranks in gathered for process, _ in ranks]
         self.one_generator = len(set(processes)) < len(processes)

@@ -1,7 +1,6 @@
 """A pipeline of real processes on CPUs that evaluates under faults, again and again."""
 
 import gc
-import multiprocessing
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ from runtime import Evaluator, RemoteError
 from runtime.failure.report import Failure
 from runtime.transport import Channels
 from tests.chaos.faults import MICRO_BATCHES, Fault, Saboteur, Trap, layers
+from tests.support.forks import forks
 
 PATIENCE = 30.0
 """Seconds after which a process that has not answered hangs, for the tests."""
@@ -67,8 +67,7 @@ class Cluster:
     """Starts the processes; ends them, whatever state they are in, on exit."""
 
     def __init__(self, setup: Setup) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.chaos.cluster"])
+        context = forks()
         self.setup = setup
         self._struck = context.Value("d", 0.0)
         self._store: Any = None

@@ -1,8 +1,9 @@
 """The benchmarks run, verify what they time and report it; no test asserts how long it took."""
 
-import subprocess
+import runpy
 import sys
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 import torch
@@ -31,6 +32,8 @@ from benchmarks.schedules import predict_schedules
 from benchmarks.settings import SETTINGS
 from benchmarks.targets import targets
 from benchmarks.workload import Evaluated
+from runtime.distributed import processes
+from tests.support.forks import Program
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 
@@ -53,12 +56,19 @@ def report(*settings: Measured, memory: tuple[MemoryOf, ...] = ()) -> Report:
     )
 
 
+def run_benchmarks(words: list[str]) -> None:
+    """The program itself, whose ranks need not import torch again."""
+    processes.launch = partial(processes.launch, start_method="fork")  # type: ignore[assignment]
+    sys.argv = ["benchmarks", *words]
+    runpy.run_module("benchmarks", run_name="__main__")
+
+
+@pytest.mark.slow
 def test_a_quick_run_measures_all_contenders_and_writes_a_report(tmp_path):
     file = tmp_path / "report.json"
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--output", str(file)]
-    command += ["--setting", "tiny", "--setting", "links", "--setting", "memory"]
-    command += ["--setting", "schedules"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    words = ["--quick", "--output", str(file), "--setting", "tiny", "--setting", "links"]
+    words += ["--setting", "memory", "--setting", "schedules"]
+    done = Program(run_benchmarks, words).ended()
     assert done.returncode == 0, done.stderr
     found = Report.model_validate_json(file.read_text())
     tiny, links, schedules = found.settings

@@ -22,6 +22,7 @@ from benchmarks.gpu.rows.spinning import CTAS, _beside
 from benchmarks.gpu.stream_transport import LATE, StreamTransport, over_streams
 from runtime.transport import NcclSettings
 from runtime.transport.torch_distributed.nccl_settings import PROCESS_DEFAULTS
+from tests.support.forks import forks
 
 DRY = Machine(dry=True)
 CAPTURE_BEGIN = inspect.signature(torch.cuda.CUDAGraph.capture_begin)
@@ -31,6 +32,7 @@ CAPTURE_BEGIN = inspect.signature(torch.cuda.CUDAGraph.capture_begin)
 def _one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    forks()  # the server of the other tests, not one more
     yield
     torch.set_num_threads(before)
 

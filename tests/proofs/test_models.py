@@ -68,7 +68,7 @@ def test_the_model_of_inference_is_what_is_compiled(micro_batches, stages, overl
     assert_compiled(model, families, overlap)
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(micro_batches=micro_batches, ranks=ranks, held=held, overlap=st.booleans())
 def test_the_model_of_interleaved_is_what_is_compiled(micro_batches, ranks, held, overlap):
     model = InterleavedModel(micro_batches, held * ranks, ranks)

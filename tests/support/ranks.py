@@ -1,6 +1,5 @@
 """Ranks that each do something of their own, in processes that may end as they like."""
 
-import multiprocessing
 import os
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
@@ -8,6 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+
+from tests.support.forks import forks
 
 PATIENCE = 60.0
 """Seconds after which a process that has not answered hangs, for the tests."""
@@ -40,8 +41,7 @@ def run_ranks(
     Returns:
         What each rank returned, or the exception that it raised; `None` if its process ended first.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.chaos.cluster"])
+    context = forks()
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     ends: dict[Connection, int] = {}
     processes = []

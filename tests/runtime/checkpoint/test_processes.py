@@ -12,9 +12,10 @@ import torch.distributed as dist
 from runtime import Evaluator
 from runtime.checkpoint import save as saving
 from runtime.distributed.process_group import process_group
-from runtime.distributed.processes import WorkerError, launch
+from runtime.distributed.processes import WorkerError
 from runtime.transport import TorchTransport
 from tests.support.checkpoints import assert_same, load, model, state_of
+from tests.support.forks import launch_forks
 
 
 def save_then_be_killed(directory: str) -> None:
@@ -45,10 +46,7 @@ def save_then_be_killed(directory: str) -> None:
         Evaluator(model(seed=2), transport=transport).save_state_dict(directory)
 
 
-def test_a_process_that_is_killed_while_it_writes_leaves_the_former_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+def test_a_process_that_is_killed_while_it_writes_leaves_the_former_checkpoint(tmp_path: Path):
     with pytest.raises(WorkerError, match="stage 1 failed: its process was ended by SIGKILL"):
-        launch(2, save_then_be_killed, str(tmp_path))
+        launch_forks(2, save_then_be_killed, str(tmp_path))
     assert_same(load(tmp_path), state_of(model()))

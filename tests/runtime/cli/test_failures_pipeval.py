@@ -13,8 +13,8 @@ import torch
 
 from runtime.device import DeviceError
 from runtime.distributed.process_group import LaunchError, process_group, require_environment
-from runtime.distributed.processes import launch
 from runtime.distributed.signals import ending_at_once
+from tests.support.forks import launch_forks
 
 PATIENCE = 120.0
 """Seconds until processes have started, on a machine that does much else."""
@@ -34,7 +34,7 @@ def work(directory):
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run in the background
     try:
-        launch(2, work, sys.argv[1])
+        launch(2, work, sys.argv[1], start_method="fork")
     except BaseException as error:
         end = exit_for(error, running=True)
         print(end.message, file=sys.stderr, flush=True)
@@ -95,7 +95,7 @@ def stop(_: None) -> None:
 
 def test_a_stopped_process_does_not_keep_the_launcher_waiting():
     with pytest.raises(RuntimeError, match="stage 0 failed: ArithmeticError: here"):
-        launch(2, stop, None)
+        launch_forks(2, stop, None)
 
 
 def test_a_rank_blocked_in_a_call_ends_at_once_on_a_signal():

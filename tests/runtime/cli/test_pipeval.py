@@ -17,6 +17,7 @@ from schedcc.recordings.conform import conform
 from schedcc.recordings.files import read_recording
 from schedcc.recordings.postmortem import postmortem
 from schemas import LanguageModelEvaluation
+from tests.support.forks import pipeval, without_gpus
 from tests.support.paths import ROOT
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
@@ -40,11 +41,19 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*command: object) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, *map(str, command)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=240)
+    with without_gpus():  # as those that are forks
+        return subprocess.run(words, capture_output=True, text=True, timeout=240)
 
 
-def evaluate(*command: object) -> LanguageModelEvaluation:
-    done = run(*command, "--json")
+def of_program(*command: object) -> LanguageModelEvaluation:
+    return evaluation(run(*command, "--json"))
+
+
+def evaluate(*options: object) -> LanguageModelEvaluation:
+    return evaluation(pipeval(*options, "--json"))
+
+
+def evaluation(done: "subprocess.CompletedProcess[str]") -> LanguageModelEvaluation:
     assert done.returncode == 0, done.stderr
     return LanguageModelEvaluation.model_validate_json(done.stdout)
 
@@ -54,11 +63,12 @@ def arguments(model: Path, text: Path) -> list[object]:
     return ["--model", model, "--text", text, *sizes]
 
 
+@pytest.mark.slow
 def test_stages_started_by_pipeval_or_by_torchrun_give_the_loss_of_one_process(
     model, text, tmp_path, capsys
 ):
     record = ["--record", tmp_path / "recording"]
-    alone = evaluate("-m", "runtime", *arguments(model, text), "--stages", 3, "--verify", *record)
+    alone = of_program("-m", "runtime", *arguments(model, text), "--stages", 3, "--verify", *record)
     assert alone.verification is not None
     assert alone.verification.passed
     assert alone.verification.identical_logits == alone.micro_batches
@@ -80,7 +90,7 @@ def test_stages_started_by_pipeval_or_by_torchrun_give_the_loss_of_one_process(
 
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
     blocking = [*arguments(model, text), "--stages", 2, "--no-overlap", "--channels", "shared"]
-    spread = evaluate(*torchrun, "-m", "runtime", *blocking)
+    spread = of_program(*torchrun, "-m", "runtime", *blocking)
     assert spread.loss == alone.loss
     assert spread.stages == 2
 
@@ -90,7 +100,7 @@ def test_the_report_for_people_shows_loss_time_and_verification(model, tmp_path)
     text.parent.mkdir()
     text.write_text(TEXT)
     options = ["--stages", 1, "--verify", "--documents", "lines", "--max-windows", 2]
-    done = run("-m", "runtime", *arguments(model, text), *options)
+    done = pipeval(*arguments(model, text), *options)
     assert done.returncode == 0, done.stderr
     for part in ("2 windows of 16 tokens", "perplexity", "tokens per second", "forward"):
         assert part in done.stdout
@@ -99,6 +109,7 @@ def test_the_report_for_people_shows_loss_time_and_verification(model, tmp_path)
     assert "bit-identical in 1 of 1 micro-batches" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_terminal_sees_the_progress_of_the_micro_batches(model, text):
     ours, theirs = pty.openpty()
     words = ["-m", "runtime", *arguments(model, text), "--max-windows", 4, "--json"]
@@ -164,7 +175,7 @@ def test_an_empty_text_is_refused(model, tmp_path, capsys):
 
 def test_what_only_a_worker_can_notice_is_one_sentence_too(model, text):
     options = ["--documents", "lines", "--separator-id", 999, "--quiet"]
-    done = run("-m", "runtime", *arguments(model, text), *options)
+    done = pipeval(*arguments(model, text), *options)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "separator_id is 999" in done.stderr

@@ -14,6 +14,7 @@ import torch
 
 from runtime.language.text import Text, Windows, tokenize_documents
 from schemas import DocumentScore, LanguageModelEvaluation, TokenScore
+from tests.support.forks import pipeval
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 RECORDS = ["ab ab 12 cd", "the quick brown fox jumps over the lazy dog", "naïve 漢字"]
@@ -29,11 +30,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(*options: object) -> list[str]:
-    return [sys.executable, "-m", "runtime", *map(str, ["--threads", 1, "--json", *options])]
+    return [*map(str, ["--threads", 1, "--json", *options])]
 
 
 def run(*options: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(words(*options), capture_output=True, text=True, timeout=PATIENCE)
+    return pipeval(*words(*options))
 
 
 def plain_losses(texts: list[str], length: int, stride: int) -> dict[int, list[float]]:
@@ -98,12 +99,14 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_and_counts_every_window_once(model, tmp_path):
     text, results = tmp_path / "text.txt", tmp_path / "results"
-    text.write_text("the quick brown fox jumps over the lazy dog, 1234 times\n" * 500)
+    text.write_text("the quick brown fox jumps over the lazy dog, 1234 times\n" * 250)
     options = ["--model", model, "--text", text, "--sequence-length", 33]
     options += ["--resume", results, "--micro-batch-size", 2, "--quiet"]
-    with subprocess.Popen(words(*options, "--stages", 2), start_new_session=True) as process:
+    command = [sys.executable, "-m", "runtime", *words(*options, "--stages", 2)]
+    with subprocess.Popen(command, start_new_session=True) as process:
         deadline = time.monotonic() + PATIENCE
         while finished(results) < 20:
             assert process.poll() is None

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 import schedcc
 from schedcc.io.exchange import to_torch_csv
-from tests.runtime.cli.test_pipeval import arguments, evaluate, in_this_process
+from tests.runtime.cli.test_pipeval import arguments, evaluate, in_this_process, of_program
 from tests.runtime.cli.test_pipeval import model as model  # fixtures
 from tests.runtime.cli.test_pipeval import text as text
 from tests.support.own_schedules import Listed
@@ -12,9 +14,10 @@ from tests.support.own_schedules import Listed
 INTERLEAVED = {"schedule": "interleaved", "ranks": 2}
 
 
+@pytest.mark.slow
 def test_schedules_and_plans_give_the_loss_of_one_process(model, text, tmp_path):
     own = [*arguments(model, text), "--verify"]
-    found = evaluate("-m", "runtime", *own, "--schedule", "interleaved", "--ranks", 2)
+    found = evaluate(*own, "--schedule", "interleaved", "--ranks", 2)
     assert found.verification is not None
     assert found.verification.passed
     assert (found.schedule, found.stages, found.ranks) == ("interleaved", 2 * 2, 2)
@@ -28,14 +31,14 @@ def test_schedules_and_plans_give_the_loss_of_one_process(model, text, tmp_path)
     (tmp_path / "plan.csv").write_text(to_torch_csv(there_and_back))
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
     given = ["-m", "runtime", *own, "--plan", tmp_path / "plan.csv", "--channels", "shared"]
-    from_torch = evaluate(*torchrun, *given)
+    from_torch = of_program(*torchrun, *given)
     assert from_torch.loss == found.loss
     assert (from_torch.schedule, from_torch.placement) == ("torch", (0, 1, 1, 0))
     assert (from_torch.variant, from_torch.channels) == ("overlapped", "shared")
 
     backwards = schedcc.compile_pipeline(3, 3, schedule=Listed((1, 0, 1), 5), ranks=2)
     (tmp_path / "plan.json").write_text(backwards.model_dump_json())
-    read = evaluate("-m", "runtime", *own, "--plan", tmp_path / "plan.json")
+    read = evaluate(*own, "--plan", tmp_path / "plan.json")
     assert read.verification is not None
     assert read.verification.passed
     assert (read.loss, read.variant, read.ranks) == (found.loss, "blocking", 2)

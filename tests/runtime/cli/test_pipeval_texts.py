@@ -4,10 +4,10 @@ import math
 import os
 import socket
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from runtime.language.perplexity.reference import reference
 from runtime.language.text import IGNORED, Text, Windows, tokenize_documents
 from runtime.testing import InMemoryTransport, run_stages
 from schemas import LanguageModelEvaluation
+from tests.support.forks import Program, pipeval, run_pipeval
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 FIRST = "ab ab 12 cd\n\nthe quick brown fox\njumps over the lazy dog, 1234 times\n"
@@ -33,10 +34,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def run(*options: object, **settings: object) -> "subprocess.CompletedProcess[str]":
+def run(*options: object, **settings: Any) -> "subprocess.CompletedProcess[str]":
     sizes = ["--sequence-length", 16, "--micro-batch-size", 3, "--threads", 1, "--quiet"]
-    words = [sys.executable, "-m", "runtime", *map(str, [*sizes, *options])]
-    return subprocess.run(words, capture_output=True, text=True, timeout=240, **settings)
+    return pipeval(*sizes, *options, **settings)
 
 
 def evaluation(done: "subprocess.CompletedProcess[str]") -> LanguageModelEvaluation:
@@ -100,21 +100,11 @@ def test_the_ranks_of_a_launcher_read_standard_input_once(model):
         task = {"SLURM_NTASKS": "2", "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
         options = ["--sequence-length", 16, "--threads", 1, "--documents", "packed"]
         options += ["--model", model, "--text", "-", "--json", "--quiet"]
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "runtime", *map(str, options)],
-                stdin=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env={**os.environ, **environment, **task},
-            )
-        )
-    other, first = processes
-    out, errors = first.communicate(FIRST, timeout=240)
-    assert first.returncode == 0, errors
-    assert (other.communicate(timeout=240), other.returncode) == (("", ""), 0)
-    found = LanguageModelEvaluation.model_validate_json(out)
+        stdin = FIRST if rank == 0 else ""
+        processes.append(Program(run_pipeval, options, stdin=stdin, environment=environment | task))
+    other, first = (process.ended() for process in processes)
+    found = evaluation(first)
+    assert (other.stdout, other.stderr, other.returncode) == ("", "", 0)
     assert (found.text, found.stages) == ("standard input", 2)
     expected = packed(FIRST)
     assert found.tokens == len(expected)
@@ -146,7 +136,7 @@ def packed(text: str) -> list[float]:
 def test_two_tasks_of_slurm_that_cannot_meet_are_one_sentence_each(model):
     for rank in range(2):
         task = {"SLURM_NTASKS": "2", "SLURM_PROCID": str(rank)}
-        done = run("--model", model, "--text", "-", input=FIRST, env={**os.environ, **task})
+        done = run("--model", model, "--text", "-", stdin=FIRST, environment=task)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("pipeval: Slurm started 2 processes (SLURM_NTASKS)")
         assert done.stderr.count("\n") == 1
@@ -158,7 +148,7 @@ def test_a_loss_that_is_none_is_a_failure_in_one_sentence(tmp_path):
         broken.model.embed_tokens.weight[5:] = math.nan
     broken.save_pretrained(tmp_path / "model")
     tiny_tokenizer().save_pretrained(tmp_path / "model")
-    done = run("--model", tmp_path / "model", "--text", "-", "--json", input=FIRST)
+    done = run("--model", tmp_path / "model", "--text", "-", "--json", stdin=FIRST)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("pipeval: the loss is nan: that of micro-batch 0 is nan")
     assert done.stderr.count("\n") == 1
@@ -171,7 +161,7 @@ def test_a_perplexity_beyond_all_numbers_is_left_out_and_the_loss_is_not(tmp_pat
     wild.save_pretrained(tmp_path / "model")
     tiny_tokenizer().save_pretrained(tmp_path / "model")
     options = ["--model", tmp_path / "model", "--text", "-", "--stages", 1, "--verify"]
-    found = evaluation(run(*options, "--json", input=FIRST))
+    found = evaluation(run(*options, "--json", stdin=FIRST))
     assert found.loss > 710
     assert found.perplexity is None
     assert found.verification is not None

@@ -2,6 +2,7 @@
 
 import math
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from runtime.distributed.processes import WorkerError, launch
 from runtime.transport import Channels
+from tests.support.forks import launch_forks
 from tests.support.models_for_tests import batches, mlp, one_process
 from tests.support.workers import (
     Rounds,
@@ -29,8 +31,9 @@ def check_rounds(
     exactly: bool,
     channels: Channels | None = None,
     hosts: str = "",
+    start: Any = launch_forks,
 ) -> None:
-    rounds = launch(stages, evaluate_rounds, Rounds(SIZES, overlap, channels, hosts))
+    rounds = start(stages, evaluate_rounds, Rounds(SIZES, overlap, channels, hosts))
     for sizes, results in zip(SIZES, rounds, strict=True):
         logits, losses = one_process(mlp(), batches(sizes))
         rel = 1e-12 if exactly else 1e-5
@@ -50,21 +53,18 @@ def check_rounds(
     ("overlap", "channels"),
     [(False, None), (True, None), (True, "shared"), (True, "per-edge")],
 )
-def test_three_processes_give_what_one_gives(overlap, channels, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+def test_three_processes_give_what_one_gives(overlap, channels):
     check_rounds(3, overlap=overlap, exactly=True, channels=channels)
 
 
 @pytest.mark.parametrize("hosts", ["aab", "-aa"])
-def test_stages_on_two_hosts_give_what_one_process_gives(hosts, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+def test_stages_on_two_hosts_give_what_one_process_gives(hosts):
     check_rounds(3, overlap=True, exactly=True, hosts=hosts)
 
 
-def test_two_replicas_of_two_stages_give_what_one_process_gives(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+def test_two_replicas_of_two_stages_give_what_one_process_gives():
     sizes = ((3, 1, 4), (2,))
-    results = launch(4, evaluate_shards, sizes)
+    results = launch_forks(4, evaluate_shards, sizes)
     layers = [layer if isinstance(layer, nn.Module) else layer.build() for layer in tied_layers()]
     whole = nn.Sequential(*layers)
     for _, state in results[:2]:
@@ -85,10 +85,9 @@ def test_two_replicas_of_two_stages_give_what_one_process_gives(monkeypatch):
 
 
 @pytest.mark.parametrize("channels", [None, "shared", "per-edge"])
-def test_messages_of_many_tensors_and_collectives_arrive(channels, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+def test_messages_of_many_tensors_and_collectives_arrive(channels):
     memory = channels is None
-    assert launch(3, exchange, channels) == [(stage, True, 1.0, memory) for stage in range(3)]
+    assert launch_forks(3, exchange, channels) == [(stage, True, 1.0, memory) for stage in range(3)]
 
 
 def test_a_process_that_raises_ends_the_run_with_its_error(monkeypatch):
@@ -99,10 +98,9 @@ def test_a_process_that_raises_ends_the_run_with_its_error(monkeypatch):
     assert "tests/support/workers.py" in caught.value.trace
 
 
-def test_a_process_that_dies_ends_the_run(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+def test_a_process_that_dies_ends_the_run():
     with pytest.raises(WorkerError, match="stage 1 failed: its process ended with exit status 3"):
-        launch(2, fail, "exit")
+        launch_forks(2, fail, "exit")
 
 
 needs_two_gpus = pytest.mark.skipif(
@@ -115,7 +113,7 @@ needs_two_gpus = pytest.mark.skipif(
 @pytest.mark.parametrize("channels", ["shared", "per-edge"])
 @pytest.mark.parametrize("overlap", [False, True])
 def test_two_gpus_give_what_one_process_gives(overlap, channels):
-    check_rounds(2, overlap=overlap, exactly=False, channels=channels)
+    check_rounds(2, overlap=overlap, exactly=False, channels=channels, start=launch)
 
 
 @pytest.mark.nccl

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from runtime import Evaluator, LayerSpec, RemoteError, TiedLayerSpec
-from runtime.distributed.processes import launch
 from runtime.modules.layers import LayersError
 from runtime.testing import run_stages
+from tests.support.forks import launch_forks
 from tests.support.models_for_tests import mlp, over_stages
 from tests.support.workers import build_alike
 
@@ -82,9 +82,7 @@ def test_the_same_seed_gives_the_same_model_for_any_number_of_stages(boundaries,
 
 def test_processes_draw_in_turn_and_build_at_once_what_draws_nothing():
     expected, generator = built_by_hand()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        ranks = launch(3, build_alike, [0, 3, 5, 10])
+    ranks = launch_forks(3, build_alike, [0, 3, 5, 10])
     states = [tensor for state, _, _ in ranks for tensor in state]
     assert all(map(torch.equal, states, expected))
     assert all(torch.equal(after, generator) for _, after, _ in ranks)

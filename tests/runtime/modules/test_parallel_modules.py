@@ -4,7 +4,7 @@ from itertools import chain
 
 import pytest
 
-from runtime.distributed.processes import launch
+from tests.support.forks import launch_forks
 from tests.support.models_for_tests import Data, batches, one_process
 from tests.support.workers import blocks, evaluate_parallel_modules
 
@@ -21,9 +21,7 @@ SHARDS = [square(batches([2, 3, 1], seed=1)), square(batches([2, 2, 2], seed=2))
 
 @pytest.fixture(scope="module")
 def losses() -> tuple[list[float], list[float]]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        return launch(4, evaluate_parallel_modules, (DATA, SHARDS))
+    return launch_forks(4, evaluate_parallel_modules, (DATA, SHARDS))
 
 
 def loss_of_one_process(data: Data) -> float:

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from runtime import Evaluator
-from runtime.distributed.processes import launch
 from runtime.testing import InMemoryTransport, run_stages
+from tests.support.forks import launch_forks
 from tests.support.models_for_tests import mlp
 from tests.support.workers import evaluate_metrics
 
@@ -68,9 +68,8 @@ def test_replicas_give_what_one_process_gives():
         assert torch.equal(found["confusion"], expected["confusion"])
 
 
-def test_between_processes_a_metric_does_not_wait_for_those_that_have_none(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+def test_between_processes_a_metric_does_not_wait_for_those_that_have_none():
     data = shard([3, 2], 0)
     expected = of_one_process([data])
-    for found in launch(2, evaluate_metrics, data):
+    for found in launch_forks(2, evaluate_metrics, data):
         assert found["accuracy"] == float(expected["accuracy"])

@@ -12,13 +12,14 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from runtime import Evaluator
 from runtime.distributed.process_group import process_group
-from runtime.distributed.processes import WorkerError, launch
+from runtime.distributed.processes import WorkerError
 from runtime.transport import TorchTransport
 from schedcc import compile_pipeline
 from schedcc.recordings.conform import conform
 from schedcc.recordings.files import read_recording
 from schedcc.recordings.postmortem import postmortem
 from schemas.postmortem import RankState
+from tests.support.forks import launch_forks
 from tests.support.models_for_tests import batches, mlp
 from tests.support.ranks import run_ranks
 from tests.support.workers import TIMEOUT
@@ -63,10 +64,9 @@ def evaluate(recorded: Recorded) -> None:
         evaluator.eval_batch(iter(batches([2] * MICRO_BATCHES)), num_micro_batches=MICRO_BATCHES)
 
 
-def test_the_recording_of_a_killed_stage_names_it_and_its_instruction(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+def test_the_recording_of_a_killed_stage_names_it_and_its_instruction(tmp_path):
     with pytest.raises(WorkerError):
-        launch(3, evaluate, Recorded(tmp_path, last=3))  # in micro-batch 2
+        launch_forks(3, evaluate, Recorded(tmp_path, last=3))  # in micro-batch 2
     recording = read_recording(tmp_path)
     found = postmortem(recording)
     assert found.cause is not None

@@ -77,7 +77,10 @@ TRANSPORTS = [
     pytest.param(lambda: [run_cases(SingleProcessTransport)], id="single process"),
     pytest.param(lambda: [run_cases(lambda: InMemoryNetwork(1).endpoint(0))], id="in memory, one"),
     pytest.param(in_memory, id="in memory"),
-    *(pytest.param(partial(over, kind), id=f"CPUs, {kind}") for kind in CPU_CHANNELS),
+    *(
+        pytest.param(partial(over, kind), id=f"CPUs, {kind}", marks=pytest.mark.slow)
+        for kind in CPU_CHANNELS
+    ),
     *(
         pytest.param(partial(on_gpus, kind), id=f"NCCL, {kind}", marks=NCCL)
         for kind in ("shared", "per-edge")

@@ -143,7 +143,7 @@ def gets_stuck(plan: PipelinePlan) -> bool:
     return position != [len(program) for program in programs]
 
 
-@settings(max_examples=600)
+@settings(max_examples=150)
 @given(plan=random_transfers())
 def test_there_is_a_cycle_and_a_finding_exactly_when_a_rendezvous_gets_stuck(plan):
     stuck = gets_stuck(plan)

@@ -46,7 +46,7 @@ def test_steps_of_the_blocking_form_are_atomic(size):
     assert verdict(plan, barriers, "networkx").ok
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(size=sizes(6, 5), overlap=st.booleans(), seed=st.integers(0, 10**9))
 def test_what_a_timetable_proves_is_neither_stuck_nor_slow(size, overlap, seed):
     plan = random_mutant(compile_pipeline(*size, overlap=overlap), Random(seed))

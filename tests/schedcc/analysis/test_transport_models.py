@@ -160,7 +160,7 @@ def test_the_strictest_model_is_the_default():
     assert check(plan) == check(plan, STRICTEST)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(plan=random_transfers(), model=st.sampled_from(MODELS))
 def test_there_is_a_cycle_exactly_when_the_execution_gets_stuck(plan, model):
     stuck = gets_stuck(plan, model)
@@ -168,7 +168,7 @@ def test_there_is_a_cycle_exactly_when_the_execution_gets_stuck(plan, model):
     assert bool(deadlocks(plan, model)) == stuck
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(plan=random_transfers())
 def test_what_is_free_of_deadlock_under_a_model_is_so_under_every_laxer_one(plan):
     stuck = {(m.queue, m.buffered_sends): bool(deadlocks(plan, m)) for m in MODELS}

@@ -44,7 +44,7 @@ def test_what_the_compiler_makes_is_sound_on_both(size, overlap, model, outcome)
     assert not graph.findings
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     size=sizes(6, 5),
     overlap=st.booleans(),

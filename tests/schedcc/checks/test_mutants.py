@@ -128,7 +128,7 @@ def test_every_mutant_of_a_small_plan_gets_the_findings_said_beforehand(size):
 
 
 @at_corners(number=0)
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(size=sizes(8, 6), number=st.integers(0, 10**6))
 def test_any_mutant_gets_the_findings_said_beforehand(size, number):
     every = list(mutants(compile_pipeline(*size)))
@@ -247,7 +247,7 @@ def is_an_outcome(plan: PipelinePlan) -> bool:
     return tuple(orders(p.epilogue) for p in plan.programs) in orders_of_outcomes(plan.stages)
 
 
-@settings(max_examples=500)
+@settings(max_examples=150)
 @given(
     stages=st.integers(1, 3),
     outcome=st.sampled_from(list(all_outcomes())),

@@ -85,7 +85,7 @@ def test_every_question_is_decided_on_arrays_for_what_the_compiler_makes(size, o
         assert question.holds(order if isinstance(question, OrderQuestion) else table), question
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(size=sizes(6, 4), overlap=st.booleans(), seed=st.integers(0, 10**9), outcome=outcomes())
 def test_a_question_that_holds_has_nothing_to_explain(size, overlap, seed, outcome):
     plan = random_mutant(compile_pipeline(*size, overlap=overlap, outcome=outcome), Random(seed))

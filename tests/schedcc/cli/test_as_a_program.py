@@ -107,13 +107,13 @@ def test_a_file_without_end_is_not_read_to_its_end(run, tmp_path, monkeypatch, n
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
-def test_help_shows_examples_and_exit_statuses(option):
+def test_help_shows_examples_and_exit_statuses(option, run):
     done = module(option)
     assert done.returncode == 0
     assert "schedcc compile -M 8 -S 4" in done.stdout
     assert "130 interrupted" in " ".join(done.stdout.split())
     for command in ("compile", "show", "check", "simulate", "compare", "trace", "conform"):
-        assert "Example" in module(command, option).stdout
+        assert "Example" in run(command, option).out
 
 
 def test_costs_come_from_a_file_and_options_go_before_it(run, tmp_path):

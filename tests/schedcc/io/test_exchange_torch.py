@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributed.pipelining.schedules import ScheduleGPipe
 
-from runtime.distributed.processes import launch
 from schedcc import PlanFileError, check, compile_pipeline
 from schedcc.io.exchange import from_torch_csv, to_torch_csv
 from schedcc.testing.strategies import at_corners, sizes
 from schemas import Direction, PipelinePlan, TransferInstruction
 from schemas.effects import Phase
+from tests.support.forks import launch_forks
 from tests.support.models_for_tests import batches, mlp, one_process, over_stages
 from tests.support.paths import ROOT
 from tests.support.torch_schedules import Files, forward_actions, loaded, run_files, simulates
@@ -77,7 +77,7 @@ def test_torchs_gpipe_schedule_is_read_as_torch_lowers_it_and_is_sound(size, tmp
     assert from_torch_csv((tmp_path / "lowered.csv").read_text()) == plan
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(data=st.data(), size=sizes(4, 4))
 def test_any_order_of_forwards_and_backwards_gets_the_transfers_that_torch_gives_it(
     data, size, tmp_path_factory
@@ -151,8 +151,7 @@ def test_torch_loads_and_simulates_a_ring_in_which_each_rank_waits_for_the_other
         assert run("check", file, *transport).status == 0
 
 
-def test_torch_runs_exported_plans_with_the_losses_of_the_evaluator(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+def test_torch_runs_exported_plans_with_the_losses_of_the_evaluator(tmp_path):
     sizes = (2, 2, 2, 2)
     paths = []
     for overlap in (False, True):
@@ -164,7 +163,7 @@ def test_torch_runs_exported_plans_with_the_losses_of_the_evaluator(tmp_path, mo
             iter(batches(sizes)), return_logits=True, num_micro_batches=4
         ),
     )[-1]
-    outcomes = launch(3, run_files, Files(tuple(paths), sizes))
+    outcomes = launch_forks(3, run_files, Files(tuple(paths), sizes))
     assert [outcome.losses for outcome in outcomes] == [list(ours.losses)] * 2
     logits = [row for chunk in ours.logits for row in chunk.tolist()]
     assert [outcome.logits.tolist() for outcome in outcomes] == [logits] * 2
@@ -189,9 +188,7 @@ def run_by_torch(tmp_path_factory):
         file = directory / f"{schedule}{stages}{overlap}.csv"
         file.write_text(to_torch_csv(plan))
         files[file.stem] = file
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        outcomes = launch(2, run_files, Files(tuple(map(str, files.values())), (2, 2, 2)))
+    outcomes = launch_forks(2, run_files, Files(tuple(map(str, files.values())), (2, 2, 2)))
     return dict(zip(files, outcomes, strict=True))
 
 

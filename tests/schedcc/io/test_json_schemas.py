@@ -93,7 +93,7 @@ def test_placements_are_given_with_ranks_or_not_at_all_and_not_in_the_first_form
         assert agree(tmp_path, name, {**implied, **keys}) == (len(keys) == 2 and not first)
 
 
-@settings(max_examples=400)
+@settings(max_examples=120)
 @given(choice=st.integers(0, len(PLANS) - 1), seed=st.integers(0, 10**9))
 def test_a_plan_that_was_edited_anywhere_is_accepted_or_refused_by_all(
     tmp_path_factory, choice, seed

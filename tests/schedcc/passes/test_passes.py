@@ -3,7 +3,6 @@
 from collections import Counter
 from random import Random
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -96,10 +95,9 @@ def test_a_receive_crosses_the_forward_before_its_own(size):
             assert posted < order.index(("ForwardPass", m)) < awaited
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_passes_keep_any_sound_plan_sound(seed):
+def test_passes_keep_any_sound_plan_sound():
     """Not only what the schedule makes: also what a random walk among sound plans arrives at."""
-    random = Random(seed)
+    random = Random(0)
     tried = 0
     plan = compile_pipeline(3, 3, outcome=Outcome(bcast_loss=False))
     for _ in range(1500):

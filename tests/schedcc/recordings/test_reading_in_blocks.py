@@ -65,7 +65,7 @@ def edited(lines: list[Line], edit: random.Random) -> list[Line]:
 
 
 @at_corners(overlap=True, seed=0, block=1)
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(
     size=sizes(5, 3), overlap=st.booleans(), seed=st.integers(0, 10**6), block=st.integers(1, 2000)
 )

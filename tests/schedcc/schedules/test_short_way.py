@@ -97,7 +97,7 @@ def repeating(draw: st.DrawFn) -> tuple[Repeating, Promising]:
     return Repeating(*fields), Promising(*fields)
 
 
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(
     schedules=repeating(),
     micro_batches=st.integers(1, 40),

@@ -144,7 +144,7 @@ WEAKER = [
 ]
 
 
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(
     plan=grouped_transfers()
     | st.builds(compile_pipeline, st.integers(1, 6), st.integers(1, 5), overlap=st.booleans()),
@@ -174,7 +174,7 @@ def test_members_of_a_group_travel_together_under_every_model(model):
     assert simulate(plan, Costs(forward=1.0, transfer=10.0), model).makespan == 14.0
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(plan=grouped_transfers())
 def test_pipelines_in_groups_are_sound(plan):
     assert check(plan).ok
@@ -200,7 +200,7 @@ def cases(draw: st.DrawFn, sizes: st.SearchStrategy = sizes(8, 6)) -> tuple[Pipe
 corners = st.sampled_from([(1, 1), (4, 1), (1, 4), (2, 5)])
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(case=cases() | cases(corners), queue=st.sampled_from(["stage", "channel"]))
 def test_every_span_is_that_of_an_event_driven_simulation(case, queue):
     plan, costs = case
@@ -222,7 +222,7 @@ singles = st.lists(
 ).map(tuple)
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(case=cases() | cases(corners), queue=st.sampled_from(["stage", "channel"]), data=st.data())
 def test_costs_of_every_kind_are_those_of_an_event_driven_simulation(case, queue, data):
     plan, costs = case

@@ -13,6 +13,7 @@ import pytest
 from runtime.language.harness import NAME
 from tests.support.harness_tasks import GENERATION, write_tasks
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[4]
 PATIENCE = 60.0
 """Seconds after which a process that has not ended hangs, for the tests."""

@@ -1,21 +1,22 @@
 """Whole tasks of the harness, answer by answer beside its own backend `hf` on the same files."""
 
 import json
-import os
-import subprocess
+import runpy
 import sys
-from pathlib import Path
+from importlib import import_module
 
 import lm_eval
 import pytest
+import torch
 import torch.distributed as dist
 from lm_eval.tasks import TaskManager
 
+from runtime.distributed.processes import launch
 from runtime.language.harness import NAME, register
+from tests.support.forks import Program
 from tests.support.harness_tasks import CHOICE, GENERATION, PERPLEXITY, TASKS, answers
 
-ROOT = Path(__file__).parents[4]
-PATIENCE = 300
+pytestmark = pytest.mark.slow
 
 
 def evaluated(model, tasks, **model_args):
@@ -65,23 +66,28 @@ def test_alone_the_harness_gets_what_it_gets_from_hf(tiny_directory, tasks, of_h
     assert not dist.is_initialized()
 
 
-def test_under_torchrun_replicas_share_the_requests(tiny_directory, tasks, of_hf, tmp_path):
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "4"),
-            *("-m", "runtime.language.harness", "run", "--model", NAME),
-            *("--model_args", f"pretrained={tiny_directory},stages=2,threads=1"),
-            *("--tasks", *TASKS, "--include_path", str(tasks), "--batch_size", "auto"),
-            *("--output_path", str(tmp_path), "--log_samples"),
-        ],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+def run_on_four_ranks(words):
+    import_module("lm_eval.__main__")  # once for all
+    launch(4, run_harness, words, start_method="fork")
+
+
+def run_harness(words):
+    torch.set_num_threads(1)
+    sys.argv = ["lm_eval", *words]
+    runpy.run_module("runtime.language.harness", run_name="__main__")
+
+
+def test_under_a_launcher_replicas_share_the_requests(tiny_directory, tasks, of_hf, tmp_path):
+    words = [
+        *("run", "--model", NAME),
+        *("--model_args", f"pretrained={tiny_directory},stages=2,threads=1"),
+        *("--tasks", *TASKS, "--include_path", str(tasks), "--batch_size", "auto"),
+        *("--output_path", str(tmp_path), "--log_samples"),
+    ]
+    offline = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = Program(run_on_four_ranks, words, environment=offline).ended()
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count(f"{NAME} (") == 1  # one process writes
+    assert (done.stdout + done.stderr).count(f"{NAME} (") == 1  # one process writes
     (results,) = tmp_path.rglob("results_*.json")
     written = json.loads(results.read_text())
     assert (written["config"]["stages"], written["config"]["replicas"]) == (2, 2)

@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -17,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from runtime.language.models import ModelError, load_causal_lm, load_tokenizer, locate_model
 from runtime.language.models.gguf import conversion
 from runtime.language.models.gguf.cache import converted
+from tests.support.forks import Program
 from tests.support.tiny_models import tiny_model, tiny_tokenizer, write_gguf
 
 QWEN3 = {"head_dim": 128}  # the only width of heads that transformers gives to Qwen3 from GGUF
@@ -182,22 +181,15 @@ def test_threads_that_ask_at_once_convert_once(path: Path, monkeypatch: pytest.M
     assert calls == [path]
 
 
+def load(path: str) -> None:
+    load_causal_lm(locate_model(path))
+
+
 def test_processes_that_ask_at_once_convert_once(path: Path, cache: Path):
-    code = (
-        "import sys; from runtime.language.models import *; "
-        "load_causal_lm(locate_model(sys.argv[1]))"
-    )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, path], stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    try:
-        messages = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0]
-    assert "".join(messages).count("\n") == 1
+    processes = [Program(load, str(path)) for _ in range(2)]
+    ended = [process.ended() for process in processes]
+    assert [process.returncode for process in ended] == [0, 0]
+    assert "".join(process.stderr for process in ended).count("\n") == 1
     assert len(folders(cache)) == 1
 
 

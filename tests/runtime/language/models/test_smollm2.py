@@ -40,6 +40,7 @@ def expected(model, windows) -> Reference:
     return reference(model, windows, next_token_loss, count_tokens)
 
 
+@pytest.mark.slow
 def test_one_process_finds_the_language_reference_likely(expected):
     assert 8 < math.exp(expected.loss) < 30
 

@@ -87,6 +87,7 @@ def perplexity(tokens: torch.Tensor, max_windows: int) -> float:
     return float((total / windows.tokens).exp())
 
 
+@pytest.mark.slow
 def test_smollm2_finds_the_default_text_likely_and_shuffled_tokens_not():
     tokens = tokenize(smollm2_tokenizer(), default_text())
     assert 8 < perplexity(tokens, 3) < 30
