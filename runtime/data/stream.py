@@ -46,11 +46,18 @@ class Phases(Protocol):
         """The rank is at something that may take long."""
 
 
-def window_of(prefetcher: Prefetcher, first: int, most: int | None) -> Window:
-    """What has been fetched, from micro-batch `first` on, and no more than `most`."""
-    waiting = prefetcher.waiting[:most]
-    ended = prefetcher.ended and len(waiting) == len(prefetcher.waiting)
-    return Window(first, tuple(waiting), ended)
+def window_of(prefetcher: Prefetcher, first: int, most: int | None, known: int = 0) -> Window:
+    """What has been fetched, from micro-batch `first` on, and no more than `most`.
+
+    Args:
+        prefetcher: Has fetched it.
+        first: The first micro-batch of the window.
+        most: The number of micro-batches; `None`: all.
+        known: So many that were fetched, and not taken, come before `first`.
+    """
+    fetched = prefetcher.waiting[known:]
+    waiting = fetched[:most]
+    return Window(first, tuple(waiting), prefetcher.ended and len(waiting) == len(fetched))
 
 
 class Stream:
@@ -110,6 +117,10 @@ class Stream:
         while micro_batch >= self.count and not self.complete:
             self._extend()
         return micro_batch < self.count
+
+    def knows(self, micro_batch: int) -> bool:
+        """Whether `has` need not wait for another rank."""
+        return micro_batch < self.count or self.complete or self._route.told_at is None
 
     def note(self, micro_batch: int) -> Note:
         """What is known of the inputs of one of the latest micro-batches."""
@@ -212,10 +223,11 @@ class Stream:
         """Get the next window."""
         if self._route.told_at is None:
             assert self._prefetcher is not None
-            if self._prefetcher.is_empty:
-                self._fetch(self._prefetcher)
+            known = self.count - self._taken  # a plan may ask for more before it loads them
+            if len(self._prefetcher.waiting) <= known:
+                self._fetch(self._prefetcher, known + 1)
             most = None if self._limit is None else self._limit - self.count
-            window = window_of(self._prefetcher, self.count, most)
+            window = window_of(self._prefetcher, self.count, most, known)
         else:
             assert self.receive is not None
             self._phases.phase(
@@ -228,9 +240,9 @@ class Stream:
             self._windows[window.first] = window
             self._untold[window.first] = len(self._route.tells_at)
 
-    def _fetch(self, prefetcher: Prefetcher) -> None:
+    def _fetch(self, prefetcher: Prefetcher, least: int = 1) -> None:
         self._phases.phase(FETCHING, waits_for="", patient=True)
-        prefetcher.fetch()
+        prefetcher.fetch(least)
         if self._exact and prefetcher.ended and self._limit is not None:
             needed = self._before + self._limit
             if prefetcher.count < needed:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -34,13 +35,17 @@ def without_gpus() -> Iterator[None]:
         yield
 
 
+@cache
 def forks() -> ForkServerContext:
-    """Starts processes; the server begins with the first use, and ends with this process."""
+    """Starts processes at once; the server begins with the first use, and ends with this one."""
     context = multiprocessing.get_context("forkserver")
     ours = ("tests.chaos.cluster", "tests.support.workers", "tests.support.forks")
     context.set_forkserver_preload([*ours, *WORKERS_IMPORT])
     with without_gpus():
         forkserver.ensure_running()
+        first = context.Process(target=int)  # which begins when all is imported
+        first.start()
+        first.join(PATIENCE)
     return context
 
 
