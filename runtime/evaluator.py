@@ -41,8 +41,8 @@ from runtime.recording.recorder import Recorder
 from runtime.transport import Channels, Transport
 from schedcc.errors import require_count
 from schedcc.schedules import Schedule
-from schedcc.schedules.schedule import in_circle
 from schemas import CheckpointManifest, LogitsTo, PipelinePlan, ReduceOutput
+from schemas.plans import in_circle
 
 
 class Evaluator(Closable):

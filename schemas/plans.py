@@ -6,8 +6,10 @@ what executing it means. Plans of the first format, which had one stage on each 
 name it, are upgraded as they are read.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
 from hashlib import sha256
+from itertools import pairwise
 from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import model_validator
@@ -33,6 +35,23 @@ class Placed(NamedTuple):
     def where(self) -> str:
         """The place in words, for messages."""
         return "epilogue" if self.step is None else f"step {self.step}"
+
+
+def in_circle(placement: Sequence[int]) -> bool:
+    """Whether the channels between the ranks of stages lead around in a circle.
+
+    >>> in_circle([0, 1, 2]), in_circle([0, 1, 0, 1]), in_circle([0, 0, 1])
+    (False, True, False)
+    """
+    sorter = TopologicalSorter[int]()
+    for source, destination in pairwise(placement):
+        if source != destination:
+            sorter.add(destination, source)
+    try:
+        sorter.prepare()
+    except CycleError:
+        return True
+    return False
 
 
 def placed_in(steps: Iterable[Step]) -> Iterator[Placed]:

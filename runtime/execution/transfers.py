@@ -33,8 +33,8 @@ from runtime.tensors.allocator import keep_freed_activations
 from runtime.tensors.on_device import require_on
 from runtime.transport.control_messages import ROOM, WINDOW_ROOM, packed_in, unpacked, unpacked_from
 from runtime.transport.protocol import Pending, Transport
-from schedcc.schedules.schedule import in_circle
 from schemas import Direction
+from schemas.plans import in_circle
 
 LATEST = 16
 """Transfers whose signatures can be asked for: more than there are in flight."""

@@ -10,8 +10,9 @@ from schedcc.derive.repetition import Repetition
 from schedcc.endless import EndlessPlan, endless_programs
 from schedcc.schedules import Schedule, find_schedule
 from schedcc.schedules.epilogue import epilogues
-from schedcc.schedules.schedule import Overlap, first_allowed, in_circle
+from schedcc.schedules.schedule import Overlap, first_allowed
 from schemas import GroupStart, PipelinePlan, TransportModel
+from schemas.plans import in_circle
 
 CHUNK = 256
 """Micro-batches between two drains of the pipe, where a plan cannot go on without an end."""

@@ -9,7 +9,6 @@ deadlock.
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
-from schedcc.schedules.schedule import in_circle
 from schemas import (
     BufferInstruction,
     BufferPlace,
@@ -23,6 +22,7 @@ from schemas import (
     Transfer,
     TransferInstruction,
 )
+from schemas.plans import in_circle
 
 
 class Item(NamedTuple):

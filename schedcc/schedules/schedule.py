@@ -19,10 +19,7 @@ A schedule of one's own is a value with a name and two methods::
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
-
-import networkx as nx
 
 from schedcc.errors import ScheduleError
 
@@ -66,16 +63,6 @@ class Schedule(Protocol):
         one micro-batch in a step, the stages of a micro-batch are in different steps in their
         order, and so are the micro-batches of a stage.
         """
-
-
-def in_circle(placement: Sequence[int]) -> bool:
-    """Whether the channels between the ranks of stages lead around in a circle.
-
-    >>> in_circle([0, 1, 2]), in_circle([0, 1, 0, 1]), in_circle([0, 0, 1])
-    (False, True, False)
-    """
-    channels = nx.DiGraph((a, b) for a, b in pairwise(placement) if a != b)
-    return not nx.is_directed_acyclic_graph(channels)
 
 
 def first_allowed(schedule: Schedule, ranks: int, numbers: Iterable[int]) -> int:

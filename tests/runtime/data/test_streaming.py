@@ -4,6 +4,7 @@ import gc
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,9 +13,19 @@ from torch import nn
 
 from runtime import Evaluator
 from runtime.data import loading, stream
-from runtime.data.micro_batches import MOST
+from runtime.data.micro_batches import MOST, Prefetcher, Reading
+from runtime.data.route import Route
+from runtime.data.stream import Stream, window_of
 from runtime.planning.sources import CHUNK
-from tests.support.models_for_tests import Data, batches, mlp, one_process, over_stages
+from schemas import Place
+from tests.support.models_for_tests import (
+    Data,
+    Unwatched,
+    batches,
+    mlp,
+    one_process,
+    over_stages,
+)
 
 LONG = [1 + m % 3 for m in range(2 * CHUNK + 70)]
 
@@ -282,3 +293,31 @@ def test_what_is_known_of_micro_batches_does_not_pile_up(monkeypatch):
     for one in made:
         assert len(one._labels) <= 2
         assert len(one._notes) <= MOST + 2
+
+
+def test_a_window_that_is_asked_for_early_holds_only_what_is_new():
+    data = batches([1 + n % 3 for n in range(2 * MOST + 5)])
+    reading = Reading(inputs=True, labels=True, fingerprints=False)
+    prefetcher = Prefetcher(data, reading, torch.device("cpu"), stage_id=0, around=nullcontext)
+    prefetcher.fetch()
+    window = window_of(prefetcher, 0, None)
+    found = Stream(Route.of([0, 1, 0], 0), window, None, prefetcher, Unwatched())
+    for m in range(len(data)):
+        assert found.has(min(m + 20, len(data) - 1)), "as a plan that posts receives far ahead asks"
+        rows = len(data[m][0])
+        assert found.note(m).samples == (rows,)
+        assert len(found.load(0, m)[Place.INPUT]) == rows
+    assert not found.has(len(data))
+
+
+def test_micro_batches_that_fill_a_window_go_around_a_ring():
+    data = batches([2**15] * 20)  # half a megabyte each, so that windows hold eight or nine
+    expected = one_process(mlp(), data)[1]
+    for result in over_stages(
+        3,
+        lambda ev: ev.evaluate(iter(data)),
+        schedule="interleaved_wide",
+        stages=6,
+        network={"queue": "channel"},
+    ):
+        assert result.loss == pytest.approx(sum(expected) / len(expected))
