@@ -41,12 +41,19 @@ class RankSeconds(Frozen):
 
 
 class Breakdown(Frozen):
-    """Where the time of every rank went, and who holds the others up."""
+    """Where the time of every rank of a pipeline went, and who holds the others up."""
 
-    format: Literal["schedcc.breakdown/1"] = "schedcc.breakdown/1"
     seconds: float
     """From the first start to the last end."""
     ranks: tuple[RankSeconds, ...]
     bottleneck: int | None
     """The stage with the most work on the rank with the most work; of equal ones, the first. No
     order of the same work is faster than that rank. `None`: nobody has any."""
+
+
+class Breakdowns(Frozen):
+    """The breakdowns of all pipelines of a recording, or the one of a simulation."""
+
+    format: Literal["schedcc.breakdown/1"] = "schedcc.breakdown/1"
+    pipelines: dict[str, Breakdown]
+    """By name."""

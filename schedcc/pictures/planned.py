@@ -4,12 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from schedcc.analysis.breakdown import breakdown
-from schedcc.analysis.levels import Seconds
 from schedcc.io.plain_text import visible
 from schedcc.pictures.panel import Panel, Severity, arrange, matched, placed_marks
 from schedcc.simulation.simulate import Prediction, prediction
-from schedcc.table.table import IS_GROUP_END, IS_POST, NONE, PlanTable, Rows, same_as_before
+from schedcc.table.table import NONE, PlanTable, Rows, same_as_before
 from schedcc.verify import check
 from schemas import (
     Costs,
@@ -59,18 +57,33 @@ def plan_panel(
 def prediction_panel(predicted: Prediction, title: str) -> Panel:
     """A prediction."""
     table, (start, end) = predicted.table, predicted.spans.T
-    return _timed_panel(
-        table,
-        start,
-        end,
-        title,
-        f"predicted: {predicted.makespan:.6g} s, bubble {predicted.bubble:.1%}",
-        predicted.makespan,
+    run = np.zeros(len(start), dtype=np.int64)
+    boxes, arrows = arrange(table, start, end, run, matched(table, end))
+    return Panel(
+        title=title,
+        note=f"predicted: {predicted.makespan:.6g} s, bubble {predicted.bubble:.1%}",
+        unit="seconds",
+        length=predicted.makespan,
+        unit_of_rank=table.header.unit,
+        boxes=boxes,
+        arrows=arrows,
+        breakdown=predicted.breakdown,
     )
 
 
 def timeline_panel(timeline: Timeline, title: str = "simulation") -> Panel:
     """A timeline as `schedcc.simulate` returns it."""
+    spans = [(span.start, span.end) for stage in timeline.stages for span in stage.spans]
+    times = np.array(spans, dtype=np.float64).reshape(-1, 2)
+    busy = tuple(stage.busy for stage in timeline.stages)
+    held = (0,) * len(busy)
+    table = _table_of(timeline)
+    predicted = Prediction(timeline.costs, table, times, timeline.makespan, busy, held)
+    return prediction_panel(predicted, title)
+
+
+def _table_of(timeline: Timeline) -> PlanTable:
+    """The instructions of a timeline; where its stages are, they say themselves."""
     parts = [
         (stage.rank, Rows.of([[span.instruction] for span in stage.spans]), ())
         for stage in timeline.stages
@@ -87,21 +100,7 @@ def timeline_panel(timeline: Timeline, title: str = "simulation") -> Panel:
     )
     table = PlanTable.joined(header, parts)
     steps = [NONE if span.step is None else span.step for s in timeline.stages for span in s.spans]
-    table = replace(table, rows=replace(table.rows, step=np.array(steps, dtype=np.int64)))
-    spans = [(span.start, span.end) for stage in timeline.stages for span in stage.spans]
-    start, end = np.array(spans, dtype=np.float64).reshape(-1, 2).T
-    note = f"predicted: {timeline.makespan:.6g} s, bubble {timeline.bubble:.1%}"
-    return _timed_panel(table, start, end, title, note, timeline.makespan)
-
-
-def _timed_panel(
-    table: PlanTable, start: Seconds, end: Seconds, title: str, note: str, seconds: float
-) -> Panel:
-    goes_on = np.where(IS_POST[table.rows.op] | IS_GROUP_END[table.rows.op], start, end)
-    spent = breakdown(table, start, goes_on, seconds)
-    run = np.zeros(len(start), dtype=np.int64)
-    boxes, arrows = arrange(table, start, end, run, matched(table, end))
-    return Panel(title, note, "seconds", seconds, table.header.unit, boxes, arrows, breakdown=spent)
+    return replace(table, rows=replace(table.rows, step=np.array(steps, dtype=np.int64)))
 
 
 def _steps_panel(table: PlanTable, title: str, why: str, plan: PlanHeader) -> Panel:

@@ -68,7 +68,6 @@ class _Drawing:
     def __init__(self, panel: Panel, top: float, pixels: float) -> None:
         self.panel, self.top, self.pixels = panel, top, pixels
         self.place = {rank: index for index, rank in enumerate(panel.ranks)}
-        self.first = float(panel.boxes.start.min(initial=panel.length))
         rows = panel.boxes.table.rows
         self.staged = len(panel.stages) > len(panel.ranks)
         self.op, self.stage, self.micro_batch = (
@@ -148,7 +147,8 @@ class _Drawing:
     def _label(self, number: int) -> str:
         symbol = symbol_of(self.op[number])
         if not symbol:
-            return OPS[self.op[number]].__name__
+            name: str = OPS[self.op[number]].__name__
+            return name
         stage = str(self.stage[number]) if self.staged else ""
         return f"{stage}{symbol}{self.micro_batch[number]}"
 
