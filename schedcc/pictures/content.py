@@ -47,8 +47,17 @@ def content(title: str, panels: Sequence[Panel]) -> dict[str, Any]:
             {"name": op.__name__, "symbol": symbol_of(code), "kind": kind_of(code)}
             for code, op in enumerate(OPS)
         ],
+        "colours": [
+            {"stage": stage, "fill": colour, "dark": is_dark(colour)}
+            for stage, colour in colours_of(panels).items()
+        ],
         "panels": [_panel(panel) for panel in panels],
     }
+
+
+def colours_of(panels: Sequence[Panel]) -> dict[int, str]:
+    """The colour of each stage, the same in all panels."""
+    return stage_colours(sorted({stage for panel in panels for stage in panel.stages}))
 
 
 def rank_name(panel: Panel, rank: int) -> str:
@@ -67,6 +76,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
         "note": panel.note,
         "unit": panel.unit,
         "length": panel.length,
+        "unit_of_rank": panel.unit_of_rank,
         "ranks": [
             {
                 "rank": rank,
@@ -76,10 +86,6 @@ def _panel(panel: Panel) -> dict[str, Any]:
                 "stages": [s for s in np.unique(rows.stage[first:stop]).tolist() if s >= 0],
             }
             for rank, first, stop in zip(panel.ranks, bounds[:-1], bounds[1:], strict=True)
-        ],
-        "colours": [
-            {"stage": stage, "fill": colour, "dark": is_dark(colour)}
-            for stage, colour in stage_colours(panel.stages).items()
         ],
         "columns": {
             **{name: getattr(rows, name).tolist() for name in names},

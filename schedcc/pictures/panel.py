@@ -97,10 +97,13 @@ class Panel:
 
     @cached_property
     def phases(self) -> tuple[Phase, ...]:
-        """Fill, steady state and drain, by the first and the last forward of each rank."""
+        """Fill, steady state and drain, by the first and the last forward of each rank.
+
+        Without times there are none.
+        """
         forward = IS_FORWARD[self.boxes.table.rows.op]
         of_rank = self.boxes.table.rank[forward]
-        if not len(of_rank):
+        if not len(of_rank) or self.unit == "steps":
             return ()
         start, end = self.boxes.start[forward], self.boxes.end[forward]
         _, place = np.unique(of_rank, return_inverse=True)

@@ -6,8 +6,8 @@ from html import escape
 
 import numpy as np
 
-from schedcc.pictures.colours import is_dark, stage_colours
-from schedcc.pictures.content import kind_of, rank_name, symbol_of
+from schedcc.pictures.colours import is_dark
+from schedcc.pictures.content import colours_of, kind_of, rank_name, symbol_of
 from schedcc.pictures.panel import Panel
 from schedcc.table.table import IS_POST, OPS
 
@@ -47,10 +47,10 @@ def svg(panels: Sequence[Panel]) -> str:
     for panel in panels:
         longest[panel.unit] = max(longest.get(panel.unit, 0.0), panel.length, 1e-12)
     parts: list[str] = []
-    top = 4.0
+    top, fills = 4.0, colours_of(panels)
     for panel in panels:
         drawing = _Drawing(panel, top, (_WIDTH - _GUTTER - _MARGIN) / longest[panel.unit])
-        parts += drawing.elements()
+        parts += drawing.elements(fills)
         top = drawing.bottom + 8
     parts += _legend(panels, top)
     height = top + _LEGEND
@@ -76,22 +76,22 @@ class _Drawing:
         self.rank = panel.boxes.table.rank.tolist()
         self.start = panel.boxes.start.tolist()
         # A rank goes on from the start of a post.
-        self.until = np.where(IS_POST[rows.op], panel.boxes.start, panel.boxes.end).tolist()
+        posted = IS_POST[rows.op] & (panel.unit == "seconds")
+        self.until = np.where(posted, panel.boxes.start, panel.boxes.end).tolist()
 
     @property
     def bottom(self) -> float:
         """Where the panel ends."""
         return self._row(len(self.panel.ranks))
 
-    def elements(self) -> Iterator[str]:
-        """All of it, from the back to the front."""
+    def elements(self, fills: dict[int, str]) -> Iterator[str]:
+        """All of it, from the back to the front; `fills`: the colour of each stage."""
         yield _text(4, self.top + 15, f"{self.panel.title}, {self.panel.note}", "t")
         yield from self._ruler()
         for rank, index in self.place.items():
             y = self._row(index)
             yield _text(_GUTTER - 8, y + 19, rank_name(self.panel, rank), "e")
             yield _rect(self._x(0), y + 2, self.panel.length * self.pixels, _ROW - 4, "b")
-        fills = stage_colours(self.panel.stages)
         for number in range(len(self.start)):
             yield from self._box(number, fills)
         arrows = self.panel.arrows
@@ -121,11 +121,12 @@ class _Drawing:
         distance = _distance(70 / self.pixels, whole=self.panel.unit == "steps")
         count = math.floor(self.panel.length / distance * (1 + 1e-12))
         for number in range(min(count, 1000) + 1):
-            suffix = "" if self.panel.unit == "steps" else " s"
+            text = f"{number * distance:.6g}"
+            text = f"step {text}" if self.panel.unit == "steps" else f"{text} s"
             x = self._x(number * distance)
             yield f'<path class="l" d="M{x:.2f} {y + 26:g}v7"/>'
             if x + 7 * _LETTER < _WIDTH:
-                yield _text(x + 3, y + 28, f"{number * distance:.6g}{suffix}", "f")
+                yield _text(x + 3, y + 28, text, "f")
 
     def _box(self, number: int, fills: dict[int, str]) -> Iterator[str]:
         kind = kind_of(self.op[number])
@@ -137,6 +138,7 @@ class _Drawing:
             yield _rect(x, y + 2, max(0.5, width - 0.8), _ROW - 4, "", fill, title=label)
             colour = "w" if is_dark(fill) else "k"
         elif width > 0.5:
+            kind = kind.removeprefix("post-")
             yield _rect(x, y + 8, max(0.5, width - 0.8), _ROW - 16, kind, title=label)
             colour = {"receive": "k", "load": "k", "other": "w"}.get(kind, "")
         else:
@@ -176,7 +178,11 @@ def _distance(least: float, *, whole: bool) -> float:
 
 
 def _legend(panels: Sequence[Panel], top: float) -> Iterator[str]:
-    used = {kind_of(op) for panel in panels for op in np.unique(panel.boxes.table.rows.op).tolist()}
+    used = {
+        kind_of(op).removeprefix("post-")
+        for panel in panels
+        for op in np.unique(panel.boxes.table.rows.op).tolist()
+    }
     words = [("receive", "receive"), ("send", "send"), ("load", "load"), ("other", "other")]
     words = [(kind, text) for kind, text in words if kind in used]
     x = _GUTTER

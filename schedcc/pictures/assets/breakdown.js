@@ -10,7 +10,7 @@ function breakdownOf(panel) {
   const table = element("table", {}, element("thead", {}, head), element("tbody", {}, ...lines));
   const least = spent.bottleneck === null ? "" : `: stage ${spent.bottleneck} is the bottleneck`;
   const summary = element("summary", {}, `Where the time went${least}`);
-  return element("details", { open: lines.length <= 8 }, summary, element("div", { className: "scroll" }, table));
+  return element("details", { open: panels.length <= 2 && lines.length <= 8 }, summary, element("div", { className: "scroll" }, table));
 }
 
 // A line for each stage; what is no stage's stands with the first of its rank.
@@ -32,7 +32,7 @@ function sharesOf(panel, stage, values, seconds) {
   for (const key of SPENT) {
     const part = element("span", { className: CLASSES[key] || "", title: key });
     part.style.width = `${seconds ? (100 * (values[key] || 0)) / seconds : 0}%`;
-    if (key === "forward") part.style.background = panel.fill.get(stage.stage_id) || "";
+    if (key === "forward") part.style.background = fills.get(stage.stage_id) || "";
     bar.append(part);
   }
   return element("td", { className: "share" }, bar);

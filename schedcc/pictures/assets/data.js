@@ -7,6 +7,8 @@ const KINDS = {
   forward: FORWARD, receive: RECEIVE, send: SEND, "post-receive": POST, "post-send": POST,
   load: LOAD, other: OTHER,
 };
+const fills = new Map(source.colours.map((colour) => [colour.stage, colour.fill]));
+const dark = new Map(source.colours.map((colour) => [colour.stage, colour.dark]));
 const kindOfOp = Uint8Array.from(ops, (op) => KINDS[op.kind]);
 
 class Panel {
@@ -21,7 +23,8 @@ class Panel {
     this.start = this.columns.start;
     this.kind = Uint8Array.from(columns.op, (op) => kindOfOp[op]);
     // A rank goes on from the start of a post: its transfer is an arrow, not a box.
-    this.until = Float64Array.from(this.columns.end, (end, row) => (this.kind[row] === POST ? this.start[row] : end));
+    const timed = this.unit === "seconds";
+    this.until = Float64Array.from(this.columns.end, (end, row) => (timed && this.kind[row] === POST ? this.start[row] : end));
     this.arrows = {
       send: Int32Array.from(data.arrows.send),
       receive: Int32Array.from(data.arrows.receive),
@@ -36,8 +39,6 @@ class Panel {
       this.rankOf.fill(index, rank.first, rank.stop);
       this.indexOfRank.set(rank.rank, index);
     });
-    this.fill = new Map(this.colours.map((colour) => [colour.stage, colour.fill]));
-    this.dark = new Map(this.colours.map((colour) => [colour.stage, colour.dark]));
     this.staged = this.ranks.some((rank) => rank.stages.length > 1);
   }
 
@@ -55,10 +56,9 @@ class Panel {
 
   // The row of a rank that is drawn nearest to a time, no further away than `slack`; else -1.
   nearest(index, time, slack) {
-    const { first } = this.ranks[index];
+    const { first, stop } = this.ranks[index], middle = this.after(index, time);
     let found = -1, least = slack, shortest = Infinity;
-    const last = this.after(index, time + slack) - 1;
-    for (let row = last; row >= first && row > last - 64; row--) {
+    for (let row = Math.max(first, middle - 64); row < Math.min(stop, middle + 64); row++) {
       const away = Math.max(0, this.start[row] - time, time - this.until[row]);
       const length = this.until[row] - this.start[row];
       if (away < least || (away === least && length < shortest)) {

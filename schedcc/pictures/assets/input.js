@@ -33,9 +33,11 @@ function fractionAt(panel, x) {
 function wheel(panel, event) {
   if (event.ctrlKey || event.metaKey) {
     event.preventDefault();
+    hush();
     zoom(Math.exp(event.deltaY * 0.004), fractionAt(panel, event.clientX));
   } else if (event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) {
     event.preventDefault();
+    hush();
     pan((event.deltaX || event.deltaY) / panel.canvas.clientWidth);
   }
 }
@@ -83,6 +85,12 @@ function choose(panel, row, x, y) {
 function step(panel, row) {
   choose(panel, row);
   reveal(panel, panel.start[row], panel.until[row], false);
+  tellChosen(panel);
+}
+
+function tellChosen(panel) {
+  const { row } = chosen;
+  if (chosen.panel !== panel || row < 0) return;
   const box = panel.canvas.getBoundingClientRect(), { scale } = layout(panel);
   const middle = scale.x((Math.max(panel.start[row], scale.start) + Math.min(panel.until[row], scale.stop)) / 2);
   tell(panel, row, box.left + middle, box.top + rowTop(panel.rankOf[row]) + view.rowHeight / 2);
@@ -140,4 +148,5 @@ function key(panel, event) {
   if (!action || !panel.start.length) return;
   event.preventDefault();
   action();
+  tellChosen(panel);
 }

@@ -30,8 +30,9 @@ function sectionOf(panel) {
   panel.crowded = element("p", { className: "note", hidden: true }, "Too many transfers for arrows here: zoom in to see them.");
   const forwards = panel.start.map((_, row) => (panel.kind[row] === FORWARD ? panel.until[row] - panel.start[row] : 0)).filter((took) => took > 0).sort();
   panel.usual = forwards.length ? forwards[forwards.length >> 1] : panel.length;
+  const named = panels.length === 1 && panel.title === source.title;
   const section = element("section", {},
-    element("h2", {}, panel.title), element("p", { className: "note" }, panel.note),
+    element("h2", { hidden: named }, panel.title), element("p", { className: "note" }, panel.note),
     element("div", { className: "frame" }, panel.canvas), panel.crowded);
   if (panel.marks.length) section.append(marksOf(panel));
   if (panel.breakdown) section.append(breakdownOf(panel));

@@ -63,7 +63,7 @@ function paintRuler(panel, pen, scale) {
     pen.fillStyle = style.line;
     pen.fillRect(x, 32, 1, bottom - 32);
     pen.fillStyle = style.faint;
-    const text = panel.unit === "steps" ? String(Math.round(time)) : alike(time, Math.min(scale.stop, panel.length), distance);
+    const text = panel.unit === "steps" ? `step ${Math.round(time)}` : alike(time, Math.min(scale.stop, panel.length), distance);
     pen.fillText(text, Math.min(x + 3, scale.right - pen.measureText(text).width), 26);
   }
 }
@@ -97,7 +97,7 @@ function paintRank(panel, pen, scale, index) {
       }
       continue;
     }
-    const fill = panel.fill.get(stages[row]) || style.other;
+    const fill = fills.get(stages[row]) || style.other;
     if (wide >= 3) {
       flush();
       paintForward(panel, pen, row, from, wide, top + gap, full, fill, scale);
@@ -115,16 +115,15 @@ function paintRank(panel, pen, scale, index) {
 function paintForward(panel, pen, row, from, wide, top, height, fill, scale) {
   pen.fillStyle = fill;
   pen.fillRect(from, top, wide > 5 ? wide - 1 : wide - 0.5, height);
-  const dark = panel.dark.get(panel.columns.stage[row]);
-  lettering(panel, pen, row, Math.max(from, scale.left), Math.min(from + wide, scale.right), top, height, dark ? "#fff" : "#000");
+  lettering(panel, pen, row, Math.max(from, scale.left), Math.min(from + wide, scale.right), top, height, dark.get(panel.columns.stage[row]) ? "#fff" : "#000");
 }
 
 function paintPart(panel, pen, row, from, wide, top, height) {
   const kind = panel.kind[row];
   pen.fillStyle = pen.strokeStyle = style.kinds[kind];
-  if (kind === POST) {
+  if (kind === POST && wide === 0) {
     pen.fillRect(from, top - 1, 2, height + 2);
-  } else if (kind === SEND && wide > 4 && height > 4) {
+  } else if ((kind === SEND || kind === POST) && wide > 4 && height > 4) {
     pen.lineWidth = 1.2;
     pen.strokeRect(from + 0.6, top + 0.6, wide - 2.2, height - 1.2);
     lettering(panel, pen, row, from, from + wide, top, height, style.ink);

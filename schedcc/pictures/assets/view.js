@@ -68,6 +68,7 @@ function timeText(time) {
 
 // One of several times up to `largest`, in one unit for all, exact to `precision`.
 function alike(time, largest, precision) {
+  if (!time) return "0";
   const [factor, name] = unitOf(largest);
   const digits = Math.max(0, Math.min(9, Math.ceil(-Math.log10(precision / factor) - 1e-9)));
   return `${(time / factor).toFixed(digits)} ${name}`;

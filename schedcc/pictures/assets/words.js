@@ -56,17 +56,16 @@ function tell(panel, row, x, y) {
 function hush() { document.getElementById("tip").hidden = true; }
 
 function legendOf() {
-  const stages = new Map(panels.flatMap((panel) => panel.colours.map((c) => [c.stage, c.fill])));
   const legend = document.getElementById("legend");
   const item = (swatch, text) => legend.append(element("span", {}, swatch, text));
   const swatch = (name) => element("i", { className: `swatch ${name}` });
-  const fills = [...stages.values()];
-  if (stages.size > 8) {
+  const stages = [...fills.keys()];
+  if (stages.length > 8) {
     const scale = swatch("scale");
-    scale.style.background = `linear-gradient(90deg, ${fills.join(", ")})`;
-    item(scale, `forward of stages ${Math.min(...stages.keys())} to ${Math.max(...stages.keys())}`);
+    scale.style.background = `linear-gradient(90deg, ${[...fills.values()].join(", ")})`;
+    item(scale, `forward of stages ${stages[0]} to ${stages.at(-1)}`);
   } else {
-    for (const [stage, fill] of stages) {
+    for (const [stage, fill] of fills) {
       const own = swatch("");
       own.style.background = fill;
       item(own, `forward of stage ${stage}`);
