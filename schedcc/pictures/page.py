@@ -15,6 +15,9 @@ from schedcc.pictures.panel import Panel
 _SCRIPTS = ("data", "view", "paint", "marks", "words", "breakdown", "input", "page")
 """Parts of one script, in their order."""
 
+MOST_BOXES = 2**20
+"""Instructions of a page. A browser is no longer quick with more."""
+
 
 def page(title: str, panels: Sequence[Panel]) -> str:
     """The page that draws panels one above the other, on one time axis.
@@ -25,7 +28,16 @@ def page(title: str, panels: Sequence[Panel]) -> str:
     Args:
         title: Of the page.
         panels: At least one.
+
+    Raises:
+        ValueError: there are more than `MOST_BOXES` instructions.
     """
+    boxes = sum(len(panel.boxes.start) for panel in panels)
+    if boxes > MOST_BOXES:
+        raise ValueError(
+            f"found {boxes:,} instructions, needed at most {MOST_BOXES:,} for a page (show --steps "
+            "A:B takes a part)"
+        )
     style, script = _asset("page.css"), "".join(_asset(f"{name}.js") for name in _SCRIPTS)
     # The styles of single elements are set by the script, which needs no permission.
     policy = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}"

@@ -15,9 +15,6 @@ from schedcc.analysis.levels import Seconds
 from schedcc.table.table import IS_FORWARD, Bools, Ints, PlanTable
 from schemas.breakdown import Breakdown
 
-MOST_BOXES = 2**20
-"""Instructions of a panel. A browser is no longer quick with more."""
-
 Severity = Literal["error", "warning"]
 Unit = Literal["seconds", "steps"]
 
@@ -147,15 +144,7 @@ def rows_of(table: PlanTable, chosen: Ints | Bools) -> PlanTable:
 def arrange(
     table: PlanTable, start: Seconds, end: Seconds, run: Ints, arrows: Arrows
 ) -> tuple[Boxes, Arrows]:
-    """Boxes rank after rank, each rank's by their starts, and arrows between them.
-
-    Raises:
-        ValueError: there are more than `MOST_BOXES`.
-    """
-    if len(table.rows) > MOST_BOXES:
-        raise ValueError(
-            f"found {len(table.rows):,} instructions to draw, needed at most {MOST_BOXES:,}"
-        )
+    """Boxes rank after rank, each rank's by their starts, and arrows between them."""
     order = np.lexsort((np.arange(len(start)), start, table.rank))
     place = np.empty_like(order)
     place[order] = np.arange(len(order))

@@ -40,8 +40,7 @@ def plan_panel(
         title: Default: the schedule and its sizes.
 
     Raises:
-        ValueError: there are costs for another number of stages, or more than `MOST_BOXES`
-            instructions.
+        ValueError: there are costs for another number of stages.
     """
     report = check(plan, transport)
     heading = title or _title(plan)

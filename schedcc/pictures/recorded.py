@@ -24,8 +24,7 @@ def recording_panels(recording: Recording, run: int | None = None) -> list[Panel
         run: Draw this run alone; default: all.
 
     Raises:
-        ValueError: there is no such run, no rank began one, or more than `MOST_BOXES` instructions
-            were executed.
+        ValueError: there is no such run, or no rank began one.
     """
     numbers = numbers_of_runs(recording, run)
     origin = origin_of(recording, numbers)

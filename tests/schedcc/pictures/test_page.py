@@ -70,6 +70,14 @@ def test_pages_grow_by_few_bytes_an_instruction():
     assert (bytes_of[1] - bytes_of[0]) / (boxes[1] - boxes[0]) < 50
 
 
+def test_more_than_a_browser_can_move_is_refused(monkeypatch):
+    panel = plan_panel(compile_pipeline(4, 3))
+    monkeypatch.setattr(pages, "MOST_BOXES", 10)
+    with pytest.raises(ValueError, match="found 40 instructions, needed at most 10 for a page"):
+        page("", [panel])
+    assert Page(page("", [panel.in_steps(0, 2)])).data["panels"][0]["note"].endswith("steps 0 to 1")
+
+
 def test_stages_have_colours_of_their_own():
     for count in (1, 7, 8, 64):
         colours = stage_colours(range(count))
