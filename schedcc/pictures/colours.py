@@ -5,9 +5,9 @@ from collections.abc import Sequence
 _FEW = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 """Okabe and Ito, "Color Universal Design" (2008), without black."""
 
-_MANY = ("#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b")
+_MANY = ("#3b528b", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725")
 """Points of viridis (Smith and van der Walt, matplotlib, 2015): lightness grows along it, so that
-an order is seen without hues, too."""
+an order is seen without hues, too. Its darkest quarter is left out, for dark pages."""
 
 
 def stage_colours(stages: Sequence[int]) -> dict[int, str]:
@@ -16,7 +16,7 @@ def stage_colours(stages: Sequence[int]) -> dict[int, str]:
     >>> stage_colours([0, 1])
     {0: '#0072b2', 1: '#e69f00'}
     >>> stage_colours(range(100))[99]
-    '#b5de2b'
+    '#fde725'
     """
     if len(stages) <= len(_FEW):
         return dict(zip(stages, _FEW, strict=False))
