@@ -72,7 +72,9 @@ def prediction_panel(predicted: Prediction, title: str) -> Panel:
 
 def timeline_panel(timeline: Timeline, title: str = "simulation") -> Panel:
     """A timeline as `schedcc.simulate` returns it."""
-    spans = [pair for s in timeline.stages for pair in zip(s.spans.starts, s.spans.ends, strict=True)]
+    spans = [
+        pair for s in timeline.stages for pair in zip(s.spans.starts, s.spans.ends, strict=True)
+    ]
     times = np.array(spans, dtype=np.float64).reshape(-1, 2)
     busy = tuple(stage.busy for stage in timeline.stages)
     held = (0,) * len(busy)
