@@ -16,10 +16,8 @@ class Panel {
     Object.assign(this, data);
     const columns = data.columns;
     this.columns = {};
-    for (const name in columns) {
-      const times = name === "start" || name === "end";
-      this.columns[name] = times ? Float64Array.from(columns[name]) : Int32Array.from(columns[name]);
-    }
+    // Ids of a plan with errors may be of any size.
+    for (const name in columns) this.columns[name] = Float64Array.from(columns[name]);
     this.start = this.columns.start;
     this.kind = Uint8Array.from(columns.op, (op) => kindOfOp[op]);
     // A rank goes on from the start of a post: its transfer is an arrow, not a box.
