@@ -10,6 +10,7 @@ from rich.table import Table
 from schedcc.cli.drawing import Run
 from schedcc.cli.options import (
     DEFAULT_SCHEDULE,
+    NO_SIZES,
     ActivationBytes,
     AsJson,
     Bandwidth,
@@ -60,16 +61,18 @@ def breakdown_command(
 
     schedcc breakdown -M 64 -S 4 --forward 1,1,2,1 --transfer 0.25
     """
+    sizes = (micro_batches, stages, None, overlap, schedule, ranks)
+    given = (costs, forward, transfer, activation_bytes, bandwidth)
     if source is not None and source.is_dir():
+        if sizes != NO_SIZES or any(value is not None for value in given):
+            raise ValueError("options of plans and costs are given, found a recording")
         found = _of_recording(read_recording(source), run)
     else:
         if run is not None:
             raise ValueError(f"--run is {run}, needed the directory of a recording with it")
-        plan = all_stages(
-            read_or_compiled(source, micro_batches, stages, None, overlap, schedule, ranks), source
-        )
-        assumed = cost_model(costs, forward, transfer, activation_bytes, bandwidth)
-        found = Breakdowns(pipelines={"simulated": prediction(plan, assumed).breakdown})
+        plan = all_stages(read_or_compiled(source, *sizes), source)
+        predicted = prediction(plan, cost_model(*given))
+        found = Breakdowns(pipelines={"simulated": predicted.breakdown})
     if as_json:
         write_text(found.model_dump_json(indent=2) + "\n", None)
         return

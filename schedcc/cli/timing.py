@@ -126,6 +126,8 @@ def compare_command(
     """
     assumed = cost_model(costs, forward, transfer, activation_bytes, bandwidth)
     if html is not None or svg is not None:
+        if as_json:
+            raise ValueError("--json prints and --html and --svg draw, needed one of both")
         panels = _panels(micro_batches, stages, schedule, ranks, assumed, queue, buffered_sends)
         write_pictures(f"M = {micro_batches} micro-batches", panels, html, svg)
         return

@@ -9,6 +9,7 @@ import typer
 from schedcc.cli.drawing import Html, Run, Svg, write_pictures
 from schedcc.cli.options import (
     DEFAULT_SCHEDULE,
+    NO_SIZES,
     ActivationBytes,
     Bandwidth,
     CostsFile,
@@ -81,9 +82,8 @@ def trace_command(
     if source is not None and directory is None and source.is_dir():
         source, directory = None, source
     recording = None if directory is None else read_recording(directory)
-    plan = None
-    if recording is None or source is not None or (micro_batches, stages) != (None, None):
-        sizes = (micro_batches, stages, None, overlap, schedule, ranks)
+    plan, sizes = None, (micro_batches, stages, None, overlap, schedule, ranks)
+    if recording is None or source is not None or sizes != NO_SIZES:
         plan = all_stages(read_or_compiled(source, *sizes), source)
     if plan is not None and recording is not None and (output is not None or not draws):
         raise ValueError("a trace is of a plan or a recording, needed --html or --svg for both")
@@ -100,8 +100,15 @@ def trace_command(
 def _costs(
     plan: PipelinePlan | None, recording: Recording | None, run: int | None, *given: Any
 ) -> Costs:
-    """What the options say; if they say nothing and there is a recording, what was measured."""
-    if plan is not None and recording is not None and all(value is None for value in given):
+    """What the options say; if they say nothing and there is a recording, what was measured.
+
+    Raises:
+        ValueError: there are options, and no plan that they are the costs of.
+    """
+    silent = all(value is None for value in given)
+    if plan is None and not silent:
+        raise ValueError("costs are those of a plan, found a recording alone")
+    if plan is not None and recording is not None and silent:
         return measured_costs(recording, run)
     return cost_model(*given)
 

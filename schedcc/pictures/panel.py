@@ -25,8 +25,9 @@ class Mark(NamedTuple):
     text: str
     severity: Severity
     rank: int | None = None
-    """`None`: it has no place in the picture, as the two that follow."""
+    """`None`: it is of all ranks."""
     start: float | None = None
+    """`None`: it has no place in the picture, as `end`."""
     end: float | None = None
 
 
@@ -169,7 +170,8 @@ def placed_marks(
     """Marks where the instructions of a step of a rank are drawn.
 
     Args:
-        marks: Text, severity, rank and step of each; without a step, it is of the whole rank.
+        marks: Text, severity, rank and step of each; without a step, it is of the whole rank, and
+            without a rank, of all of them.
         boxes: The instructions.
     """
     return tuple(_placed(*mark, boxes) for mark in marks)
@@ -178,9 +180,11 @@ def placed_marks(
 def _placed(
     text: str, severity: Severity, rank: int | None, step: int | None, boxes: Boxes
 ) -> Mark:
-    if rank is None:
+    if rank is None and step is None:
         return Mark(text, severity)
-    own = boxes.table.rank == rank
+    own = np.ones(len(boxes.start), dtype=bool)
+    if rank is not None:
+        own &= boxes.table.rank == rank
     if step is not None:
         own &= boxes.table.rows.step == step
     if not own.any():

@@ -21,12 +21,12 @@ _LETTER = 6.4
 
 _STYLE = """
 text{font:12px system-ui,sans-serif;fill:#1d2125}.t{font-weight:600;font-size:14px}.f{fill:#5c6670}
-.l{stroke:#d5dade}.b{fill:#e4e8eb}.receive{fill:#8d97a0}.send{fill:none;stroke:#5c6670}
+.p{fill:#fff}.l{stroke:#d5dade}.b{fill:#e4e8eb}.receive{fill:#8d97a0}.send{fill:none;stroke:#5c6670}
 .load{fill:#a0764b}.other{fill:#3d454c}.a{stroke:#1d2125;stroke-opacity:.6;fill:none}
 .h{fill:#1d2125}.error,.warning{fill:none;stroke:#b3261e;stroke-width:2}.warning{stroke:#9a6700}
 .m{text-anchor:middle;font-size:11px}.e{text-anchor:end}text.w{fill:#fff}text.k{fill:#000}
-@media(prefers-color-scheme:dark){text{fill:#e6e9ec}.f{fill:#a2abb3}.l{stroke:#363d44}
-.b{fill:#24292e}.receive{fill:#7d8790}.send{stroke:#b3bcc4}.load{fill:#c79a6b}.other{fill:#4f5963}
+@media(prefers-color-scheme:dark){text{fill:#e6e9ec}.f{fill:#a2abb3}.p{fill:#14171a}
+.l{stroke:#363d44}.b{fill:#24292e}.receive{fill:#7d8790}.send{stroke:#b3bcc4}.load{fill:#c79a6b}.other{fill:#4f5963}
 .a{stroke:#e6e9ec}.h{fill:#e6e9ec}.error{stroke:#ff897d}.warning{stroke:#f2c14e}}
 """
 
@@ -58,7 +58,9 @@ def svg(panels: Sequence[Panel]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:g} {height:g}" '
         f'width="{_WIDTH:g}" height="{height:g}" role="img"><title>{title}</title>'
-        f"<style>{_STYLE}</style>\n" + "\n".join(parts) + "\n</svg>\n"
+        f'<style>{_STYLE}</style>\n<rect class="p" width="100%" height="100%" rx="6"/>\n'
+        + "\n".join(parts)
+        + "\n</svg>\n"
     )
 
 
@@ -100,10 +102,12 @@ class _Drawing:
         ):
             yield self._arrow(send, receive, end)
         for mark in self.panel.marks:
-            if mark.rank in self.place and mark.start is not None and mark.end is not None:
-                x, y = self._x(mark.start), self._row(self.place[mark.rank])
+            if mark.start is not None and mark.end is not None:
+                first = 0 if mark.rank is None else self.place[mark.rank]
+                x, y = self._x(mark.start), self._row(first)
                 width = max(3.0, (mark.end - mark.start) * self.pixels)
-                yield _rect(x, y + 1, width, _ROW - 2, mark.severity, title=mark.text)
+                height = (self.bottom if mark.rank is None else self._row(first + 1)) - y
+                yield _rect(x, y + 1, width, height - 2, mark.severity, title=mark.text)
 
     def _x(self, time: float) -> float:
         return _GUTTER + time * self.pixels

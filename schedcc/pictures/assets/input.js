@@ -97,7 +97,7 @@ function tellChosen(panel) {
 }
 
 function visit(panel, mark) {
-  const index = panel.indexOfRank.get(mark.rank);
+  const index = mark.rank === null ? 0 : panel.indexOfRank.get(mark.rank);
   panel.canvas.scrollIntoView({ block: "nearest" });
   reveal(panel, mark.start, mark.end, true);
   const row = panel.nearest(index, mark.start, Infinity);
@@ -107,7 +107,7 @@ function visit(panel, mark) {
 
 let visited = -1;
 function nextFinding() {
-  const all = panels.flatMap((panel) => panel.marks.filter((m) => m.rank !== null).map((m) => [panel, m]));
+  const all = panels.flatMap((panel) => panel.marks.filter((m) => m.start !== null).map((m) => [panel, m]));
   if (all.length) visit(...all[(visited = (visited + 1) % all.length)]);
 }
 

@@ -62,12 +62,13 @@ function paintArrow(panel, pen, scale, arrow) {
 
 function paintMarks(panel, pen, scale) {
   for (const mark of panel.marks) {
-    const index = mark.rank === null ? undefined : panel.indexOfRank.get(mark.rank);
-    if (index === undefined || mark.end < scale.start || mark.start > scale.stop) continue;
-    const [left, right, top] = [scale.x(mark.start), scale.x(mark.end), rowTop(index)];
+    if (mark.start === null || mark.end < scale.start || mark.start > scale.stop) continue;
+    const [left, right] = [scale.x(mark.start), scale.x(mark.end)];
+    const top = rowTop(mark.rank === null ? 0 : panel.indexOfRank.get(mark.rank));
+    const height = mark.rank === null ? rowTop(panel.ranks.length) - top : view.rowHeight;
     pen.strokeStyle = pen.fillStyle = style[mark.severity];
     pen.lineWidth = 2;
-    pen.strokeRect(left - 1, top + 1, Math.max(right - left, 3) + 2, view.rowHeight - 2);
+    pen.strokeRect(left - 1, top + 1, Math.max(right - left, 3) + 2, height - 2);
     pen.beginPath();
     pen.moveTo(left - 6, top - 3);
     pen.lineTo(left + 6, top - 3);

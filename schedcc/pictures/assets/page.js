@@ -53,7 +53,7 @@ function open() {
     fit: () => show(0, 1), lower: () => resize(1 / 1.25), taller: () => resize(1.25), next: nextFinding,
   };
   for (const id in buttons) document.getElementById(id).addEventListener("click", buttons[id]);
-  document.getElementById("next").hidden = !panels.some((panel) => panel.marks.some((mark) => mark.rank !== null));
+  document.getElementById("next").hidden = !panels.some((panel) => panel.marks.some((mark) => mark.start !== null));
   document.getElementById("transfers").addEventListener("change", (event) => {
     view.transfers = event.target.checked;
     for (const panel of panels) panel.crowded.hidden = true;

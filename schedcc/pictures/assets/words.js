@@ -75,14 +75,14 @@ function legendOf() {
   const rest = [[RECEIVE, "receive", "receive"], [SEND, "send", "send"], [LOAD, "load", "load"], [POST, "post", "post"], [OTHER, "other", "epilogue, other"]];
   for (const [kind, name, text] of rest) if (used.has(kind)) item(swatch(name), text);
   item(swatch("bubble"), "bubble");
-  item("→", "transfer");
+  item(element("b", {}, "→"), "transfer");
   if (panels.some((panel) => panel.marks.length)) item(swatch("finding"), "finding");
 }
 
 function marksOf(panel) {
   const list = element("ul", { className: "marks" });
   for (const mark of panel.marks) {
-    const placed = mark.rank !== null;
+    const placed = mark.start !== null;
     const entry = element(placed ? "button" : "span", { className: mark.severity }, mark.text);
     if (placed) entry.addEventListener("click", () => visit(panel, mark));
     list.append(element("li", {}, entry));

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedcc import Costs, compile_pipeline, simulate
+from schedcc import Costs, check, compile_pipeline, simulate
 from schedcc.pictures.content import content
 from schedcc.pictures.page import page
 from schedcc.pictures.panel import Phase
 from schedcc.pictures.planned import plan_panel, timeline_panel
-from schedcc.testing.plans import pipeline
+from schedcc.testing.plans import pipeline, sends_first
 from schedcc.testing.strategies import at_corners, sizes
 from schemas import BufferInstruction, Timeline
 from tests.support.pictures import Page, rows_of
@@ -91,6 +91,22 @@ def test_a_plan_with_errors_is_drawn_by_its_steps_with_its_findings():
     assert places == {(1, 1.0), (1, 2.0)}
     (swapped,) = [m for m in shown["marks"] if "transfer 1 sends micro-batch 0" in m["text"]]
     assert (swapped["severity"], swapped["end"]) == ("error", swapped["start"] + 1)
+
+
+def test_warnings_of_a_sound_plan_stand_at_their_times():
+    plan = sends_first(6, 5)
+    drawn = plan_panel(plan)
+    (mark,) = drawn.marks
+    (finding,) = check(plan).findings
+    assert (drawn.unit, mark.severity, mark.text) == ("seconds", "warning", str(finding))
+    spans = [
+        (span.start, span.end)
+        for stage in simulate(plan).stages
+        for span in stage.spans
+        if span.step == finding.step
+    ]
+    assert (mark.rank, finding.stage_id) == (None, None)  # it is of all ranks
+    assert (mark.start, mark.end) == (min(spans)[0], max(end for _, end in spans))
 
 
 def test_a_part_of_the_steps_keeps_its_times_and_arrows():
