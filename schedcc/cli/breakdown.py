@@ -18,6 +18,7 @@ from schedcc.cli.options import (
     Forward,
     MicroBatches,
     Overlap,
+    Queue,
     Ranks,
     ScheduleName,
     Stages,
@@ -25,6 +26,8 @@ from schedcc.cli.options import (
     all_stages,
     cost_model,
     read_or_compiled,
+    transport_model,
+    variant_for,
 )
 from schedcc.cli.output import print_rich, say
 from schedcc.io.plan_files import write_text
@@ -52,6 +55,7 @@ def breakdown_command(
     transfer: Transfer = None,
     activation_bytes: ActivationBytes = None,
     bandwidth: Bandwidth = None,
+    queue: Queue = "stage",
     run: Run = None,
     as_json: AsJson = False,
 ) -> None:
@@ -61,7 +65,7 @@ def breakdown_command(
 
     schedcc breakdown -M 64 -S 4 --forward 1,1,2,1 --transfer 0.25
     """
-    sizes = (micro_batches, stages, None, overlap, schedule, ranks)
+    sizes = (micro_batches, stages, None, variant_for(overlap, queue), schedule, ranks)
     given = (costs, forward, transfer, activation_bytes, bandwidth)
     if source is not None and source.is_dir():
         if sizes != NO_SIZES or any(value is not None for value in given):
@@ -71,7 +75,7 @@ def breakdown_command(
         if run is not None:
             raise ValueError(f"--run is {run}, needed the directory of a recording with it")
         plan = all_stages(read_or_compiled(source, *sizes), source)
-        predicted = prediction(plan, cost_model(*given))
+        predicted = prediction(plan, cost_model(*given), transport_model(queue, 0))
         found = Breakdowns(pipelines={"simulated": predicted.breakdown})
     if as_json:
         write_text(found.model_dump_json(indent=2) + "\n", None)

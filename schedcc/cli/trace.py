@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ from schedcc.cli.options import (
     Forward,
     MicroBatches,
     Overlap,
+    Queue,
     Ranks,
     ScheduleName,
     Stages,
@@ -23,6 +24,8 @@ from schedcc.cli.options import (
     all_stages,
     cost_model,
     read_or_compiled,
+    transport_model,
+    variant_for,
 )
 from schedcc.cli.output import say
 from schedcc.io.plain_text import visible
@@ -61,6 +64,7 @@ def trace_command(
     transfer: Transfer = None,
     activation_bytes: ActivationBytes = None,
     bandwidth: Bandwidth = None,
+    queue: Queue = "stage",
     run: Run = None,
     html: Html = None,
     svg: Svg = None,
@@ -82,19 +86,30 @@ def trace_command(
     if source is not None and directory is None and source.is_dir():
         source, directory = None, source
     recording = None if directory is None else read_recording(directory)
-    plan, sizes = None, (micro_batches, stages, None, overlap, schedule, ranks)
+    plan = None
+    sizes = (micro_batches, stages, None, variant_for(overlap, queue), schedule, ranks)
     if recording is None or source is not None or sizes != NO_SIZES:
         plan = all_stages(read_or_compiled(source, *sizes), source)
-    if plan is not None and recording is not None and (output is not None or not draws):
-        raise ValueError("a trace is of a plan or a recording, needed --html or --svg for both")
-    if recording is None and run is not None:
-        raise ValueError(f"--run is {run}, needed the directory of a recording with it")
+    _require_sense(plan, recording, run, traces=output is not None or not draws)
     assumed = _costs(plan, recording, run, costs, forward, transfer, activation_bytes, bandwidth)
     if draws:
         title = visible(directory or source or "simulation")
-        write_pictures(title, _panels(plan, assumed, recording, run), html, svg)
+        write_pictures(title, _panels(plan, assumed, queue, recording, run), html, svg)
     if output is not None or not draws:
-        _write_trace(output or Path("trace.json"), plan, assumed, recording, run)
+        chosen = output or Path("trace.json")
+        trace = _trace(plan, assumed, queue, recording, run)
+        write_text(json.dumps(trace) + "\n", chosen)
+        say(f"{visible(chosen)}: {len(trace['traceEvents'])} events")
+
+
+def _require_sense(
+    plan: PipelinePlan | None, recording: Recording | None, run: int | None, *, traces: bool
+) -> None:
+    """Refuse what does not go together."""
+    if plan is not None and recording is not None and traces:
+        raise ValueError("a trace is of a plan or a recording, needed --html or --svg for both")
+    if recording is None and run is not None:
+        raise ValueError(f"--run is {run}, needed the directory of a recording with it")
 
 
 def _costs(
@@ -114,24 +129,24 @@ def _costs(
 
 
 def _panels(
-    plan: PipelinePlan | None, costs: Costs, recording: Recording | None, run: int | None
+    plan: PipelinePlan | None,
+    costs: Costs,
+    queue: Literal["stage", "channel"],
+    recording: Recording | None,
+    run: int | None,
 ) -> list[Panel]:
-    predicted = [] if plan is None else [plan_panel(plan, costs)]
+    predicted = [] if plan is None else [plan_panel(plan, costs, transport_model(queue, 0))]
     return predicted + ([] if recording is None else recording_panels(recording, run))
 
 
-def _write_trace(
-    path: Path,
+def _trace(
     plan: PipelinePlan | None,
     costs: Costs,
+    queue: Literal["stage", "channel"],
     recording: Recording | None,
     run: int | None,
-) -> None:
-    trace: dict[str, Any]
+) -> dict[str, Any]:
     if recording is not None:
-        trace = recorded_trace(recording, run)
-    else:
-        assert plan is not None
-        trace = simulated_trace(simulate(plan, costs))
-    write_text(json.dumps(trace) + "\n", path)
-    say(f"{visible(path)}: {len(trace['traceEvents'])} events")
+        return recorded_trace(recording, run)
+    assert plan is not None
+    return simulated_trace(simulate(plan, costs, transport_model(queue, 0)))

@@ -94,6 +94,22 @@ def test_trace_draws_the_prediction_above_the_recording(tmp_path, html, run):
     assert not Path("trace.json").exists()
 
 
+def test_plans_for_queues_of_channels_are_drawn_under_them(html, run):
+    sizes = ("-M", 8, "-S", 8, "--schedule", "interleaved", "--ranks", 4, "--overlap")
+    lax = (*sizes, "--transfer", 0.5, "--queue", "channel")
+    strict = (*sizes, "--transfer", 0.5)
+    makespans = [
+        json.loads(run("simulate", *words, "--json").out)["makespan"] for words in (lax, strict)
+    ]
+    assert makespans[0] < makespans[1]
+    for command in ("show", "trace"):
+        assert run(command, *lax, "--html", html).status == 0
+        (panel,) = data_of(html)["panels"]
+        assert (panel["unit"], panel["length"]) == ("seconds", makespans[0])
+    found = Breakdowns.model_validate_json(run("breakdown", *lax, "--json").out)
+    assert found.pipelines["simulated"].seconds == makespans[0]
+
+
 def test_trace_writes_the_trace_as_well_if_it_is_told_to(tmp_path, html, run):
     out = tmp_path / "t.json"
     done = run("trace", "-M", 3, "-S", 2, "--html", html, "-o", out)
