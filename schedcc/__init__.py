@@ -88,8 +88,14 @@ def __getattr__(name: str) -> object:
     if name not in _FOUND_IN:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(_FOUND_IN[name]), name)
+    import_module("schemas.display").display_by(_notebook_html)
     globals()[name] = value
     return value
+
+
+def _notebook_html(value: object) -> object:
+    """What a notebook shows; the pictures are imported only there."""
+    return import_module("schedcc.pictures.notebook").notebook_html(value)
 
 
 def __dir__() -> list[str]:

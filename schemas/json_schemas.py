@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
+from schemas.breakdown import Breakdowns
 from schemas.checkpoints import CheckpointInspection, CheckpointManifest
 from schemas.conformance import Conformance
 from schemas.costs import Costs
@@ -34,6 +35,7 @@ FORMATS: dict[str, type[BaseModel] | TypeAdapter[Any]] = {
     "timeline.schema.json": Timeline,
     "costs.schema.json": Costs,
     "comparison.schema.json": Comparison,
+    "breakdown.schema.json": Breakdowns,
     "evaluation.schema.json": LanguageModelEvaluation,
     "document-score.schema.json": DocumentScore,
     "token-score.schema.json": TokenScore,

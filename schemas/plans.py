@@ -15,6 +15,7 @@ from typing import ClassVar, Literal, NamedTuple
 from pydantic import model_validator
 
 from schemas.base import Count, Extensible, Id, Size
+from schemas.display import Displayed
 from schemas.epilogue import EpilogueInstruction
 from schemas.first_format import MOST_IMPLIED, upgraded_plan, upgraded_stage_plan
 from schemas.instructions import Instruction, StepInstruction
@@ -145,7 +146,7 @@ class PlanHeader(Extensible):
         return tuple(stage for stage, of in enumerate(self.placement) if of == rank)
 
 
-class StagePlan(PlanHeader):
+class StagePlan(PlanHeader, Displayed):
     """The plan of one rank, complete in itself: what an interpreter executes."""
 
     format: Literal["schedcc.stage-plan/2"] = "schedcc.stage-plan/2"
@@ -178,7 +179,7 @@ class StagePlan(PlanHeader):
         return RankProgram.model_construct(rank=self.rank, steps=self.steps, epilogue=self.epilogue)
 
 
-class PipelinePlan(PlanHeader):
+class PipelinePlan(PlanHeader, Displayed):
     """The plans of all ranks of one pipeline."""
 
     format: Literal["schedcc.plan/2"] = "schedcc.plan/2"

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import computed_field
 
 from schemas.base import Count, Frozen, Verdict
+from schemas.display import Displayed
 from schemas.transport import TransportModel
 
 
@@ -42,7 +43,7 @@ class Finding(Frozen):
         return f"{self.code}: {place + ': ' if place else ''}{self.message}"
 
 
-class Report(Verdict):
+class Report(Verdict, Displayed):
     """The findings of all checks that were run."""
 
     checks: tuple[str, ...]

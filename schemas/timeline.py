@@ -9,6 +9,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from schemas.base import Frozen
 from schemas.costs import Costs
+from schemas.display import Displayed
 from schemas.instructions import Instruction
 from schemas.plans import Placed
 from schemas.transport import TransportModel
@@ -135,7 +136,7 @@ class StageTimeline(Frozen):
     """The most bytes of received and not yet sent activations held at once."""
 
 
-class Timeline(Frozen):
+class Timeline(Frozen, Displayed):
     """Start and end of every instruction of a plan under given costs."""
 
     costs: Costs

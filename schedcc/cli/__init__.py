@@ -8,12 +8,14 @@ from typing import Annotated, NoReturn
 import typer
 
 from schedcc import __version__
+from schedcc.cli.breakdown import breakdown_command
 from schedcc.cli.command_line import CommandLine
 from schedcc.cli.exchange import export_command, import_command
 from schedcc.cli.output import output_kept, say
 from schedcc.cli.plans import check_command, compile_command, show
-from schedcc.cli.recordings import conform_command, postmortem_command, trace_command
+from schedcc.cli.recordings import conform_command, postmortem_command
 from schedcc.cli.timing import compare_command, simulate_command
+from schedcc.cli.trace import trace_command
 
 _HELP = """Compile, draw, verify and simulate pipeline-parallel evaluation schedules.
 
@@ -33,6 +35,7 @@ app.command("simulate")(simulate_command)
 app.command("compare")(compare_command)
 app.command("postmortem")(postmortem_command)
 app.command("conform")(conform_command)
+app.command("breakdown")(breakdown_command)
 app.command("trace")(trace_command)
 app.command("export")(export_command)
 app.command("import")(import_command)

@@ -129,6 +129,9 @@ def required_sizes(
 PLAN_FILE = "a plan file, or "
 """What commands take instead of -M and -S."""
 
+NO_SIZES = (None, None, None, False, DEFAULT_SCHEDULE, None)
+"""What `read_or_compiled` gets where no option asks for a plan."""
+
 
 def read_or_compiled(
     file: Path | None,
@@ -145,7 +148,7 @@ def read_or_compiled(
             micro_batches, stages, stage_id, overlap, schedule, ranks, instead=PLAN_FILE
         )
     given = (micro_batches, stages, stage_id, overlap, schedule, ranks)
-    if given != (None, None, None, False, DEFAULT_SCHEDULE, None):
+    if given != NO_SIZES:
         raise ValueError("needed a plan file or -M and -S, not both")
     return read_plan(file)
 

@@ -5,12 +5,17 @@ from typing import Annotated
 import typer
 
 from schedcc.certify import check_schedule
+from schedcc.cli.drawing import Html, Svg, write_pictures
 from schedcc.cli.options import (
     DEFAULT_SCHEDULE,
     PLAN_FILE,
+    ActivationBytes,
     AsJson,
+    Bandwidth,
     BufferedSends,
+    CostsFile,
     File,
+    Forward,
     MicroBatches,
     Output,
     Overlap,
@@ -20,7 +25,9 @@ from schedcc.cli.options import (
     StageId,
     Stages,
     StepBarrier,
+    Transfer,
     compiled,
+    cost_model,
     read_or_compiled,
     required_sizes,
     transport_model,
@@ -30,8 +37,9 @@ from schedcc.cli.output import print_rich, say, screen_width
 from schedcc.io.bounded import shown
 from schedcc.io.picture import Window, draw, epilogue_lines, fitting, legend, step_count, title
 from schedcc.io.plan_files import write_text
+from schedcc.pictures.planned import plan_panel
 from schedcc.verify import check
-from schemas import StagePlan
+from schemas import PipelinePlan, StagePlan
 
 
 def compile_command(
@@ -64,18 +72,41 @@ def show(
     overlap: Overlap = False,
     queue: Queue = "stage",
     steps: Annotated[
-        str | None, typer.Option(help="Steps to draw, A:B; default: as many as fit.")
+        str | None,
+        typer.Option(help="Steps to draw, A:B; default: as many as fit, of pictures all."),
     ] = None,
+    html: Html = None,
+    svg: Svg = None,
+    costs: CostsFile = None,
+    forward: Forward = None,
+    transfer: Transfer = None,
+    activation_bytes: ActivationBytes = None,
+    bandwidth: Bandwidth = None,
 ) -> None:
-    """Draw the grid of steps and ranks.
+    """Draw the grid of steps and ranks; with --html or --svg the ranks over time, and findings.
 
     Examples: schedcc show plan.json --steps 0:8
 
     schedcc show -M 8 -S 4 --overlap
+
+    schedcc show -M 64 -S 4 --transfer 0.25 --html plan.html
     """
     plan = read_or_compiled(
         file, micro_batches, stages, stage_id, variant_for(overlap, queue), schedule, ranks
     )
+    given = (costs, forward, transfer, activation_bytes, bandwidth)
+    if html is not None or svg is not None:
+        panel = plan_panel(plan, cost_model(*given), transport_model(queue, 0))
+        if steps is not None:
+            panel = panel.in_steps(*Window.parse(steps, step_count(plan)))
+        write_pictures(panel.title, [panel], html, svg)
+        return
+    if any(value is not None for value in given):
+        raise ValueError("costs are of times, needed --html FILE or --svg FILE with them")
+    _print_grid(plan, steps)
+
+
+def _print_grid(plan: PipelinePlan | StagePlan, steps: str | None) -> None:
     total, width = step_count(plan), screen_width()
     window = fitting(plan, width) if steps is None else Window.parse(steps, total)
     say(title(plan, window))

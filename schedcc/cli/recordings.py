@@ -1,6 +1,5 @@
-"""`schedcc postmortem`, `conform` and `trace`."""
+"""`schedcc postmortem` and `conform`."""
 
-import json
 from pathlib import Path
 from textwrap import shorten
 from typing import Annotated
@@ -9,23 +8,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from schedcc.cli.options import (
-    DEFAULT_SCHEDULE,
-    ActivationBytes,
-    AsJson,
-    Bandwidth,
-    CostsFile,
-    Forward,
-    MicroBatches,
-    Overlap,
-    Ranks,
-    ScheduleName,
-    Stages,
-    Transfer,
-    all_stages,
-    cost_model,
-    read_or_compiled,
-)
+from schedcc.cli.options import AsJson
 from schedcc.cli.output import cell_text, print_rich, say, screen_width
 from schedcc.io.plain_text import visible
 from schedcc.io.plan_files import write_text
@@ -33,8 +16,6 @@ from schedcc.io.plan_table import read_plan_table
 from schedcc.recordings.conform import CLOCK_ERROR, conform
 from schedcc.recordings.files import read_recording
 from schedcc.recordings.postmortem import postmortem
-from schedcc.simulation.simulate import simulate
-from schedcc.trace import recorded_trace, simulated_trace
 from schemas.postmortem import Postmortem, RankStatus
 
 Directory = Annotated[Path, typer.Argument(help="Directory of a recording (pipeval --record).")]
@@ -86,47 +67,6 @@ def conform_command(
         runs = f"{len(found.runs)} run{'s'[: len(found.runs) != 1]}"
         say(f"{visible(directory)}: {verdict} ({runs}, {found.instructions} instructions)")
     raise typer.Exit(0 if found.ok else 1)
-
-
-def trace_command(
-    source: Annotated[
-        Path | None,
-        typer.Argument(help="Directory of a recording, or a plan file to simulate; or -M and -S."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="File to write; default: trace.json, if it is new."),
-    ] = None,
-    micro_batches: MicroBatches = None,
-    stages: Stages = None,
-    schedule: ScheduleName = DEFAULT_SCHEDULE,
-    ranks: Ranks = None,
-    overlap: Overlap = False,
-    costs: CostsFile = None,
-    forward: Forward = None,
-    transfer: Transfer = None,
-    activation_bytes: ActivationBytes = None,
-    bandwidth: Bandwidth = None,
-) -> None:
-    """Write a recorded run, or a simulated plan, as a trace for chrome://tracing or Perfetto.
-
-    Examples: schedcc trace run17 -o run17.json
-
-    schedcc trace -M 8 -S 4 --overlap --transfer 0.25
-    """
-    chosen = output or Path("trace.json")
-    if output is None and chosen.exists():
-        raise ValueError(f"{visible(chosen)} is there already, needed -o FILE to name the file")
-    if source is not None and source.is_dir():
-        trace = recorded_trace(read_recording(source))
-    else:
-        plan = all_stages(
-            read_or_compiled(source, micro_batches, stages, None, overlap, schedule, ranks), source
-        )
-        assumed = cost_model(costs, forward, transfer, activation_bytes, bandwidth)
-        trace = simulated_trace(simulate(plan, assumed))
-    write_text(json.dumps(trace) + "\n", chosen)
-    say(f"{visible(chosen)}: {len(trace['traceEvents'])} events")
 
 
 def _print_postmortem(directory: Path, found: Postmortem) -> None:

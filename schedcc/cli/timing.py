@@ -1,9 +1,13 @@
 """`schedcc simulate` and `compare`."""
 
+from collections.abc import Iterable
+from typing import Literal
+
 from rich import box
 from rich.table import Table
 
 from schedcc.analysis.times import backend_for
+from schedcc.cli.drawing import Html, Svg, write_pictures
 from schedcc.cli.options import (
     DEFAULT_SCHEDULE,
     PLAN_FILE,
@@ -31,11 +35,16 @@ from schedcc.cli.options import (
     variant_for,
 )
 from schedcc.cli.output import print_rich, say
+from schedcc.compiler import compile_pipeline
 from schedcc.io.plan_files import write_text
+from schedcc.pictures.panel import Panel
+from schedcc.pictures.planned import plan_panel
 from schedcc.simulation.compare import compare
 from schedcc.simulation.compiled import compiled_table
-from schedcc.simulation.side_by_side import side_by_side
+from schedcc.simulation.side_by_side import side_by_side, variant_name, variants
 from schedcc.simulation.simulate import Prediction, prediction
+from schemas import Costs, PipelinePlan
+from schemas.timeline import Comparison
 
 
 def simulate_command(
@@ -100,12 +109,14 @@ def compare_command(
     queue: QueueOrDefault = None,
     buffered_sends: BufferedSends = 0,
     as_json: AsJson = False,
+    html: Html = None,
+    svg: Svg = None,
 ) -> None:
     """Set evaluation, blocking and overlapped, beside 1F1B training, or schedules side by side.
 
     With --ranks and without --stages, all schedules that ship are compared on so many ranks; a
     forward is then that of all layers of a rank, and channels have queues of their own unless
-    --queue says otherwise.
+    --queue says otherwise. --html and --svg draw them one above the other.
 
     Examples: schedcc compare -M 64 -S 4 --transfer 0.25
 
@@ -114,6 +125,12 @@ def compare_command(
     schedcc compare -M 64 --ranks 4 --transfer 0.1
     """
     assumed = cost_model(costs, forward, transfer, activation_bytes, bandwidth)
+    if html is not None or svg is not None:
+        if as_json:
+            raise ValueError("--json prints and --html and --svg draw, needed one of both")
+        panels = _panels(micro_batches, stages, schedule, ranks, assumed, queue, buffered_sends)
+        write_pictures(f"M = {micro_batches} micro-batches", panels, html, svg)
+        return
     if stages is None and ranks is not None:
         number, _ = required_sizes(micro_batches, ranks)
         transport = transport_model(queue or "channel", buffered_sends)
@@ -128,6 +145,42 @@ def compare_command(
     if as_json:
         write_text(found.model_dump_json(indent=2) + "\n", None)
         return
+    _print_comparison(found)
+
+
+def _panels(
+    micro_batches: int | None,
+    stages: int | None,
+    schedule: str,
+    ranks: int | None,
+    costs: Costs,
+    queue: Literal["stage", "channel"] | None,
+    buffered_sends: int,
+) -> list[Panel]:
+    """What is compared: both variants of a schedule, or of all schedules."""
+    plans: Iterable[tuple[PipelinePlan, bool, Costs]]
+    if stages is None and ranks is not None:
+        number, _ = required_sizes(micro_batches, ranks)
+        transport = transport_model(queue or "channel", buffered_sends)
+        plans = variants(number, ranks, costs, transport)
+    else:
+        sizes = required_sizes(micro_batches, stages)
+        transport = transport_model(queue or "stage", buffered_sends)
+        plans = (
+            (
+                compile_pipeline(*sizes, schedule=schedule, ranks=ranks, overlap=overlap),
+                overlap,
+                costs,
+            )
+            for overlap in (False, True)
+        )
+    return [
+        plan_panel(plan, own, transport, title=variant_name(plan.schedule, overlap))
+        for plan, overlap, own in plans
+    ]
+
+
+def _print_comparison(found: Comparison) -> None:
     table = Table(box=box.ROUNDED, pad_edge=False)
     table.add_column("")
     columns = found.schedules
@@ -141,7 +194,10 @@ def compare_command(
     bubbles = ("-" if c.bubble is None else f"{c.bubble:.1%}" for c in columns)
     table.add_row("bubble, simulated", *bubbles)
     on_ranks = "" if found.ranks == found.stages else f" on R = {found.ranks} ranks"
-    say(f"M = {sizes[0]} micro-batches, S = {sizes[1]} stages{on_ranks}, {found.transport}")
+    say(
+        f"M = {found.micro_batches} micro-batches, S = {found.stages} stages{on_ranks}, "
+        f"{found.transport}"
+    )
     print_rich(table)
 
 

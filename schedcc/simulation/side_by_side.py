@@ -39,7 +39,7 @@ class ScheduleFigures(Frozen):
     @property
     def name(self) -> str:
         """The schedule and the variant."""
-        return f"{self.schedule}, {'overlapped' if self.overlap else 'blocking'}"
+        return variant_name(self.schedule, self.overlap)
 
 
 class SideBySide(Frozen):
@@ -105,17 +105,9 @@ def side_by_side(
         ValueError: there are costs for each stage, which are others in each schedule.
     """
     costs, transport = costs or Costs(), transport or TransportModel(queue="channel")
-    overlapped: Overlap = "channel" if transport.queue == "channel" else True
-    if isinstance(costs.forward, tuple):
-        raise ValueError(
-            f"forward lists {len(costs.forward)} costs, needed one number: the seconds of a rank's "
-            "share of the layers, which each schedule cuts into its own stages"
-        )
     figures = [
-        _figures(plan, bool(overlap), costs, transport)
-        for schedule in schedules
-        for overlap in (False, overlapped)
-        for plan in [_compiled(schedule, micro_batches, ranks, held, overlap)]
+        _figures(plan, overlap, each, transport)
+        for plan, overlap, each in variants(micro_batches, ranks, costs, transport, held, schedules)
     ]
     best = min(figures, key=lambda f: (round(f.makespan, 9), f.peak_bytes, f.messages))
     return SideBySide(
@@ -126,6 +118,36 @@ def side_by_side(
         schedules=tuple(figures),
         best=best.name,
     )
+
+
+def variants(
+    micro_batches: int,
+    ranks: int,
+    costs: Costs,
+    transport: TransportModel,
+    held: int = 2,
+    schedules: Sequence[Schedule] = SCHEDULES,
+) -> Iterator[tuple[PipelinePlan, bool, Costs]]:
+    """The plan of every schedule in both variants, whether it is overlapped, and its own costs.
+
+    The arguments, and what is raised, are those of `side_by_side`.
+    """
+    if isinstance(costs.forward, tuple):
+        raise ValueError(
+            f"forward lists {len(costs.forward)} costs, needed one number: the seconds of a rank's "
+            "share of the layers, which each schedule cuts into its own stages"
+        )
+    overlapped: Overlap = "channel" if transport.queue == "channel" else True
+    for schedule in schedules:
+        for overlap in (False, overlapped):
+            plan = _compiled(schedule, micro_batches, ranks, held, overlap)
+            each = costs.forward / (plan.stages // plan.ranks)
+            yield plan, bool(overlap), costs.model_copy(update={"forward": each})
+
+
+def variant_name(schedule: str, overlap: bool) -> str:
+    """The schedule and the variant."""
+    return f"{schedule}, {'overlapped' if overlap else 'blocking'}"
 
 
 def _compiled(
@@ -145,8 +167,7 @@ def _figures(
     plan: PipelinePlan, overlap: bool, costs: Costs, transport: TransportModel
 ) -> ScheduleFigures:
     each = plan.stages // plan.ranks
-    assert not isinstance(costs.forward, tuple)
-    timeline = simulate(plan, costs.model_copy(update={"forward": costs.forward / each}), transport)
+    timeline = simulate(plan, costs, transport)
     sends = (SendActivation, PostSendActivation)
     return ScheduleFigures(
         schedule=plan.schedule,

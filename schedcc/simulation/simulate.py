@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from schedcc.analysis.breakdown import breakdown
 from schedcc.analysis.graph import one_program_a_rank
 from schedcc.analysis.levels import Seconds
 from schedcc.analysis.order import Order
@@ -23,7 +24,14 @@ from schedcc.analysis.times import Backend, backend_for, event_times
 from schedcc.errors import UnsoundPlanError
 from schedcc.simulation.durations import durations, ideal
 from schedcc.table.positions import by_position, positions
-from schedcc.table.table import IS_FORWARD, IS_PAIRED, Ints, PlanTable
+from schedcc.table.table import (
+    IS_FORWARD,
+    IS_GROUP_END,
+    IS_PAIRED,
+    IS_POST,
+    Ints,
+    PlanTable,
+)
 from schedcc.verify import locally_sound, order_sound, verdict
 from schemas import (
     BufferInstruction,
@@ -35,6 +43,7 @@ from schemas import (
     TransportModel,
     places,
 )
+from schemas.breakdown import Breakdown
 from schemas.timeline import Spans
 
 
@@ -100,6 +109,13 @@ class Prediction:
         table = self.table
         steps = table.ranks * ideal(table, Costs())  # of equal stages
         return (steps - table.micro_batches * table.stages) / steps if steps else 0.0
+
+    @property
+    def breakdown(self) -> Breakdown:
+        """Where the time of each rank goes; a rank goes on from the start of a post."""
+        start, end = self.spans.T
+        posted = (IS_POST | IS_GROUP_END)[self.table.rows.op]
+        return breakdown(self.table, start, np.where(posted, start, end), self.makespan)
 
     def programs(self) -> Iterator[tuple[int, int]]:
         """The ranks in their order, each with the index of its program."""

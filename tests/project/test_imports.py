@@ -20,7 +20,7 @@ ROOMS = {
         ("compiler",),
         ("certify", "endless", "io", "simulation"),
         ("recordings",),
-        ("trace",),
+        ("pictures", "trace"),
         ("testing",),
         ("cli",),
         ("entry",),

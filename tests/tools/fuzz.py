@@ -1,7 +1,7 @@
 """Random edits of valid files, given to `schedcc`: exit 0, 1 or 2, with a sentence.
 
-Plans and torch's CSV files go to `check`; a rank's file of a recording to `postmortem` and
-`conform`.
+Plans and torch's CSV files go to `check`, and are drawn (`show --html --svg`); a rank's file of a
+recording goes to `postmortem`, `conform` and `breakdown`, and is drawn below its plan.
 
 `make fuzz N=1000000` (`python -m tests.tools.fuzz --number 1000000`) tries a million, with little
 more memory than the imports take. A file that breaks the promise is kept, and named.
@@ -23,8 +23,10 @@ import typer
 
 from schedcc import Outcome, compile_pipeline, compile_stage
 from schedcc.analysis import times
-from schedcc.cli.plans import check_command
+from schedcc.cli.breakdown import breakdown_command
+from schedcc.cli.plans import check_command, show
 from schedcc.cli.recordings import conform_command, postmortem_command
+from schedcc.cli.trace import trace_command
 from schedcc.io.exchange import to_torch_csv
 from schemas.recording import rank_file
 from tests.support.command_line import Run
@@ -107,6 +109,15 @@ def examine_files(folder: Path) -> Iterator[Run]:
     """What `schedcc postmortem` and `conform` do with a recording beside its plan."""
     yield ended(lambda: postmortem_command(folder / "recording"))
     yield ended(lambda: conform_command(folder / "plan.json", folder / "recording"))
+    yield ended(lambda: breakdown_command(folder / "recording"))
+    pictures = {"html": folder / "drawn.html", "svg": folder / "drawn.svg"}
+    yield ended(lambda: trace_command(folder / "plan.json", folder / "recording", **pictures))
+
+
+def draw_file(file: Path) -> Run:
+    """What `schedcc show` does with a file when it draws it."""
+    pictures = {name: file.with_name(f"drawn.{name}") for name in ("html", "svg")}
+    return ended(lambda: show(file, **pictures))
 
 
 def ended(command: Callable[[], None]) -> Run:
@@ -123,7 +134,12 @@ def ended(command: Callable[[], None]) -> Run:
         return Run(2, _OUT.getvalue(), f"{error}\n")
     finally:
         signal.alarm(0)
-    raise AssertionError("no exit status")
+    return Run(0, _OUT.getvalue(), "")
+
+
+def complaint_of_drawing(run: Run) -> str | None:
+    """How a command that draws breaks the promise: exit 0 or 2, with a sentence."""
+    return complaint_of_recording(run) if run.status in (0, 2) else f"exit status {run.status}"
 
 
 def complaint_of_recording(run: Run) -> str | None:
@@ -175,7 +191,7 @@ def fuzz(number: int, seed: int, folder: Path) -> Counter[int]:
                 else:
                     file.write_bytes(content)
                     run = check_file(file)
-                    failure = complaint(file, run)
+                    failure = complaint(file, run) or complaint_of_drawing(draw_file(file))
         except BaseException as error:
             failure = f"{type(error).__name__}: {error}"
             if isinstance(error, KeyboardInterrupt):

@@ -106,3 +106,67 @@ def test_bad_input_is_one_sentence(tmp_path, run):
         shown = run("trace", *arguments)
         assert (shown.status, shown.out, shown.err.count("\n")) == (2, "", 1)
         assert message in shown.err
+
+
+def arrows_of(trace: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Both ends of each flow, which have the same id, category and name."""
+    ends: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for event in trace["traceEvents"]:
+        if event["ph"] in "sf":
+            ends.setdefault((event["id"], event["cat"], event["name"]), []).append(event)
+    assert all([e["ph"] for e in pair] == ["s", "f"] for pair in ends.values())
+    return [(first, second) for first, second in ends.values()]
+
+
+def slice_at(trace: dict[str, Any], event: dict[str, Any]) -> dict[str, Any]:
+    """The slice that a flow belongs to: the one of its lane that is open at its time."""
+    lane = (event["pid"], event["tid"])
+    (found,) = [
+        e
+        for e in slices(trace)
+        if (e["pid"], e["tid"]) == lane and e["ts"] <= event["ts"] < e["ts"] + e["dur"]
+    ]
+    return found
+
+
+SENDS = {"SendActivation", "PostSendActivation"}
+RECEIVES = {"RecvActivation", "WaitRecvActivation"}
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("transfer", [0.0, 0.25, 3.0])
+@pytest.mark.parametrize(("schedule", "stages"), [("inference", 3), ("interleaved", 6)])
+def test_arrows_lead_from_the_slice_of_a_send_to_that_of_its_receive(
+    schedule, stages, transfer, overlap
+):
+    plan = compile_pipeline(4, stages, schedule=schedule, ranks=3, overlap=overlap)
+    trace = simulated_trace(simulate(plan, Costs(transfer=transfer)))
+    arrows = arrows_of(trace)
+    assert len(arrows) == 4 * (stages - 1)
+    for leaves, arrives in arrows:
+        assert leaves["ts"] <= arrives["ts"]
+        first, second = slice_at(trace, leaves), slice_at(trace, arrives)
+        assert first["args"]["micro_batch"] == second["args"]["micro_batch"]
+        assert first["args"]["stage"] + 1 == second["args"]["stage"]
+        # What takes no time has no slice: then the forwards are at the ends.
+        assert first["name"].split()[0] in SENDS | {"ForwardPass"}
+        assert second["name"].split()[0] in RECEIVES | {"ForwardPass"}
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_recorded_arrows_match_within_their_run(tmp_path, overlap):
+    plan = compile_pipeline(3, 3, overlap=overlap)
+    trace = recorded_trace(read_recording(write_all(tmp_path, plan, runs=2)))
+    arrows = arrows_of(trace)
+    assert len(arrows) == 2 * 3 * 2
+    assert all(isinstance(leaves["id"], int) for leaves, _ in arrows)
+    for leaves, arrives in arrows:
+        assert leaves["ts"] <= arrives["ts"]
+        assert (leaves["tid"] + 1, arrives["bp"]) == (arrives["tid"], "e")
+
+
+def test_arrows_of_a_run_that_broke_off_end_where_it_did(tmp_path):
+    plan = compile_pipeline(3, 2)
+    write(tmp_path, 0, 2, lines_of_run(plan, 0))
+    write(tmp_path, 1, 2, until(lines_of_run(plan, 1), 3, 2))
+    assert len(arrows_of(recorded_trace(read_recording(tmp_path)))) == 1
