@@ -13,7 +13,6 @@ from runtime.failure.report import Failure, names
 from runtime.failure.state import FailureState
 from runtime.failure.store import FailureStore, Heartbeat
 from runtime.transport.rendezvous import RendezvousStore
-from runtime.transport.shared_memory.peer_process import has_ended
 
 INTERVAL = 0.1
 """Seconds between two ticks."""
@@ -99,20 +98,24 @@ class HeartbeatTask:
 
     def tick(self, *, requested: bool) -> None:
         """Tell the store how this rank does, and see how the others do."""
-        last = self._ended
         try:
             if self.store_lost is None:
-                self._publish_heartbeat(evaluating=not last)
-                if not last or self._state.failure or self._state.reported:
-                    self._look_for_the_missing()
-                    self._look_for_the_ended()
-                    self._exchange_failures()
-                    self._fetch_heartbeats(at_once=requested)
+                with self._rendezvous.turn:
+                    self._exchange(at_once=requested)
                 self.answered = time.monotonic()
         except Exception as error:  # each kind of store has errors of its own
             self.store_lost, self._store_error = time.monotonic(), str(error)
         if self.store_lost is not None and time.monotonic() - self.store_lost > STORE_GRACE:
             self._store_failed()
+
+    def _exchange(self, *, at_once: bool) -> None:
+        last = self._ended
+        self._publish_heartbeat(evaluating=not last)
+        if not last or self._state.failure or self._state.reported:
+            self._look_for_the_missing()
+            self._look_for_the_ended()
+            self._exchange_failures()
+            self._fetch_heartbeats(at_once=at_once)
 
     def _publish_heartbeat(self, *, evaluating: bool) -> None:
         self._pointer.alive()
@@ -131,18 +134,19 @@ class HeartbeatTask:
             state.reported = failure  # one that is in the store already comes before
 
     def _look_for_the_ended(self) -> None:
-        """Report ranks that were evaluating and whose processes have ended, on this host."""
+        """Report ranks that were evaluating and whose processes have ended.
+
+        Those of other hosts have to be reached before they end, one of them in each tick.
+        """
         state, ranks, now = self._state, self._rendezvous, time.monotonic()
         if state.failure or state.reported:
             return
-        silent = [
-            rank
-            for rank, heartbeat in self.latest.items()
-            if heartbeat.evaluating
-            and rank != ranks.rank
-            and now - self._changed[rank][1] > ENDED_SECONDS
-        ]
-        gone = tuple(rank for rank in silent if has_ended(ranks.registered(rank)[1]))
+        others = [r for r, h in self.latest.items() if h.evaluating and r != ranks.rank]
+        silent = [rank for rank in others if now - self._changed[rank][1] > ENDED_SECONDS]
+        new = next((r for r in others if r not in silent and not ranks.is_reached(r)), None)
+        if new is not None:
+            ranks.has_ended(new)
+        gone = tuple(rank for rank in silent if ranks.has_ended(rank))
         if gone:
             here, at = ranks.names[ranks.rank], self._pointer.status().at
             last = "; ".join(f"{ranks.names[r]} was at {self.latest[r].status.at}" for r in gone)

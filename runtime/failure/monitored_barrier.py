@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from runtime.failure.report import Failure, Kind, names
 from runtime.failure.store import FailureStore
 from runtime.transport.rendezvous import RendezvousStore
-from runtime.transport.shared_memory.peer_process import has_ended
 from schemas.base import Frozen
 
 TICKS = 2
@@ -62,7 +61,6 @@ class MonitoredBarrier:
         self._first: dict[int, Waiting] = {}
         self._elsewhere: dict[tuple[str, int], tuple[tuple[int, ...], tuple[int, ...]]] = {}
         """Who meets at other barriers, and who of them is absent there: by barrier."""
-        self._registered: dict[int, tuple[int | None, str]] = {}
         self._others = deque(sorted(set(range(ranks.size)) - {ranks.rank}))
         self.over = False
         """Whether all have come."""
@@ -79,7 +77,7 @@ class MonitoredBarrier:
         left: dict[int, str] = {}
         for rank in self._looked_for():
             how = self._ranks.left(self._name, rank) if self._name else ""
-            if not how and has_ended(self._process_of(rank)[1]):
+            if not how and self._ranks.has_ended(rank):
                 how = "ended its process"
             if how:
                 left[rank] = how
@@ -95,7 +93,7 @@ class MonitoredBarrier:
 
     def _who_is_elsewhere(self) -> Failure | None:
         job = self._ranks.job
-        if job is None or self._process_of(self._ranks.rank)[0] != self._thread:
+        if job is None or self._ranks.registered(self._ranks.rank)[0] != self._thread:
             return None
         self._ticks += 1
         own = Waiting(
@@ -115,7 +113,7 @@ class MonitoredBarrier:
             rank: there
             for rank, there in waiting.items()
             if rank not in here
-            and there.thread == self._process_of(rank)[0]
+            and there.thread == self._ranks.registered(rank)[0]
             and present & set(there.ranks)
         }
         if not elsewhere:
@@ -142,15 +140,6 @@ class MonitoredBarrier:
     def _looked_for(self) -> list[int]:
         """The ranks that this tick is about."""
         return list(self._others)[:RANKS_PER_TICK]
-
-    def _process_of(self, rank: int) -> tuple[int | None, str]:
-        """See `RendezvousStore.registered`; what is known once stays."""
-        if rank not in self._registered:
-            found = self._ranks.registered(rank)
-            if found[0] is None:
-                return found
-            self._registered[rank] = found
-        return self._registered[rank]
 
     def _waiting(self, rank: int) -> Waiting | None:
         """Where a rank waits, if it has waited there for some ticks of this wait."""

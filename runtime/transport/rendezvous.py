@@ -2,9 +2,15 @@
 
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch._C._distributed_c10d import PrefixStore, Store
+
+from runtime.transport.peer_process import PeerProcesses
+
+
+LEAVE_SECONDS = 0.5
+"""How long a process that ends waits for its turn to say so."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,13 @@ class RendezvousStore:
     """What each rank is called, as `"stage 1"`."""
     job: JobStore | None = None
     """Where it is found out that these ranks wait for each other in different evaluators."""
+    turn: threading.Lock = field(default_factory=threading.Lock, compare=False)
+    """Held by a thread that asks the store again and again: where the store is cut off, whoever
+    else asks over the same connection waits behind it."""
+    processes: PeerProcesses = field(default_factory=PeerProcesses, compare=False)
+    """Of the ranks, to be probed."""
+    _registered: dict[int, tuple[int, str]] = field(default_factory=dict, compare=False)
+    """What ranks have said, once and for all."""
 
     @property
     def size(self) -> int:
@@ -48,17 +61,27 @@ class RendezvousStore:
 
         Args:
             liveness: Where the process can be probed, see
-                `runtime.transport.shared_memory.peer_process`.
+                `runtime.transport.peer_process`.
         """
         self.store.set(f"process/{self.rank}", f"{threading.get_ident()} {liveness}")
 
     def registered(self, rank: int) -> tuple[int | None, str]:
         """The thread of a rank, and where its process can be probed, if known."""
         key = f"process/{rank}"
-        if not self.store.check([key]):
-            return None, ""
-        thread, _, liveness = self.store.get(key).decode().partition(" ")
-        return int(thread), liveness
+        if rank not in self._registered:
+            if not self.store.check([key]):
+                return None, ""
+            thread, _, liveness = self.store.get(key).decode().partition(" ")
+            self._registered[rank] = int(thread), liveness
+        return self._registered[rank]
+
+    def has_ended(self, rank: int) -> bool:
+        """Whether the process of a rank has certainly ended."""
+        return self.processes.has_ended(self.registered(rank)[1])
+
+    def is_reached(self, rank: int) -> bool:
+        """Whether it would be known if the process of a rank had ended, as far as it can be."""
+        return self.processes.reached(self.registered(rank)[1])
 
     def next_evaluator(self) -> str:
         """A name for this rank's next evaluator over these ranks, the same on all of them."""
@@ -71,10 +94,13 @@ class RendezvousStore:
         """Say that this rank will not use the evaluator of that name again.
 
         Nothing but one message: the store may be gone by now, and torch prints a warning about
-        everything that it cannot send.
+        everything that it cannot send. Not said if the store has not answered another thread.
         """
+        if not self.turn.acquire(timeout=LEAVE_SECONDS):
+            return
         with suppress(RuntimeError):
             self.store.set(f"left/{name}/{self.rank}", how)
+        self.turn.release()
 
     def left(self, name: str, rank: int) -> str:
         """How it came that a rank will not use the evaluator of that name again; empty: it may."""

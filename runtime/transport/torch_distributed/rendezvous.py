@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
+from runtime.transport.peer_process import liveness_address
 from runtime.transport.protocol import TransportError
 from runtime.transport.rendezvous import JobStore, RendezvousStore
-from runtime.transport.shared_memory.peer_process import liveness_address
 
 Grid = list[list[int]]
 """Ranks among all processes, by replica and stage."""
@@ -65,5 +65,12 @@ def rendezvous(grid: Grid, job: JobStore) -> RendezvousStore | None:
         for stage in range(len(pipeline))
     )
     ranks = RendezvousStore(job.own, job.ranks.index(dist.get_rank()), names, job)
-    ranks.register(liveness_address())
+    ranks.register(liveness_address(_host_of(job.store)))
     return ranks
+
+
+def _host_of(store: Store) -> str:
+    """Where a store is; `localhost` if it is no process that several hosts could reach."""
+    while isinstance(store, PrefixStore):
+        store = store.underlying_store
+    return store.host if isinstance(store, TCPStore) else "localhost"

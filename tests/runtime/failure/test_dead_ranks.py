@@ -18,7 +18,7 @@ from runtime.testing import InMemoryNetwork
 from runtime.transport.rendezvous import RendezvousStore
 
 LIVES = """
-from runtime.transport.shared_memory.peer_process import liveness_address
+from runtime.transport.peer_process import liveness_address
 print(liveness_address(), flush=True)
 input()
 """
