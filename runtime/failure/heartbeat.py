@@ -142,6 +142,7 @@ class HeartbeatTask:
         if state.failure or state.reported:
             return
         others = [r for r, h in self.latest.items() if h.evaluating and r != ranks.rank]
+        ranks.learn(others)
         silent = [rank for rank in others if now - self._changed[rank][1] > ENDED_SECONDS]
         new = next((r for r in others if r not in silent and not ranks.is_reached(r)), None)
         if new is not None:
