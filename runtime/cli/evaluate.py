@@ -13,6 +13,7 @@ import typer
 from runtime.cli.output import others_on_stderr
 from runtime.distributed.launch_environment import (
     LaunchError,
+    cores_of_process,
     launched_process,
     processes_of_launcher,
 )
@@ -225,7 +226,6 @@ def evaluate(
     def job() -> Job:
         found = launched_process()
         order = order_of(schedule, plan, stages, ranks, found.processes if found else 0)
-        cores = os.cpu_count() or 1
         return Job(
             model=model,
             texts=tuple(text or ()),
@@ -238,7 +238,7 @@ def evaluate(
             dtype=dtype,
             overlap=overlap,
             channels=channels,
-            threads=max(1, cores // order.ranks) if threads is None else threads,
+            threads=cores_of_process(order.ranks) if threads is None else threads,
             verify=verify,
             timeout=timeout,
             cuda_graphs=cuda_graphs,

@@ -15,6 +15,7 @@ from runtime.distributed.launch_environment import (
     processes_of_launcher,
 )
 from runtime.distributed.network_interface import choose_interface
+from runtime.distributed.slurm import meeting_place
 from runtime.transport.addresses import INTERFACE
 from runtime.transport.torch_distributed.nccl_settings import set_process_defaults
 
@@ -60,6 +61,10 @@ def require_environment(ranks: int | None = None, stages: int | None = None) -> 
             f"({found.variable}), needed one for each {each}"
         )
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if found.launcher == "Slurm":
+        told = meeting_place(os.environ)
+        os.environ.update({name: told[name] for name in missing if name in told})
+        missing = [name for name in missing if name not in told]
     if missing and found.launcher != "torchrun":
         raise LaunchError(
             f"{found.launcher} started {found.processes} processes ({found.variable}), which can "

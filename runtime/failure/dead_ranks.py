@@ -54,7 +54,7 @@ def _silent(ranks: RendezvousStore, heartbeats: HeartbeatTask, state: FailureSta
     while True:
         latest = heartbeats.latest
         silent = {r for r in others if r not in latest or latest[r].number == first.get(r)}
-        elapsed = time.monotonic() - began
+        elapsed = time.monotonic() - began - heartbeats.slack
         clear = elapsed > CAUSE_SECONDS and (len(silent) == 1 or heartbeats.store_lost is not None)
         if clear or elapsed > DETECTION_SECONDS or state.wait(0.05) is not None:
             return silent

@@ -38,6 +38,9 @@ but not every channel breaks (NCCL's do not)."""
 
 STOP_SECONDS = 0.5
 
+SLACK_TICKS = 3
+"""What a rank has to say reaches another one in the ticks of both, and may just have missed one."""
+
 
 class HeartbeatTask:
     """Publishes this rank's failure and heartbeats, and fetches those of the others.
@@ -72,6 +75,9 @@ class HeartbeatTask:
         """Since when there is no connection to the store."""
         self.answered = time.monotonic()
         """When the store last answered."""
+        self.slack = 0.0
+        """Seconds by which anything that is expected of the others may be late: the store may be on
+        the far end of a slow network, and that is no failure."""
         self.watching = rendezvous.size <= ALL_TO_ALL_RANKS
         """Whether the heartbeats of the others are fetched."""
         self.latest: dict[int, Heartbeat] = {}
@@ -84,8 +90,8 @@ class HeartbeatTask:
         self._thread.start(self)
 
     def refresh(self, seconds: float) -> bool:
-        """Have a whole tick made now; whether it was, within `seconds`."""
-        return self._thread.run_now(seconds)
+        """Have a whole tick made now; whether it was, within `seconds` and the slack."""
+        return self._thread.run_now(seconds + self.slack)
 
     def stop(self) -> None:
         """End, with a last tick if the store knows of this run; not if it does not answer."""
@@ -93,16 +99,18 @@ class HeartbeatTask:
         if idle and (self._sent or self._state.failure or self._state.reported):
             self._ended = True
             self._thread.start(self)
-            self._thread.run_now(STOP_SECONDS)
+            self._thread.run_now(STOP_SECONDS + self.slack)
             self._thread.stop(self, 0.0)
 
     def tick(self, *, requested: bool) -> None:
         """Tell the store how this rank does, and see how the others do."""
         try:
             if self.store_lost is None:
+                began = time.monotonic()
                 with self._rendezvous.turn:
                     self._exchange(at_once=requested)
                 self.answered = time.monotonic()
+                self.slack = max(SLACK_TICKS * (self.answered - began), self.slack / 2)
         except Exception as error:  # each kind of store has errors of its own
             self.store_lost, self._store_error = time.monotonic(), str(error)
         if self.store_lost is not None and time.monotonic() - self.store_lost > STORE_GRACE:

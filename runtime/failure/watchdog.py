@@ -112,9 +112,10 @@ class Watchdog:
     def _report(self, now: float) -> None:
         heartbeats = {rank: seen.heartbeat for rank, seen in self._observations.items()}
         silence = {rank: now - seen.alive for rank, seen in self._observations.items()}
-        silent = {r for r in range(self._ranks.size) if silence.get(r, now) > SILENT_SECONDS}
+        alive = SILENT_SECONDS + self._heartbeats.slack
+        silent = {r for r in range(self._ranks.size) if silence.get(r, now) > alive}
         unanswered = now - self._heartbeats.answered
-        reason = describe(self._ranks.names, self._timeout, heartbeats, silence, unanswered)
+        reason = describe(self._ranks.names, self._timeout, heartbeats, silence, unanswered, alive)
         failure = Failure(
             kind="stalled",
             reporter=self._ranks.rank,
@@ -136,6 +137,7 @@ def describe(
     heartbeats: Mapping[int, Heartbeat],
     silence: Mapping[int, float],
     unanswered: float = 0.0,
+    alive: float = SILENT_SECONDS,
 ) -> str:
     """Who waits for whom, and who keeps them waiting.
 
@@ -145,14 +147,17 @@ def describe(
         heartbeats: The latest of the ranks that have left one.
         silence: Seconds since then.
         unanswered: Seconds since the store answered; without it no heartbeat comes.
+        alive: Seconds of silence that mean nothing.
     """
-    cut_off = unanswered > SILENT_SECONDS
+    cut_off = unanswered > alive
     silent, outside, busy, lines = [], [], [], []
     for rank, name in enumerate(ranks):
         if rank not in heartbeats:
-            outside.append(name)
-            lines.append(f"  {name}: has not begun this evaluation")
-        elif silence[rank] > SILENT_SECONDS:
+            if not cut_off:
+                outside.append(name)
+            what = "nothing was heard of it" if cut_off else "has not begun this evaluation"
+            lines.append(f"  {name}: {what}")
+        elif silence[rank] > alive:
             if not cut_off:
                 silent.append(name)
             last = _line(heartbeats[rank].status, 0.0)
