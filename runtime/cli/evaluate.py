@@ -273,7 +273,6 @@ def _run(make: "Callable[[], Job]", display: Display, *, as_json: bool) -> int:
     from runtime.cli.exits import exit_for
     from runtime.distributed.process_group import launched, require_environment
     from runtime.distributed.processes import Terminated, launch
-    from runtime.distributed.signals import ending_at_once
     from runtime.language.perplexity.report import print_report
     from runtime.language.perplexity.run import run_rank
     from runtime.language.text import read_texts
@@ -289,9 +288,7 @@ def _run(make: "Callable[[], Job]", display: Display, *, as_json: bool) -> int:
             if launched():
                 display.clear()
                 running = True
-                first = os.environ["RANK"] == "0"
-                with ending_at_once("pipeval: interrupted" if first else None):
-                    evaluation = run_rank(job)
+                evaluation = run_rank(job)  # a signal ends the process: see `runtime.entry`
             else:
                 if job.record is not None:
                     require_new(job.record)
