@@ -30,7 +30,7 @@ STORE_GRACE = 0.7
 """Seconds that the store may be gone before that counts as a failure: the process that hosts it
 may have finished its work, and this one be about to."""
 
-STORE_GONE = "the process that hosts it (the launcher, else the one of rank 0) has ended"
+STORE_HOST = "the process that hosts it (the launcher, else the one of rank 0)"
 
 ENDED_SECONDS = 0.5
 """Without a heartbeat for so long, a rank's process is probed: a broken connection is told sooner,
@@ -99,7 +99,7 @@ class HeartbeatTask:
         if idle and (self._sent or self._state.failure or self._state.reported):
             self._ended = True
             self._thread.start(self)
-            self._thread.run_now(STOP_SECONDS + self.slack)
+            self._thread.run_now(STOP_SECONDS)
             self._thread.stop(self, 0.0)
 
     def tick(self, *, requested: bool) -> None:
@@ -121,6 +121,7 @@ class HeartbeatTask:
         self._publish_heartbeat(evaluating=not last)
         if not last or self._state.failure or self._state.reported:
             self._look_for_the_missing()
+            self._publish_heartbeat(evaluating=not last)  # that may have taken some round trips
             self._look_for_the_ended()
             self._exchange_failures()
             self._fetch_heartbeats(at_once=at_once)
@@ -216,7 +217,8 @@ class HeartbeatTask:
                 reporter=ranks.rank,
                 stage=name,
                 at=at,
-                reason=f"{name} lost the store at {at}: {STORE_GONE} ({self._store_error})",
+                reason=f"{name} lost {ranks.place} at {at}: {STORE_HOST} has ended "
+                f"({self._store_error})",
                 gone=tuple(set(range(ranks.size)) - {ranks.rank}),
             )
         )

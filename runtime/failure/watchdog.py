@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runtime.failure.forced_exit import ForcedExit
-from runtime.failure.heartbeat import HeartbeatTask
+from runtime.failure.heartbeat import STORE_HOST, HeartbeatTask
 from runtime.failure.instruction_pointer import InstructionPointer, StageStatus
 from runtime.failure.periodic import PeriodicThread
 from runtime.failure.report import Failure, names
@@ -97,9 +97,8 @@ class Watchdog:
                 self._see(rank, heartbeat, now)
         observations = self._observations.values()
         stuck = all(now - seen.moved > self._timeout for seen in observations)
-        gone = any(
-            seen.heartbeat.evaluating and now - seen.alive > self._timeout for seen in observations
-        )
+        late = self._timeout + self._heartbeats.slack
+        gone = any(seen.heartbeat.evaluating and now - seen.alive > late for seen in observations)
         if stuck or gone:
             self._report(now)
 
@@ -115,7 +114,8 @@ class Watchdog:
         alive = SILENT_SECONDS + self._heartbeats.slack
         silent = {r for r in range(self._ranks.size) if silence.get(r, now) > alive}
         unanswered = now - self._heartbeats.answered
-        reason = describe(self._ranks.names, self._timeout, heartbeats, silence, unanswered, alive)
+        said = (heartbeats, silence, unanswered, alive, self._ranks.place)
+        reason = describe(self._ranks.names, self._timeout, *said)
         failure = Failure(
             kind="stalled",
             reporter=self._ranks.rank,
@@ -138,6 +138,7 @@ def describe(
     silence: Mapping[int, float],
     unanswered: float = 0.0,
     alive: float = SILENT_SECONDS,
+    place: str = "the store",
 ) -> str:
     """Who waits for whom, and who keeps them waiting.
 
@@ -148,6 +149,7 @@ def describe(
         silence: Seconds since then.
         unanswered: Seconds since the store answered; without it no heartbeat comes.
         alive: Seconds of silence that mean nothing.
+        place: Where the store is.
     """
     cut_off = unanswered > alive
     silent, outside, busy, lines = [], [], [], []
@@ -181,8 +183,7 @@ def describe(
     ]
     if cut_off:
         causes = [
-            f"the store has not answered for {unanswered:.1f} s, the process that hosts it (the "
-            "launcher, else the one of rank 0) is stopped or cut off"
+            f"{place} has not answered for {unanswered:.1f} s, {STORE_HOST} is stopped or cut off"
         ]
     cause = "; ".join(causes) or "the stages wait for each other"
     return "\n".join([f"no stage got on for {timeout:g} s (the timeout): {cause}", *lines])

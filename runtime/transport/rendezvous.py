@@ -42,6 +42,8 @@ class RendezvousStore:
     rank: int
     names: tuple[str, ...]
     """What each rank is called, as `"stage 1"`."""
+    place: str = "the store"
+    """Where it is, for messages."""
     job: JobStore | None = None
     """Where it is found out that these ranks wait for each other in different evaluators."""
     turn: threading.Lock = field(default_factory=threading.Lock, compare=False)

@@ -102,12 +102,6 @@ class Hosts:
         path = self._switch.paths[self._hardware[source], self._hardware[destination]]
         path.delay, path.loss = delay, loss
 
-    def network(self, *, delay: float = 0.0, loss: float = 0.0) -> None:
-        """The same for every direction."""
-        for source in range(len(self.addresses)):
-            for destination in set(range(len(self.addresses))) - {source}:
-                self.path(source, destination, delay=delay, loss=loss)
-
     def cut_off(self, host: int) -> None:
         """Lose all frames from and to a host, which nobody can notice but by the silence."""
         for other in set(range(len(self.addresses))) - {host}:

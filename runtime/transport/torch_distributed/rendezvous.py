@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from runtime.transport.peer_process import liveness_address
 from runtime.transport.protocol import TransportError
@@ -64,13 +64,11 @@ def rendezvous(grid: Grid, job: JobStore) -> RendezvousStore | None:
         for replica, pipeline in enumerate(grid)
         for stage in range(len(pipeline))
     )
-    ranks = RendezvousStore(job.own, job.ranks.index(dist.get_rank()), names, job)
-    ranks.register(liveness_address(_host_of(job.store)))
-    return ranks
-
-
-def _host_of(store: Store) -> str:
-    """Where a store is; `localhost` if it is no process that several hosts could reach."""
+    store, place, host = job.store, "the store", "localhost"
     while isinstance(store, PrefixStore):
         store = store.underlying_store
-    return store.host if isinstance(store, TCPStore) else "localhost"
+    if isinstance(store, TCPStore):
+        host, place = store.host, f"the store at {store.host} port {store.port}"
+    ranks = RendezvousStore(job.own, job.ranks.index(dist.get_rank()), names, place, job)
+    ranks.register(liveness_address(host))
+    return ranks
