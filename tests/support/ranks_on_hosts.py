@@ -41,9 +41,14 @@ class RanksOnHosts:
     """Starts the ranks; ends them, whatever state they are in, on exit."""
 
     def __init__(
-        self, hosts: Hosts, where: Sequence[int], function: Function, argument: Any = None
+        self,
+        hosts: Hosts,
+        where: Sequence[int],
+        function: Function,
+        argument: Any = None,
+        **variables: str,
     ) -> None:
-        """Call `function` on a rank for each number of a host in `where`."""
+        """Call `function` on a rank for each number of a host in `where`, with these variables."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tests.chaos.cluster", "tests.support.ranks_on_hosts"])
         self.processes, self._ends = [], list[Connection]()
@@ -57,6 +62,7 @@ class RanksOnHosts:
                 "MASTER_ADDR": hosts.addresses[where[0]],
                 "MASTER_PORT": str(PORT),
             }
+            environment |= variables
             ours, theirs = context.Pipe()
             work = (hosts.namespace(host), environment, function, argument, theirs)
             process = context.Process(target=_work, args=work, daemon=True)
@@ -80,6 +86,13 @@ class RanksOnHosts:
         asked = range(len(self._ends)) if ranks is None else ranks
         return [self._next(rank) for rank in asked]
 
+    def first_told(self) -> tuple[int, Any]:
+        """The next thing that any rank tells, and which one it is."""
+        ready = wait(self._ends, PATIENCE)
+        assert ready, "all ranks hang"
+        rank = self._ends.index(ready[0])  # type: ignore[arg-type]
+        return rank, self._next(rank)
+
     def exit_statuses(self, ranks: Sequence[int]) -> list[int | None]:
         """Of processes that are about to end by themselves."""
         for rank in ranks:
@@ -101,7 +114,7 @@ def _work(
     enter(namespace)
     torch.set_num_threads(1)
     os.environ.pop("GLOO_SOCKET_IFNAME", None)
-    os.environ.update(environment, TORCH_CPP_LOG_LEVEL="ERROR")
+    os.environ.update(environment)
     try:
         ended = Ended(value=function(argument, end.send))
     except RemoteError as error:
