@@ -5,6 +5,7 @@ answer: then this thread hangs, and the others notice that it does.
 """
 
 import time
+from collections import deque
 
 from runtime.failure.instruction_pointer import InstructionPointer
 from runtime.failure.monitored_barrier import MonitoredBarrier
@@ -35,6 +36,8 @@ STORE_HOST = "the process that hosts it (the launcher, else the one of rank 0)"
 ENDED_SECONDS = 0.5
 """Without a heartbeat for so long, a rank's process is probed: a broken connection is told sooner,
 but not every channel breaks (NCCL's do not)."""
+
+PROBES_PER_TICK = 8
 
 STOP_SECONDS = 0.5
 
@@ -121,7 +124,6 @@ class HeartbeatTask:
         self._publish_heartbeat(evaluating=not last)
         if not last or self._state.failure or self._state.reported:
             self._look_for_the_missing()
-            self._publish_heartbeat(evaluating=not last)  # that may have taken some round trips
             self._look_for_the_ended()
             self._exchange_failures()
             self._fetch_heartbeats(at_once=at_once)
@@ -141,11 +143,12 @@ class HeartbeatTask:
         failure = barrier.look()
         if not barrier.over:
             state.reported = failure  # one that is in the store already comes before
+        self._publish_heartbeat(evaluating=not self._ended)  # it took some round trips
 
     def _look_for_the_ended(self) -> None:
         """Report ranks that were evaluating and whose processes have ended.
 
-        Those of other hosts have to be reached before they end, one of them in each tick.
+        Those of other hosts have to be reached before they end, some of them in each tick.
         """
         state, ranks, now = self._state, self._rendezvous, time.monotonic()
         if state.failure or state.reported:
@@ -153,9 +156,10 @@ class HeartbeatTask:
         others = [r for r, h in self.latest.items() if h.evaluating and r != ranks.rank]
         ranks.learn(others)
         silent = [rank for rank in others if now - self._changed[rank][1] > ENDED_SECONDS]
-        new = next((r for r in others if r not in silent and not ranks.is_reached(r)), None)
-        if new is not None:
-            ranks.has_ended(new)
+        new = deque(r for r in others if r not in silent and not ranks.is_reached(r))
+        new.rotate(PROBES_PER_TICK * self._sent)  # some may never answer
+        for rank in list(new)[:PROBES_PER_TICK]:
+            ranks.has_ended(rank)
         gone = tuple(rank for rank in silent if ranks.has_ended(rank))
         if gone:
             here, at = ranks.names[ranks.rank], self._pointer.status().at

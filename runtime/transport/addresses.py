@@ -22,9 +22,20 @@ _MOST_ADDRESSES = 1024
 
 
 def interfaces() -> dict[str, str]:
-    """The name of the interface of each address of this machine; empty where it is not Linux."""
+    """The name of the interface of each address of this machine; empty where it is not told."""
     if sys.platform != "linux":
         return {}
+    found = {}
+    with suppress(OSError):
+        found = _ipv4_interfaces()
+    with suppress(OSError):  # no IPv6
+        for line in Path("/proc/net/if_inet6").read_text().splitlines():
+            digits, *_, name = line.split()
+            found[str(ipaddress.IPv6Address(bytes.fromhex(digits)))] = name
+    return found
+
+
+def _ipv4_interfaces() -> dict[str, str]:
     places = array("B", bytes(_REQUEST.size * _MOST_ADDRESSES))
     at, size = places.buffer_info()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asks:
@@ -34,10 +45,6 @@ def interfaces() -> dict[str, str]:
     for name, address in _REQUEST.iter_unpack(places[:length].tobytes()):
         label = name.partition(b"\0")[0].decode()
         found[socket.inet_ntoa(address)] = label.partition(":")[0]
-    with suppress(OSError):  # no IPv6
-        for line in Path("/proc/net/if_inet6").read_text().splitlines():
-            digits, *_, name = line.split()
-            found[str(ipaddress.IPv6Address(bytes.fromhex(digits)))] = name
     return found
 
 
