@@ -39,14 +39,16 @@ def other_way(hosts: Hosts) -> None:
     hosts.path(0, 1, loss=1.0)
 
 
-def endings(run: RanksOnHosts, ranks: list[int]) -> list[Ended]:
-    """How some ranks end, whatever they tell before; they have to."""
+def endings(hosts: Hosts, run: RanksOnHosts, ranks: list[int]) -> list[Ended]:
+    """How some ranks end, whatever they tell before; they have to, and leave nothing behind."""
     found = []
     for rank in ranks:
         while not isinstance(told := run.told([rank])[0], Ended):
             assert told is not None, f"rank {rank} was killed"
         found.append(told)
     assert run.exit_statuses(ranks) == [0] * len(ranks)
+    left = {process for host in BY_HOST for process in hosts.processes(host)}
+    assert left <= {process.pid for process in run.processes if process.is_alive()}
     return found
 
 
@@ -55,11 +57,11 @@ def test_hosts_that_cannot_reach_each_other_name_each_other(strike: Callable[[Ho
     with Hosts(2) as hosts, RanksOnHosts(hosts, WHERE, evaluate_for_ever, TIMEOUT) as run:
         run.told()  # they are at work
         strike(hosts)
-        for ended in endings(run, BY_HOST[0]):
+        for ended in endings(hosts, run, BY_HOST[0]):
             assert ended.error == "StalledError"
             assert "stage 2 and stage 3 gave no sign of life" in ended.text
             assert ended.gone == (2, 3)
-        for ended in endings(run, BY_HOST[1]):
+        for ended in endings(hosts, run, BY_HOST[1]):
             assert ended.error in ("StalledError", "LostPeerError")
             assert f"the store at {hosts.addresses[0]} port" in ended.text
             assert {0, 1} <= set(ended.gone)
@@ -73,7 +75,7 @@ def test_a_host_that_vanishes_is_named_also_the_one_with_the_store(host):
         for rank in BY_HOST[host]:
             run.processes[rank].kill()
         said = "stage 2 and stage 3" if host == 1 else f"the store at {hosts.addresses[0]} port"
-        for ended in endings(run, BY_HOST[1 - host]):
+        for ended in endings(hosts, run, BY_HOST[1 - host]):
             assert ended.error == "StalledError"
             assert said in ended.text
             assert set(BY_HOST[host]) <= set(ended.gone)
@@ -83,7 +85,7 @@ def test_a_process_that_was_killed_is_named_on_all_hosts():
     with Hosts(2) as hosts, RanksOnHosts(hosts, WHERE, evaluate_for_ever, 60.0) as run:
         run.told()
         run.processes[2].kill()
-        for ended in endings(run, [0, 1, 3]):
+        for ended in endings(hosts, run, [0, 1, 3]):
             assert ended.error == "LostPeerError"
             assert "stage 2" in ended.text
             assert ended.gone == (2,)

@@ -101,6 +101,7 @@ def test_ctrl_c_on_one_of_two_hosts_is_one_line_on_each(model):
         time.sleep(1.0)  # it is anywhere
         os.killpg(running[0].pid, signal.SIGINT)
         here, there = [each.communicate(timeout=PATIENCE)[1] for each in running]
+        assert [hosts.processes(host) for host in (0, 1)] == [[], []]
     assert [line for line in here.splitlines() if "interrupted" in line] == ["pipeval: interrupted"]
     said = [line for line in there.splitlines() if line.startswith("pipeval: ")]
     assert len(said) == 1, there

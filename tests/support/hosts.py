@@ -14,7 +14,7 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path as File
 from typing import Any
 
@@ -92,6 +92,15 @@ class Hosts:
     def namespace(self, host: int) -> str:
         """The file that stands for a host's network."""
         return f"/proc/{self._holders[host].pid}/ns/net"
+
+    def processes(self, host: int) -> list[int]:
+        """The processes that are on a host, or were left there."""
+        here, found = os.readlink(self.namespace(host)), []
+        for network in File("/proc").glob("[0-9]*/ns/net"):
+            with suppress(OSError):  # it ended meanwhile
+                if os.readlink(network) == here:
+                    found.append(int(network.parts[2]))
+        return sorted(set(found) - {self._holders[host].pid})
 
     def plug(self, host: int, *, connected: bool) -> None:
         """Plug a host's cable in or pull it out; the host sees that."""
