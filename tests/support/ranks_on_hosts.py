@@ -1,6 +1,5 @@
 """Ranks of one run on several hosts, as a launcher starts them there."""
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from runtime import RemoteError
+from tests.support.forks import forks
 from tests.support.hosts import Hosts, enter
 
 PATIENCE = 60.0
@@ -49,8 +49,7 @@ class RanksOnHosts:
         **variables: str,
     ) -> None:
         """Call `function` on a rank for each number of a host in `where`, with these variables."""
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.chaos.cluster", "tests.support.ranks_on_hosts"])
+        context = forks()
         self.processes, self._ends = [], list[Connection]()
         for rank, host in enumerate(where):
             local = [other for other, there in enumerate(where) if there == host]
