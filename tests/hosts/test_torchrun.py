@@ -121,3 +121,30 @@ def test_an_interface_that_no_other_host_reaches_is_named():
 def test_the_example_of_the_page_runs():
     (_, example) = PAGE.split("```python\n")
     exec(example.partition("```")[0], {"Hosts": Hosts})
+
+
+def test_tasks_of_slurm_on_two_hosts_meet_by_what_slurm_says(model):
+    text = model / "slurm.txt"
+    text.write_text(TEXT)
+    step = {
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
+        "SLURM_JOB_ID": "4711",
+        "SLURM_STEP_ID": "0",
+        "SLURM_CPUS_PER_TASK": "3",
+        "SLURM_LOCALID": "0",
+    }
+    words = [sys.executable, "-m", "runtime", "--model", str(model), "--text", str(text)]
+    words += ["--stages", "2", "--sequence-length", "16", "--json"]
+    with Hosts(2) as hosts:
+        step["SLURM_STEP_NODELIST"] = ",".join(hosts.addresses)
+        running = []
+        for task in ("0", "1"):
+            environment = os.environ | step | {"SLURM_PROCID": task, "SLURM_NODEID": task}
+            environment.pop("GLOO_SOCKET_IFNAME", None)
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            running.append(hosts.start(int(task), words, env=environment, **pipes))
+        found = [each.communicate(timeout=PATIENCE) for each in running]
+    assert [each.returncode for each in running] == [0, 0], found
+    assert json.loads(found[0][0])["threads"] == 3
+    assert found[1][0] == ""

@@ -15,6 +15,7 @@ import struct
 import subprocess
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from functools import cache
 from pathlib import Path as File
 from typing import Any
 
@@ -34,6 +35,7 @@ SECONDS = 10.0
 """How long a command of this module may take."""
 
 
+@cache
 def missing() -> str:
     """Why hosts cannot be made here; empty: they can."""
     if os.geteuid() != 0:
@@ -41,7 +43,10 @@ def missing() -> str:
     tools = [tool for tool in ("ip", "unshare", "nsenter") if shutil.which(tool) is None]
     if tools:
         return f"hosts are network namespaces, which need {' and '.join(tools)}"
-    return "" if os.access(TUN, os.R_OK | os.W_OK) else f"links between hosts need {TUN}"
+    if not os.access(TUN, os.R_OK | os.W_OK):
+        return f"links between hosts need {TUN}"
+    made = subprocess.run(["unshare", "--net", "true"], capture_output=True, timeout=SECONDS)
+    return "" if made.returncode == 0 else "no network namespace can be made here"
 
 
 class Hosts:
@@ -134,17 +139,12 @@ class Hosts:
         name = made[:16].rstrip(b"\0").decode()
         hardware = self._hardware[host].hex(":")
         _ip("link", "set", name, "netns", str(holder.pid))
-        for command in (
+        commands = (
             f"link set lo up\nlink set {name} name eth0 mtu {MTU} address {hardware}\n"
-            f"addr add {self.addresses[host]}/24 dev eth0\nlink set eth0 up\n",
-        ):
-            subprocess.run(
-                self.words(host, ["ip", "-batch", "-"]),
-                input=command,
-                check=True,
-                text=True,
-                timeout=SECONDS,
-            )
+            f"addr add {self.addresses[host]}/24 dev eth0\nlink set eth0 up\n"
+        )
+        batch = self.words(host, ["ip", "-batch", "-"])
+        subprocess.run(batch, input=commands, check=True, text=True, timeout=SECONDS)
 
 
 def enter(namespace: str) -> None:

@@ -12,7 +12,6 @@ import threading
 import time
 from dataclasses import dataclass
 
-BROADCAST = b"\xff" * 6
 LONGEST_FRAME = 65_536
 
 
@@ -77,8 +76,9 @@ class Switch:
     def _destinations(self, source: bytes, frame: bytes) -> list[tuple[int, float]]:
         """Where a frame goes, and when it arrives there."""
         to, found = frame[:6], []
+        to_all = to[0] & 1  # broadcast and multicast
         for address, port in self._ports.items():
-            if address == source or (to != address and not to[0] & BROADCAST[0] & 1):
+            if address == source or (to != address and not to_all):
                 continue
             path = self.paths[source, address]
             if path.loss < 1 and self._draw() >= path.loss:
