@@ -134,6 +134,7 @@ class Hosts:
         assert holder.stdout.readline() == b"\n", "no network namespace could be made"
         tap = os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
         self._taps.append(tap)
+        self._open.callback(os.close, tap)
         flags = _IFF_TAP | _IFF_NO_PI
         made = fcntl.ioctl(tap, _TUNSETIFF, struct.pack("16sH22x", b"schedcc%d", flags))
         name = made[:16].rstrip(b"\0").decode()

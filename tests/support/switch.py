@@ -32,7 +32,7 @@ class Switch:
         """Connect TAP devices.
 
         Args:
-            ports: The descriptor of each, by its hardware address; closed with the switch.
+            ports: The descriptor of each, by its hardware address; its owner closes it.
             seed: Of the choice of frames that are lost.
         """
         self._ports, self._draw = ports, random.Random(seed).random
@@ -47,8 +47,7 @@ class Switch:
         """Stop; what is under way is lost."""
         os.close(self._end)
         self._thread.join()
-        for descriptor in (self._wake, *self._ports.values()):
-            os.close(descriptor)
+        os.close(self._wake)
 
     def _forward(self) -> None:
         waiting = select.poll()
