@@ -44,6 +44,9 @@ STOP_SECONDS = 0.5
 SLACK_TICKS = 3
 """What a rank has to say reaches another one in the ticks of both, and may just have missed one."""
 
+LONGEST_SLACK = 10.0
+"""Seconds; a store that was stopped for a while is no slow network."""
+
 
 class HeartbeatTask:
     """Publishes this rank's failure and heartbeats, and fetches those of the others.
@@ -113,7 +116,8 @@ class HeartbeatTask:
                 with self._rendezvous.turn:
                     self._exchange(at_once=requested)
                 self.answered = time.monotonic()
-                self.slack = max(SLACK_TICKS * (self.answered - began), self.slack / 2)
+                late = max(SLACK_TICKS * (self.answered - began), self.slack / 2)
+                self.slack = min(late, LONGEST_SLACK)
         except Exception as error:  # each kind of store has errors of its own
             self.store_lost, self._store_error = time.monotonic(), str(error)
         if self.store_lost is not None and time.monotonic() - self.store_lost > STORE_GRACE:
