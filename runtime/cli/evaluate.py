@@ -13,6 +13,7 @@ import typer
 from runtime.cli.output import others_on_stderr
 from runtime.distributed.launch_environment import (
     LaunchError,
+    cores_of_process,
     launched_process,
     processes_of_launcher,
 )
@@ -225,7 +226,6 @@ def evaluate(
     def job() -> Job:
         found = launched_process()
         order = order_of(schedule, plan, stages, ranks, found.processes if found else 0)
-        cores = os.cpu_count() or 1
         return Job(
             model=model,
             texts=tuple(text or ()),
@@ -238,7 +238,7 @@ def evaluate(
             dtype=dtype,
             overlap=overlap,
             channels=channels,
-            threads=max(1, cores // order.ranks) if threads is None else threads,
+            threads=cores_of_process(order.ranks) if threads is None else threads,
             verify=verify,
             timeout=timeout,
             cuda_graphs=cuda_graphs,
@@ -273,7 +273,6 @@ def _run(make: "Callable[[], Job]", display: Display, *, as_json: bool) -> int:
     from runtime.cli.exits import exit_for
     from runtime.distributed.process_group import launched, require_environment
     from runtime.distributed.processes import Terminated, launch
-    from runtime.distributed.signals import ending_at_once
     from runtime.language.perplexity.report import print_report
     from runtime.language.perplexity.run import run_rank
     from runtime.language.text import read_texts
@@ -289,9 +288,7 @@ def _run(make: "Callable[[], Job]", display: Display, *, as_json: bool) -> int:
             if launched():
                 display.clear()
                 running = True
-                first = os.environ["RANK"] == "0"
-                with ending_at_once("pipeval: interrupted" if first else None):
-                    evaluation = run_rank(job)
+                evaluation = run_rank(job)  # a signal ends the process: see `runtime.entry`
             else:
                 if job.record is not None:
                     require_new(job.record)

@@ -47,7 +47,7 @@ def exit_for(error: BaseException, *, running: bool) -> Exit:
         return Exit(2, str(error))  # the processes may not know of each other: each says it
     first_here = not launched() or os.environ.get("LOCAL_RANK", "0") == "0"
     if isinstance(error, KeyboardInterrupt):
-        return Exit(130, "interrupted")
+        return Exit(130, "interrupted" if os.environ.get("RANK", "0") == "0" else "")
     if isinstance(error, Terminated):
         return Exit(143, "terminated")
     if isinstance(error, WorkerError):
@@ -59,9 +59,11 @@ def exit_for(error: BaseException, *, running: bool) -> Exit:
     if isinstance(error, ModuleNotFoundError):
         return Exit(2, not_installed(error) if first_here else "")
     if isinstance(error, RemoteError):
-        tells = error.failure.kind != "error"
-        tells = tells and os.environ.get("RANK") == str(error.failure.reporter)
-        return Exit(1, error.failure.headline if tells else "")
+        failure = error.failure
+        tells = failure.kind != "error" and os.environ.get("RANK") == str(failure.reporter)
+        if len(failure.gone) + 1 == int(os.environ.get("WORLD_SIZE", "0")):
+            tells = first_here  # every rank is cut off, and its own reporter: one of a host tells
+        return Exit(1, failure.headline if tells else "")
     if type(error).__name__ in INPUT_ERRORS or (isinstance(error, ValueError) and not running):
         return Exit(2, str(error) if running or first_here else "")
     if isinstance(error, AgreedError) and error.agreed:

@@ -5,7 +5,10 @@ the whole work and report it twice; so whatever says that there are others is lo
 """
 
 import os
+import sys
 from typing import NamedTuple
+
+from runtime.distributed.slurm import tasks_of_host
 
 
 class LaunchError(ValueError):
@@ -25,6 +28,8 @@ class Launched(NamedTuple):
     """Its number among the processes of this machine; `None`: the launcher does not say."""
     local_processes: int
     """Processes on this machine; where the launcher does not say, the fewest there can be."""
+    most_local_processes: int
+    """Where the launcher does not say, all."""
 
 
 class _Variables(NamedTuple):
@@ -125,15 +130,41 @@ def _launched(names: _Variables) -> Launched | None:
     if processes == 1 and names is not _LAUNCHERS[0]:
         return None
     local_rank = _number(names.local_rank, names) if names.local_rank in os.environ else None
-    local_processes = _number(names.local_size, names) if names.local_size in os.environ else 1
+    told_local = _local_processes(names)
     return Launched(
         names.launcher,
         size,
         rank,
         processes,
         local_rank,
-        max(local_processes, (local_rank or 0) + 1),
+        max(told_local or 1, (local_rank or 0) + 1),
+        told_local or processes,
     )
+
+
+def cores_of_process(processes: int) -> int:
+    """This process's share of the cores of its machine, at least one.
+
+    Args:
+        processes: How many share them, if no launcher has started this one.
+
+    Raises:
+        LaunchError: the environment says half of it, no numbers, or a rank out of range.
+    """
+    found = launched_process()
+    if found is not None and os.environ.get("SLURM_CPUS_PER_TASK", "").isdecimal():
+        return int(os.environ["SLURM_CPUS_PER_TASK"])
+    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, usable // (processes if found is None else found.most_local_processes))
+
+
+def _local_processes(names: _Variables) -> int | None:
+    """How many processes the launcher says that it started on this machine."""
+    if names.allocates and (host := os.environ.get("SLURM_NODEID", "")).isdecimal():
+        told = tasks_of_host(os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""), int(host))
+        if told is not None:
+            return told
+    return _number(names.local_size, names) if names.local_size in os.environ else None
 
 
 def _number(name: str, names: _Variables) -> int:

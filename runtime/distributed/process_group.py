@@ -14,6 +14,9 @@ from runtime.distributed.launch_environment import (
     launched_process,
     processes_of_launcher,
 )
+from runtime.distributed.network_interface import choose_interface
+from runtime.distributed.slurm import meeting_place
+from runtime.transport.addresses import INTERFACE
 from runtime.transport.torch_distributed.nccl_settings import set_process_defaults
 
 __all__ = [
@@ -58,6 +61,10 @@ def require_environment(ranks: int | None = None, stages: int | None = None) -> 
             f"({found.variable}), needed one for each {each}"
         )
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if found.launcher == "Slurm":
+        told = meeting_place(os.environ)
+        os.environ.update({name: told[name] for name in missing if name in told})
+        missing = [name for name in missing if name not in told]
     if missing and found.launcher != "torchrun":
         raise LaunchError(
             f"{found.launcher} started {found.processes} processes ({found.variable}), which can "
@@ -98,15 +105,21 @@ def process_group(timeout: timedelta = TIMEOUT) -> Iterator[torch.device]:
     """
     require_environment()
     device = _local_device()
+    on_gpu = device.type == "cuda"
+    if not on_gpu:
+        found = launched_process()
+        choose_interface(several_hosts=found is None or found.processes > found.local_processes)
     try:
-        if device.type == "cuda":
+        if on_gpu:
             torch.cuda.set_device(device)
             set_process_defaults()
             dist.init_process_group("nccl", timeout=timeout, device_id=device)
         else:
             dist.init_process_group("gloo", timeout=timeout)
-    except dist.DistError as error:
+    except RuntimeError as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        if not on_gpu and INTERFACE in os.environ:
+            where += f" through the interface {os.environ[INTERFACE]} ({INTERFACE})"
         first_line = str(error).strip().splitlines()[0]
         if "Duplicate GPU" in str(error):
             first_line = "several processes of one machine have the same GPU, needed one for each"

@@ -6,7 +6,7 @@ a moment. Else a process is gone without a word, and the rank whose heartbeats s
 
 import time
 
-from runtime.failure.heartbeat import STORE_GONE, HeartbeatTask
+from runtime.failure.heartbeat import STORE_HOST, HeartbeatTask
 from runtime.failure.report import Failure, names
 from runtime.failure.state import FailureState
 from runtime.transport.protocol import ConnectionLostError
@@ -34,7 +34,7 @@ def lost(
     seen = f"{error} (seen by {here} at {at})"
     gone = tuple(sorted(silent))
     if heartbeats.store_lost is not None:
-        reason = f"a connection and the store were lost: {STORE_GONE}; {seen}"
+        reason = f"a connection and {ranks.place} were lost: {STORE_HOST} has ended; {seen}"
         gone = tuple(set(range(ranks.size)) - {ranks.rank})
     elif known := {error.peer} if error.peer in silent else silent:
         who = names([ranks.names[rank] for rank in sorted(known)])
@@ -54,7 +54,7 @@ def _silent(ranks: RendezvousStore, heartbeats: HeartbeatTask, state: FailureSta
     while True:
         latest = heartbeats.latest
         silent = {r for r in others if r not in latest or latest[r].number == first.get(r)}
-        elapsed = time.monotonic() - began
+        elapsed = time.monotonic() - began - heartbeats.slack
         clear = elapsed > CAUSE_SECONDS and (len(silent) == 1 or heartbeats.store_lost is not None)
         if clear or elapsed > DETECTION_SECONDS or state.wait(0.05) is not None:
             return silent

@@ -5,6 +5,7 @@ answer: then this thread hangs, and the others notice that it does.
 """
 
 import time
+from collections import deque
 
 from runtime.failure.instruction_pointer import InstructionPointer
 from runtime.failure.monitored_barrier import MonitoredBarrier
@@ -13,7 +14,6 @@ from runtime.failure.report import Failure, names
 from runtime.failure.state import FailureState
 from runtime.failure.store import FailureStore, Heartbeat
 from runtime.transport.rendezvous import RendezvousStore
-from runtime.transport.shared_memory.peer_process import has_ended
 
 INTERVAL = 0.1
 """Seconds between two ticks."""
@@ -31,13 +31,21 @@ STORE_GRACE = 0.7
 """Seconds that the store may be gone before that counts as a failure: the process that hosts it
 may have finished its work, and this one be about to."""
 
-STORE_GONE = "the process that hosts it (the launcher, else the one of rank 0) has ended"
+STORE_HOST = "the process that hosts it (the launcher, else the one of rank 0)"
 
 ENDED_SECONDS = 0.5
 """Without a heartbeat for so long, a rank's process is probed: a broken connection is told sooner,
 but not every channel breaks (NCCL's do not)."""
 
+PROBES_PER_TICK = 8
+
 STOP_SECONDS = 0.5
+
+SLACK_TICKS = 3
+"""What a rank has to say reaches another one in the ticks of both, and may just have missed one."""
+
+LONGEST_SLACK = 10.0
+"""Seconds; a store that was stopped for a while is no slow network."""
 
 
 class HeartbeatTask:
@@ -73,6 +81,9 @@ class HeartbeatTask:
         """Since when there is no connection to the store."""
         self.answered = time.monotonic()
         """When the store last answered."""
+        self.slack = 0.0
+        """Seconds by which anything that is expected of the others may be late: the store may be on
+        the far end of a slow network, and that is no failure."""
         self.watching = rendezvous.size <= ALL_TO_ALL_RANKS
         """Whether the heartbeats of the others are fetched."""
         self.latest: dict[int, Heartbeat] = {}
@@ -85,8 +96,8 @@ class HeartbeatTask:
         self._thread.start(self)
 
     def refresh(self, seconds: float) -> bool:
-        """Have a whole tick made now; whether it was, within `seconds`."""
-        return self._thread.run_now(seconds)
+        """Have a whole tick made now; whether it was, within `seconds` and the slack."""
+        return self._thread.run_now(seconds + self.slack)
 
     def stop(self) -> None:
         """End, with a last tick if the store knows of this run; not if it does not answer."""
@@ -99,20 +110,27 @@ class HeartbeatTask:
 
     def tick(self, *, requested: bool) -> None:
         """Tell the store how this rank does, and see how the others do."""
-        last = self._ended
         try:
             if self.store_lost is None:
-                self._publish_heartbeat(evaluating=not last)
-                if not last or self._state.failure or self._state.reported:
-                    self._look_for_the_missing()
-                    self._look_for_the_ended()
-                    self._exchange_failures()
-                    self._fetch_heartbeats(at_once=requested)
+                began = time.monotonic()
+                with self._rendezvous.turn:
+                    self._exchange(at_once=requested)
                 self.answered = time.monotonic()
+                late = max(SLACK_TICKS * (self.answered - began), self.slack / 2)
+                self.slack = min(late, LONGEST_SLACK)
         except Exception as error:  # each kind of store has errors of its own
             self.store_lost, self._store_error = time.monotonic(), str(error)
         if self.store_lost is not None and time.monotonic() - self.store_lost > STORE_GRACE:
             self._store_failed()
+
+    def _exchange(self, *, at_once: bool) -> None:
+        last = self._ended
+        self._publish_heartbeat(evaluating=not last)
+        if not last or self._state.failure or self._state.reported:
+            self._look_for_the_missing()
+            self._look_for_the_ended()
+            self._exchange_failures()
+            self._fetch_heartbeats(at_once=at_once)
 
     def _publish_heartbeat(self, *, evaluating: bool) -> None:
         self._pointer.alive()
@@ -129,20 +147,24 @@ class HeartbeatTask:
         failure = barrier.look()
         if not barrier.over:
             state.reported = failure  # one that is in the store already comes before
+        self._publish_heartbeat(evaluating=not self._ended)  # it took some round trips
 
     def _look_for_the_ended(self) -> None:
-        """Report ranks that were evaluating and whose processes have ended, on this host."""
+        """Report ranks that were evaluating and whose processes have ended.
+
+        Those of other hosts have to be reached before they end, some of them in each tick.
+        """
         state, ranks, now = self._state, self._rendezvous, time.monotonic()
         if state.failure or state.reported:
             return
-        silent = [
-            rank
-            for rank, heartbeat in self.latest.items()
-            if heartbeat.evaluating
-            and rank != ranks.rank
-            and now - self._changed[rank][1] > ENDED_SECONDS
-        ]
-        gone = tuple(rank for rank in silent if has_ended(ranks.registered(rank)[1]))
+        others = [r for r, h in self.latest.items() if h.evaluating and r != ranks.rank]
+        ranks.learn(others)
+        silent = [rank for rank in others if now - self._changed[rank][1] > ENDED_SECONDS]
+        new = deque(r for r in others if r not in silent and not ranks.is_reached(r))
+        new.rotate(PROBES_PER_TICK * self._sent)  # some may never answer
+        for rank in list(new)[:PROBES_PER_TICK]:
+            ranks.has_ended(rank)
+        gone = tuple(rank for rank in silent if ranks.has_ended(rank))
         if gone:
             here, at = ranks.names[ranks.rank], self._pointer.status().at
             last = "; ".join(f"{ranks.names[r]} was at {self.latest[r].status.at}" for r in gone)
@@ -203,7 +225,8 @@ class HeartbeatTask:
                 reporter=ranks.rank,
                 stage=name,
                 at=at,
-                reason=f"{name} lost the store at {at}: {STORE_GONE} ({self._store_error})",
+                reason=f"{name} lost {ranks.place} at {at}: {STORE_HOST} has ended "
+                f"({self._store_error})",
                 gone=tuple(set(range(ranks.size)) - {ranks.rank}),
             )
         )

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from runtime.failure.report import Failure, Kind, names
 from runtime.failure.store import FailureStore
 from runtime.transport.rendezvous import RendezvousStore
-from runtime.transport.shared_memory.peer_process import has_ended
+from runtime.transport.store_reader import StoreReader
 from schemas.base import Frozen
 
 TICKS = 2
@@ -62,7 +62,8 @@ class MonitoredBarrier:
         self._first: dict[int, Waiting] = {}
         self._elsewhere: dict[tuple[str, int], tuple[tuple[int, ...], tuple[int, ...]]] = {}
         """Who meets at other barriers, and who of them is absent there: by barrier."""
-        self._registered: dict[int, tuple[int | None, str]] = {}
+        self._left = StoreReader(ranks.store)
+        self._waits = None if ranks.job is None else StoreReader(ranks.job.store)
         self._others = deque(sorted(set(range(ranks.size)) - {ranks.rank}))
         self.over = False
         """Whether all have come."""
@@ -73,16 +74,15 @@ class MonitoredBarrier:
         Of many ranks some are looked for in each tick.
         """
         self._others.rotate(-RANKS_PER_TICK)
+        self._ranks.learn([self._ranks.rank, *self._looked_for()])
         return self._who_left() or self._who_is_elsewhere()
 
     def _who_left(self) -> Failure | None:
-        left: dict[int, str] = {}
-        for rank in self._looked_for():
-            how = self._ranks.left(self._name, rank) if self._name else ""
-            if not how and has_ended(self._process_of(rank)[1]):
-                how = "ended its process"
-            if how:
-                left[rank] = how
+        keys = {self._ranks.left_key(self._name, rank): rank for rank in self._looked_for()}
+        said = self._left.read(list(keys) if self._name else [])
+        left = {keys[key]: how.decode() for key, how in said.items() if how}
+        ended = [r for r in self._looked_for() if r not in left and self._ranks.has_ended(r)]
+        left.update(dict.fromkeys(ended, "ended its process"))
         if not left:
             return None
         who = names([self._ranks.names[rank] for rank in left])
@@ -95,7 +95,7 @@ class MonitoredBarrier:
 
     def _who_is_elsewhere(self) -> Failure | None:
         job = self._ranks.job
-        if job is None or self._process_of(self._ranks.rank)[0] != self._thread:
+        if job is None or self._ranks.registered(self._ranks.rank)[0] != self._thread:
             return None
         self._ticks += 1
         own = Waiting(
@@ -107,7 +107,11 @@ class MonitoredBarrier:
             number=self._ticks,
         )
         job.store.set(f"waits/{job.ranks[self._ranks.rank]}", own.model_dump_json())
-        waiting = {r: w for r in self._looked_for() if (w := self._waiting(r)) is not None}
+        assert self._waits is not None
+        keys = {f"waits/{job.ranks[rank]}": rank for rank in self._looked_for()}
+        said = self._waits.read(list(keys))
+        found = {keys[key]: Waiting.model_validate_json(text) for key, text in said.items()}
+        waiting = {rank: there for rank, there in found.items() if self._has_waited(rank, there)}
         here = {rank: there for rank, there in waiting.items() if there.barrier == own.barrier}
         here[self._ranks.rank] = own
         present = {job.ranks[rank] for rank in here}
@@ -115,7 +119,7 @@ class MonitoredBarrier:
             rank: there
             for rank, there in waiting.items()
             if rank not in here
-            and there.thread == self._process_of(rank)[0]
+            and there.thread == self._ranks.registered(rank)[0]
             and present & set(there.ranks)
         }
         if not elsewhere:
@@ -143,29 +147,15 @@ class MonitoredBarrier:
         """The ranks that this tick is about."""
         return list(self._others)[:RANKS_PER_TICK]
 
-    def _process_of(self, rank: int) -> tuple[int | None, str]:
-        """See `RendezvousStore.registered`; what is known once stays."""
-        if rank not in self._registered:
-            found = self._ranks.registered(rank)
-            if found[0] is None:
-                return found
-            self._registered[rank] = found
-        return self._registered[rank]
-
-    def _waiting(self, rank: int) -> Waiting | None:
-        """Where a rank waits, if it has waited there for some ticks of this wait."""
-        assert self._ranks.job is not None
-        store, key = self._ranks.job.store, f"waits/{self._ranks.job.ranks[rank]}"
-        if not store.check([key]):
-            return None
-        now = Waiting.model_validate_json(store.get(key))
+    def _has_waited(self, rank: int, now: Waiting) -> bool:
+        """Whether a rank has waited where it waits now for some ticks of this wait."""
         first = self._first.get(rank)
         if first is None or (now.barrier, now.thread) != (first.barrier, first.thread):
             self._first[rank] = now
-            return None
+            return False
         if now.number < first.number:  # a later wait at the same barrier
             self._first[rank] = now
-        return now if now.number >= first.number + TICKS else None
+        return now.number >= first.number + TICKS
 
     def _disagreement(self, who: Mapping[int, Waiting], gone: tuple[int, ...]) -> Failure:
         tasks: dict[str, list[str]] = {}

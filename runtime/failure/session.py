@@ -114,7 +114,8 @@ class Session:
                     state.acknowledged_by_all()  # as many as can be
         assert state.failure is not None
         alive = state.failure.kind == "disagreement"  # and about to read it, wherever they wait
-        state.wait_until_acknowledged(READ_SECONDS if alive else GRACE_SECONDS)
+        grace = READ_SECONDS if alive else GRACE_SECONDS
+        state.wait_until_acknowledged(grace + heartbeats.slack)
         state.abort()
         return state.failure
 

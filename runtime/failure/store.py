@@ -6,13 +6,14 @@ its own, so nothing of a failed attempt is read by the next. The calls block for
 store does; threads of their own make them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from torch._C._distributed_c10d import PrefixStore
 
 from runtime.failure.instruction_pointer import StageStatus
 from runtime.failure.report import Failure
 from runtime.transport.rendezvous import RendezvousStore
+from runtime.transport.store_reader import StoreReader
 from schemas.base import Frozen
 
 
@@ -33,6 +34,7 @@ class FailureStore:
         """Open the part of `generation`."""
         self._store = PrefixStore(f"generation {generation}", rendezvous.store)
         self._rank, self._size = rendezvous.rank, rendezvous.size
+        self._reader = StoreReader(self._store)
 
     def publish(self, failure: Failure) -> Failure:
         """Publish a failure, unless there is one already; the one that is there."""
@@ -57,16 +59,9 @@ class FailureStore:
 
     def heartbeats(self, ranks: Iterable[int]) -> dict[int, Heartbeat]:
         """The latest heartbeat of each of `ranks` that has left one in this generation."""
-        keys = {rank: f"heartbeat/{rank}" for rank in ranks}
-        if not self._store.check(list(keys.values())):
-            keys = {rank: key for rank, key in keys.items() if self._store.check([key])}
-        values = self._values(list(keys.values()))
-        return {r: Heartbeat.model_validate_json(v) for r, v in zip(keys, values, strict=True)}
-
-    def _values(self, keys: Sequence[str]) -> Sequence[bytes]:
-        if keys and self._store.has_extended_api():  # type: ignore[attr-defined]
-            return self._store.multi_get(list(keys))
-        return [self._store.get(key) for key in keys]
+        keys = {f"heartbeat/{rank}": rank for rank in ranks}
+        found = self._reader.read(list(keys))
+        return {keys[key]: Heartbeat.model_validate_json(value) for key, value in found.items()}
 
 
 def _failure(value: bytes | str) -> Failure:

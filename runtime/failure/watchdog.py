@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runtime.failure.forced_exit import ForcedExit
-from runtime.failure.heartbeat import HeartbeatTask
+from runtime.failure.heartbeat import STORE_HOST, HeartbeatTask
 from runtime.failure.instruction_pointer import InstructionPointer, StageStatus
 from runtime.failure.periodic import PeriodicThread
 from runtime.failure.report import Failure, names
@@ -97,9 +97,8 @@ class Watchdog:
                 self._see(rank, heartbeat, now)
         observations = self._observations.values()
         stuck = all(now - seen.moved > self._timeout for seen in observations)
-        gone = any(
-            seen.heartbeat.evaluating and now - seen.alive > self._timeout for seen in observations
-        )
+        late = self._timeout + self._heartbeats.slack
+        gone = any(seen.heartbeat.evaluating and now - seen.alive > late for seen in observations)
         if stuck or gone:
             self._report(now)
 
@@ -112,9 +111,11 @@ class Watchdog:
     def _report(self, now: float) -> None:
         heartbeats = {rank: seen.heartbeat for rank, seen in self._observations.items()}
         silence = {rank: now - seen.alive for rank, seen in self._observations.items()}
-        silent = {r for r in range(self._ranks.size) if silence.get(r, now) > SILENT_SECONDS}
+        alive = SILENT_SECONDS + self._heartbeats.slack
+        silent = {r for r in range(self._ranks.size) if silence.get(r, now) > alive}
         unanswered = now - self._heartbeats.answered
-        reason = describe(self._ranks.names, self._timeout, heartbeats, silence, unanswered)
+        said = (heartbeats, silence, unanswered, alive, self._ranks.place)
+        reason = describe(self._ranks.names, self._timeout, *said)
         failure = Failure(
             kind="stalled",
             reporter=self._ranks.rank,
@@ -136,6 +137,8 @@ def describe(
     heartbeats: Mapping[int, Heartbeat],
     silence: Mapping[int, float],
     unanswered: float = 0.0,
+    alive: float = SILENT_SECONDS,
+    place: str = "the store",
 ) -> str:
     """Who waits for whom, and who keeps them waiting.
 
@@ -145,14 +148,18 @@ def describe(
         heartbeats: The latest of the ranks that have left one.
         silence: Seconds since then.
         unanswered: Seconds since the store answered; without it no heartbeat comes.
+        alive: Seconds of silence that mean nothing.
+        place: Where the store is.
     """
-    cut_off = unanswered > SILENT_SECONDS
+    cut_off = unanswered > alive
     silent, outside, busy, lines = [], [], [], []
     for rank, name in enumerate(ranks):
         if rank not in heartbeats:
-            outside.append(name)
-            lines.append(f"  {name}: has not begun this evaluation")
-        elif silence[rank] > SILENT_SECONDS:
+            if not cut_off:
+                outside.append(name)
+            what = "nothing was heard of it" if cut_off else "has not begun this evaluation"
+            lines.append(f"  {name}: {what}")
+        elif silence[rank] > alive:
             if not cut_off:
                 silent.append(name)
             last = _line(heartbeats[rank].status, 0.0)
@@ -176,8 +183,7 @@ def describe(
     ]
     if cut_off:
         causes = [
-            f"the store has not answered for {unanswered:.1f} s, the process that hosts it (the "
-            "launcher, else the one of rank 0) is stopped or cut off"
+            f"{place} has not answered for {unanswered:.1f} s, {STORE_HOST} is stopped or cut off"
         ]
     cause = "; ".join(causes) or "the stages wait for each other"
     return "\n".join([f"no stage got on for {timeout:g} s (the timeout): {cause}", *lines])

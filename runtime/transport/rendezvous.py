@@ -1,10 +1,17 @@
 """The rendezvous of a transport's ranks: a store that all reach, while their transfers may hang."""
 
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch._C._distributed_c10d import PrefixStore, Store
+
+from runtime.transport.peer_process import PeerProcesses
+from runtime.transport.store_reader import StoreReader
+
+LEAVE_SECONDS = 0.5
+"""How long a process that ends waits for its turn to say so."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,17 @@ class RendezvousStore:
     rank: int
     names: tuple[str, ...]
     """What each rank is called, as `"stage 1"`."""
+    place: str = "the store"
+    """Where it is, for messages."""
     job: JobStore | None = None
     """Where it is found out that these ranks wait for each other in different evaluators."""
+    turn: threading.Lock = field(default_factory=threading.Lock, compare=False)
+    """Held by a thread that asks the store again and again: where the store is cut off, whoever
+    else asks over the same connection waits behind it."""
+    processes: PeerProcesses = field(default_factory=PeerProcesses, compare=False)
+    """Of the ranks, to be probed."""
+    _registered: dict[int, tuple[int, str]] = field(default_factory=dict, compare=False)
+    """What ranks have said, once and for all."""
 
     @property
     def size(self) -> int:
@@ -48,35 +64,54 @@ class RendezvousStore:
 
         Args:
             liveness: Where the process can be probed, see
-                `runtime.transport.shared_memory.peer_process`.
+                `runtime.transport.peer_process`.
         """
         self.store.set(f"process/{self.rank}", f"{threading.get_ident()} {liveness}")
 
+    def learn(self, ranks: Iterable[int]) -> None:
+        """Find out what some ranks have registered, as far as that is not known."""
+        keys = {f"process/{rank}": rank for rank in ranks if rank not in self._registered}
+        for key, value in StoreReader(self.store).read(list(keys)).items():
+            thread, _, liveness = value.decode().partition(" ")
+            self._registered[keys[key]] = int(thread), liveness
+
     def registered(self, rank: int) -> tuple[int | None, str]:
-        """The thread of a rank, and where its process can be probed, if known."""
-        key = f"process/{rank}"
-        if not self.store.check([key]):
-            return None, ""
-        thread, _, liveness = self.store.get(key).decode().partition(" ")
-        return int(thread), liveness
+        """The thread of a rank, and where its process can be probed, if that was learnt."""
+        return self._registered.get(rank, (None, ""))
+
+    def has_ended(self, rank: int) -> bool:
+        """Whether the process of a rank has certainly ended."""
+        return self.processes.has_ended(self.registered(rank)[1])
+
+    def is_reached(self, rank: int) -> bool:
+        """Whether it would be known if the process of a rank had ended, as far as it can be."""
+        return self.processes.reached(self.registered(rank)[1])
 
     def next_evaluator(self) -> str:
         """A name for this rank's next evaluator over these ranks, the same on all of them."""
         store, over = self.store, ""
         if self.job is not None:
             store, over = self.job.store, "-".join(map(str, self.job.ranks))
-        return f"evaluator {store.add(f'evaluators/{over}/{self.rank}', 1)}"
+        name = f"evaluator {store.add(f'evaluators/{over}/{self.rank}', 1)}"
+        self.store.set(self.left_key(name, self.rank), "")  # found at once by whoever looks
+        return name
 
     def leave(self, name: str, how: str) -> None:
         """Say that this rank will not use the evaluator of that name again.
 
         Nothing but one message: the store may be gone by now, and torch prints a warning about
-        everything that it cannot send.
+        everything that it cannot send. Not said if the store has not answered another thread.
         """
+        if not self.turn.acquire(timeout=LEAVE_SECONDS):
+            return
         with suppress(RuntimeError):
-            self.store.set(f"left/{name}/{self.rank}", how)
+            self.store.set(self.left_key(name, self.rank), how)
+        self.turn.release()
 
-    def left(self, name: str, rank: int) -> str:
-        """How it came that a rank will not use the evaluator of that name again; empty: it may."""
-        key = f"left/{name}/{rank}"
-        return self.store.get(key).decode() if self.store.check([key]) else ""
+    @staticmethod
+    def left_key(name: str, rank: int) -> str:
+        """Where it is said how it came that a rank will not use the evaluator of that name again.
+
+        Empty, or not there: it may.
+        """
+        return f"left/{name}/{rank}"

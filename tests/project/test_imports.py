@@ -38,6 +38,7 @@ ROOMS = {
         ("evaluator",),
         ("language",),
         ("cli",),
+        ("entry",),
     ),
 }
 """Folders and files of a package: each imports only from lines above its own."""

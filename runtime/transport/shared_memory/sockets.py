@@ -26,7 +26,9 @@ def host_key() -> str:
         return ""
     with suppress(OSError), Listener():
         running = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{running} {Path('/proc/self/ns/net').stat().st_ino} {os.getuid()}"
+        network = Path("/proc/self/ns/net").stat().st_ino
+        name = socket.gethostname().replace("/", "-")  # copies of a running machine share the rest
+        return f"{running} {network} {os.getuid()} {name}"
     return ""
 
 

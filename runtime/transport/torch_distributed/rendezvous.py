@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+from runtime.transport.peer_process import liveness_address
 from runtime.transport.protocol import TransportError
 from runtime.transport.rendezvous import JobStore, RendezvousStore
-from runtime.transport.shared_memory.peer_process import liveness_address
 
 Grid = list[list[int]]
 """Ranks among all processes, by replica and stage."""
@@ -64,6 +64,11 @@ def rendezvous(grid: Grid, job: JobStore) -> RendezvousStore | None:
         for replica, pipeline in enumerate(grid)
         for stage in range(len(pipeline))
     )
-    ranks = RendezvousStore(job.own, job.ranks.index(dist.get_rank()), names, job)
-    ranks.register(liveness_address())
+    store, place, host = job.store, "the store", "localhost"
+    while isinstance(store, PrefixStore):
+        store = store.underlying_store
+    if isinstance(store, TCPStore):
+        host, place = store.host, f"the store at {store.host} port {store.port}"
+    ranks = RendezvousStore(job.own, job.ranks.index(dist.get_rank()), names, place, job)
+    ranks.register(liveness_address(host))
     return ranks

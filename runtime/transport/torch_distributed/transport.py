@@ -265,6 +265,8 @@ class TorchTransport:
         self._channels.clear()
         for group in self._groups:
             group.close()
+        if self._rendezvous is not None:
+            self._rendezvous.processes.close()
         self._rendezvous, self._closed = None, True
 
     def _post(

@@ -1,11 +1,13 @@
 """Which launcher started a process, by what its environment says."""
 
 import os
+import sys
 
 import pytest
 
 from runtime.distributed.launch_environment import (
     LaunchError,
+    cores_of_process,
     launched_process,
     processes_of_launcher,
 )
@@ -104,6 +106,57 @@ def test_tasks_that_know_where_to_meet_are_the_ranks_of_one_run(environment):
     require_environment(2)
     assert [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")] == ["1", "2", "1"]
     assert processes_of_launcher() == ("torchrun (WORLD_SIZE)", 2)
+
+
+IN_A_STEP = {
+    **STEP,
+    "SLURM_JOB_ID": "4711",
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NODELIST": "gpu[07-08]",
+    "SLURM_STEP_TASKS_PER_NODE": "2,1",
+    "SLURM_NODEID": "1",
+    "SLURM_LOCALID": "0",
+}
+
+
+def test_tasks_of_a_step_of_slurm_meet_on_its_first_host(environment):
+    environment(IN_A_STEP)
+    require_environment(3)
+    names = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    assert [os.environ[name] for name in names] == ["gpu07", "27110", "2", "3", "0", "1"]
+
+
+def test_a_place_to_meet_that_was_given_counts_more_than_that_of_slurm(environment):
+    environment({**IN_A_STEP, **MEETING})
+    require_environment(3)
+    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("localhost", "29500")
+
+
+def test_a_batch_script_of_several_tasks_is_no_step_and_meets_nobody(environment):
+    environment({**SLURM, "SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "gpu[07-08]"})
+    with pytest.raises(LaunchError, match="can be one run only where MASTER_ADDR and MASTER_PORT"):
+        require_environment()
+
+
+@pytest.mark.parametrize(
+    ("variables", "cores"),
+    [
+        ({}, 8),  # 16 for two processes
+        ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}, 4),
+        ({"RANK": "5", "WORLD_SIZE": "8"}, 2),  # all may be here
+        (IN_A_STEP, 16),
+        ({**IN_A_STEP, "SLURM_NODEID": "0"}, 8),
+        ({**IN_A_STEP, "SLURM_CPUS_PER_TASK": "3"}, 3),
+        ({"RANK": "0", "WORLD_SIZE": "64", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "64"}, 1),
+    ],
+)
+def test_the_cores_of_a_host_are_shared_by_the_processes_on_it(
+    variables, cores, environment, monkeypatch
+):
+    environment(variables)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert cores_of_process(2) == cores
 
 
 def test_a_launcher_that_started_another_number_than_there_are_stages_is_refused(environment):

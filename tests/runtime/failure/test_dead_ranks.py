@@ -18,18 +18,29 @@ from runtime.testing import InMemoryNetwork
 from runtime.transport.rendezvous import RendezvousStore
 
 LIVES = """
-from runtime.transport.shared_memory.peer_process import liveness_address
+from runtime.transport.peer_process import liveness_address
 print(liveness_address(), flush=True)
 input()
 """
 
 
-class Other:
-    """A process of this host, and the heartbeats of its rank."""
+LIVES_ELSEWHERE = """
+import socket
+listening = socket.create_server(("127.0.0.1", 0))
+print("another host/nobody/127.0.0.1", listening.getsockname()[1], flush=True)
+input()
+"""
 
-    def __init__(self, rank: int, ranks: int) -> None:
+
+class Other:
+    """A process of this host, or like one of another, and the heartbeats of its rank."""
+
+    def __init__(self, rank: int, ranks: int, program: str = LIVES) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", LIVES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self.process.stdout is not None
         address = self.process.stdout.readline().strip()
@@ -69,9 +80,10 @@ def ticks(task: HeartbeatTask, state: FailureState, seconds: float) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.parametrize("program", [LIVES, LIVES_ELSEWHERE])
 @pytest.mark.parametrize(("rank", "ranks"), [(1, 2), (1, ALL_TO_ALL_RANKS + 36)])
-def test_a_rank_whose_process_was_killed_is_named(rank, ranks):
-    other = Other(rank, ranks)
+def test_a_rank_whose_process_was_killed_is_named(rank, ranks, program):
+    other = Other(rank, ranks, program)
     task, state = other.watched_by(rank - 1)
     assert task.watching == (ranks == 2)
     try:

@@ -164,3 +164,30 @@ def test_one_rank_prints_an_error_and_the_others_leave_it_to_it(monkeypatch):
     assert exit_for(Terminated(), running=True) == (143, "terminated", "")
     assert exit_for(WorkerError("m", "TextError", "empty"), running=True) == (2, "empty", "")
     assert exit_for(WorkerError("m", "KeyError", "k", "trace"), running=True) == (1, "m", "trace")
+
+
+def test_of_ranks_that_are_cut_off_one_speaks_on_each_host(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for rank, local_rank, said in (("2", "0", "no store"), ("3", "1", "")):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+        gone = tuple({0, 1, 2, 3} - {int(rank)})
+        cut_off = Failure(
+            kind="lost", reporter=int(rank), stage="x", at="x", reason="no store", gone=gone
+        )
+        assert exit_for(error_of(cut_off), running=True) == (1, said, "")
+    assert exit_for(KeyboardInterrupt(), running=True) == (130, "", ""), "rank 0 says it"
+
+
+def test_who_is_cut_off_blames_the_store_and_nobody_of_whom_nothing_is_heard():
+    beats = {0: beat("step 3", 5.0, "stage 1")}
+    place = "the store at 10.0.0.1 port 29500"
+    told = describe(("stage 0", "stage 1"), 5.0, beats, {0: 0.0}, 6.0, place=place)
+    assert told.splitlines() == [
+        f"no stage got on for 5 s (the timeout): {place} has not answered for 6.0 s, the process "
+        "that hosts it (the launcher, else the one of rank 0) is stopped or cut off",
+        "  stage 0: at step 3, for 5.0 s, waits for stage 1",
+        "  stage 1: nothing was heard of it",
+    ]
+    slow = describe(("stage 0", "stage 1"), 5.0, beats, {0: 0.0}, 6.0, alive=7.0, place=place)
+    assert place not in slow
