@@ -35,10 +35,12 @@ function press(...keys) {
   const tip = document.getElementById("tip");
   return tip.hidden ? null : tip.innerText.split("\\n").filter(Boolean);
 }
-requestAnimationFrame(() => requestAnimationFrame(() => {
+const untilReady = setInterval(() => {
+  if (document.documentElement.dataset.ready !== "true") return;
+  clearInterval(untilReady);
   %s
   document.documentElement.dataset.found = JSON.stringify(found);
-}));
+}, 10);
 """
 
 
