@@ -11,6 +11,6 @@ def test_markers_are_declared_and_what_they_do_is_said():
     assert "--strict-markers" in options["addopts"]  # no other is used
     declared = dict(line.split(": ") for line in options["markers"])
     text = " ".join((ROOT / "tests" / "README.md").read_text(encoding="utf-8").split())
-    assert [*declared] == ["nccl", "slow"]
+    assert [*declared] == ["nccl", "slow", "hosts"]
     assert "marked `nccl` run where there are two GPUs" in text
     assert '`pytest -m "not slow"` leaves out what ' + declared["slow"] in text
