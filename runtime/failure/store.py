@@ -8,11 +8,9 @@ store does; threads of their own make them.
 
 from collections.abc import Iterable
 
-from torch._C._distributed_c10d import PrefixStore
-
 from runtime.failure.instruction_pointer import StageStatus
 from runtime.failure.report import Failure
-from runtime.transport.rendezvous import RendezvousStore
+from runtime.transport.rendezvous import RendezvousStore, part_of
 from runtime.transport.store_reader import StoreReader
 from schemas.base import Frozen
 
@@ -32,7 +30,7 @@ class FailureStore:
 
     def __init__(self, rendezvous: RendezvousStore, generation: int) -> None:
         """Open the part of `generation`."""
-        self._store = PrefixStore(f"generation {generation}", rendezvous.store)
+        self._store = part_of(rendezvous.store, f"generation {generation}")
         self._rank, self._size = rendezvous.rank, rendezvous.size
         self._reader = StoreReader(self._store)
 

@@ -61,7 +61,8 @@ def run_rank(job: Job) -> LanguageModelEvaluation | None:
     """
     torch.set_num_threads(job.threads)
     files = job.check()
-    with process_group() as device:
+    connected = job.channels in ("shared", "per-edge")
+    with process_group(connected=connected) as device:
         return _evaluate(job, files, device)
 
 
