@@ -12,6 +12,7 @@ from runtime.failure.instruction_pointer import StageStatus
 from runtime.failure.report import Failure
 from runtime.transport.rendezvous import RendezvousStore, part_of
 from runtime.transport.store_reader import StoreReader
+from schedcc.io.plain_text import visible
 from schemas.base import Frozen
 
 
@@ -63,4 +64,8 @@ class FailureStore:
 
 
 def _failure(value: bytes | str) -> Failure:
-    return Failure.model_validate_json(value)
+    """A failure as anybody may print it: others can write to the store of several hosts."""
+    failure = Failure.model_validate_json(value)
+    texts = {"stage", "at", "error", "reason", "traceback"}
+    shown = {n: visible(text, lines=True) for n, text in failure.model_dump(include=texts).items()}
+    return failure.model_copy(update=shown)
