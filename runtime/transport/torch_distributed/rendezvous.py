@@ -51,7 +51,7 @@ def _private_store() -> PrivateStore | None:
     if file.name != OF_TORCH:
         return None
     require_private(file.parent)
-    return PrivateStore(file.parent)
+    return PrivateStore(str(file.parent))
 
 
 def grid_of(group: dist.ProcessGroup, replicas: dist.ProcessGroup | None) -> Grid:

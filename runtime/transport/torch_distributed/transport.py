@@ -11,6 +11,7 @@
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -102,7 +103,7 @@ class TorchTransport:
             self._peers = RenewableGroup(replicas or group, store, self.device, peers, nccl)
         self._groups = [g for g in (self._pipeline, self._peers) if g is not None]
         self._channels = ChannelGroups(self._pipeline, self.device, channels)
-        directory = job.store.directory if isinstance(job.store, PrivateStore) else None
+        directory = Path(job.store.directory) if isinstance(job.store, PrivateStore) else None
         self._local = LocalChannels(active=self._channels.uses_memory, directory=directory)
         self._exchanges = Exchanges(self._pipeline, self._channels, job)
         self._collectives = Collectives(self._pipeline, self._peers, self._local, self._exchanges)

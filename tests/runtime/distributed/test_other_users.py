@@ -85,7 +85,7 @@ def evaluate_in_view(scene: Scene) -> float:
 
 def publish_failure(directory: str) -> str:
     """What comes of a failure that another user tells the ranks."""
-    ranks = RendezvousStore(PrivateStore(Path(directory)), 1, ("stage 0", "stage 1"))
+    ranks = RendezvousStore(PrivateStore(directory), 1, ("stage 0", "stage 1"))
     failure = Failure(kind="lost", reporter=1, stage="stage 1", at="", reason="\x1b[2J")
     try:
         FailureStore(ranks, 0).publish(failure)
@@ -200,7 +200,7 @@ def test_the_directory_of_another_user_is_refused(directory):
 
 
 def test_a_private_store_does_what_a_store_of_torch_does(directory):
-    store = PrivateStore(directory)
+    store = PrivateStore(str(directory))
     part = store.part("a").part("b/c")
     part.set("key", "1")
     part.set("key", b"2")
@@ -219,18 +219,18 @@ def test_a_private_store_does_what_a_store_of_torch_does(directory):
 def test_threads_that_count_in_a_private_store_lose_nothing(directory):
     def count() -> None:
         for _ in range(50):
-            PrivateStore(directory).add("number", 1)
+            PrivateStore(str(directory)).add("number", 1)
 
     threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(PATIENCE)
-    assert PrivateStore(directory).get("number") == b"200"
+    assert PrivateStore(str(directory)).get("number") == b"200"
 
 
 def test_a_store_whose_directory_is_gone_says_so(directory):
-    store = PrivateStore(directory)
+    store = PrivateStore(str(directory))
     remove_directory(directory)
     with pytest.raises(PrivateStoreError, match="is gone: the run was ended"):
         store.get("key")
