@@ -168,7 +168,7 @@ class PrivateStore:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        descriptor = os.open(self.directory / _LOCK, os.O_WRONLY | os.O_CREAT, 0o600)
+        descriptor = os.open(f"{self.directory}/{_LOCK}", os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
