@@ -119,7 +119,9 @@ def process_group(
         found = launched_process()
         choose_interface(several_hosts=found is None or found.processes > found.local_processes)
     try:
-        meeting = Meeting(store_in(Path(directory), processes), rank, processes) if directory else None
+        meeting = (
+            Meeting(store_in(Path(directory), processes), rank, processes) if directory else None
+        )
         init_process_group(device, timeout, meeting, connected=connected)
     except RuntimeError as error:
         where = directory or f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"

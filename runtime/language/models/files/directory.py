@@ -21,6 +21,7 @@ from runtime.language.models.files.names import (
     WEIGHTS,
 )
 from schedcc.io.bounded import content_of
+from schedcc.io.plain_text import encodable
 
 MOST_BYTES = 2**27
 """Of a JSON file of a model; the index of the largest models has some ten megabytes."""
@@ -94,7 +95,8 @@ def require_inside(told: Path, name: str) -> None:
     Raises:
         ModelError: naming both.
     """
-    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+    path, plain = Path(name), "\0" not in name and name == encodable(name)
+    if not name or not plain or path.is_absolute() or ".." in path.parts:
         raise ModelError(f"{told} names {name!r}, needed a place in the directory that it is in")
 
 

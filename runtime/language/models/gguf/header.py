@@ -43,7 +43,8 @@ def check_header(path: Path) -> None:
 class _Header:
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path, self._file = path, file
-        self._left = min(os.fstat(file.fileno()).st_size, MOST_BYTES)
+        self._size = os.fstat(file.fileno()).st_size
+        self._left = min(self._size, MOST_BYTES)
         self._elements = 0
         self._order = "<"
 
@@ -66,7 +67,8 @@ class _Header:
             self._text()
             dimensions = self._int()
             self._require("dimensions of a tensor", dimensions, MOST_DIMENSIONS)
-            self._take(8 * dimensions + 4 + 8)
+            self._take(8 * dimensions + 4)
+            self._require("bytes before a tensor", self._long(), self._size)
 
     def _value(self, kind: int) -> None:
         if kind == _STRING:

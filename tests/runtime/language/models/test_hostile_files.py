@@ -47,6 +47,12 @@ def key(kind: int, value: bytes) -> bytes:
         (gguf_of(key(STRING, struct.pack("<Q", HUGE))), f"goes on for {HUGE:,} bytes"),
         (gguf_of(key(77, b"")), "has a value of type 77"),
         (gguf_of(version=1), "is of version 1, needed 2 or 3"),
+        (
+            gguf_of(
+                key(UINT32, bytes(4))[:9] + struct.pack("<IIQ", 0, 0, HUGE), count=0, tensors=1
+            ),
+            f"has {HUGE:,} bytes before a tensor",
+        ),
         (b"GGUF\x03\x00", "goes on for 4 bytes, needed at most 2 more"),
         (b"GGML", "does not start with GGUF"),
     ],
@@ -67,7 +73,9 @@ def test_the_header_of_a_gguf_file_of_either_byte_order_passes(tmp_path):
     check_header(tmp_path / "m.gguf")
 
 
-@pytest.mark.parametrize("name", ["../other.safetensors", "/etc/passwd", "a/../../b", ""])
+@pytest.mark.parametrize(
+    "name", ["../other.safetensors", "/etc/passwd", "a/../../b", "", r"\ud800", r"\u0000"]
+)
 def test_an_index_that_leads_out_of_its_directory_is_refused(tmp_path, name):
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(f'{{"weight_map": {{"w": "{name}"}}}}')
