@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from runtime.language.models.errors import ModelError, one_line
+from schedcc.io.plain_text import visible
 
 _MAGIC = b"GGUF"
 # Raised whenever the same file has to be converted anew, because the conversion has changed.
@@ -61,7 +62,8 @@ def _convert(path: Path, directory: Path) -> None:
     from runtime.checkpoint.write import synchronise
     from runtime.language.models.gguf.conversion import convert
 
-    print(f"converting {path} to safetensors, once, into {directory} ...", file=sys.stderr)
+    line = f"converting {path} to safetensors, once, into {directory} ..."
+    print(visible(line), file=sys.stderr)
     unfinished = directory.with_name("unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
     try:

@@ -158,6 +158,15 @@ def test_a_cache_of_another_user_is_refused(tmp_path, cache):
         converted(tmp_path / "m.gguf")
 
 
+def test_the_name_of_a_file_that_is_converted_moves_no_cursor(tmp_path, cache, capsys):
+    file = tmp_path / "\x1b[2J.gguf"
+    file.write_bytes(gguf_file())
+    with pytest.raises(ModelError):
+        converted(file)
+    assert f"converting {tmp_path}/\\x1b[2J.gguf to safetensors" in capsys.readouterr().err
+    assert list(cache.glob("*-*")) == []
+
+
 def test_a_cache_that_is_made_is_that_of_its_user(tmp_path, monkeypatch):
     monkeypatch.setenv("SCHEDCC_CACHE", str(tmp_path / "new"))
     (tmp_path / "m.gguf").write_bytes(gguf_file())
