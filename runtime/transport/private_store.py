@@ -158,17 +158,27 @@ class PrivateStore:
 
     def _write(self, file: str, value: str | bytes) -> None:
         new = f"{self.directory}/new {os.getpid()} {threading.get_ident()}"
-        with open(new, "wb", buffering=0) as opened:
-            opened.write(value.encode() if isinstance(value, str) else value)
-        os.replace(new, file)
+        try:
+            with open(new, "wb", buffering=0) as opened:
+                opened.write(value.encode() if isinstance(value, str) else value)
+            os.replace(new, file)
+        except OSError as error:
+            raise self._failed(error) from error
 
     def _require(self) -> None:
         if not os.path.isdir(self.directory):
             raise PrivateStoreError(f"{self.directory} is gone: the run was ended")
 
+    def _failed(self, error: OSError) -> PrivateStoreError:
+        self._require()
+        return PrivateStoreError(f"{self.directory} cannot be used: {error.strerror}")
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        descriptor = os.open(f"{self.directory}/{_LOCK}", os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            descriptor = os.open(f"{self.directory}/{_LOCK}", os.O_WRONLY | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise self._failed(error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield

@@ -6,7 +6,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -232,7 +232,14 @@ def test_threads_that_count_in_a_private_store_lose_nothing(directory):
 def test_a_store_whose_directory_is_gone_says_so(directory):
     store = PrivateStore(str(directory))
     remove_directory(directory)
-    with pytest.raises(PrivateStoreError, match="is gone: the run was ended"):
-        store.get("key")
-    with pytest.raises(PrivateStoreError, match="is gone: the run was ended"):
-        store.check(["key"])
+    calls: list[Callable[[], object]] = [
+        lambda: store.get("key"),
+        lambda: store.check(["key"]),
+        lambda: store.set("key", ""),
+        lambda: store.add("key", 1),
+        lambda: store.compare_set("key", "", ""),
+    ]
+    for call in calls:
+        with pytest.raises(PrivateStoreError, match="is gone: the run was ended"):
+            call()
+    RendezvousStore(store, 0, ("stage 0",)).leave("evaluator", "was closed")
