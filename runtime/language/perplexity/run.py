@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from runtime.device import Clock
 from runtime.distributed.process_group import process_group
@@ -118,7 +117,7 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
         losses=losses,
         stages=summaries,
         digests=own_digests,
-        backend=dist.get_backend(),
+        backend="nccl" if device.type == "cuda" else "gloo",
         channels=transport.channels,
         seconds=seconds,
         setup_seconds=setup,
