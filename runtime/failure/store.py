@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 from runtime.failure.instruction_pointer import StageStatus
 from runtime.failure.report import Failure
-from runtime.transport.rendezvous import RendezvousStore, part_of
+from runtime.transport.private_store import part_of
+from runtime.transport.rendezvous import RendezvousStore
 from runtime.transport.store_reader import StoreReader
 from schedcc.io.plain_text import visible
 from schemas.base import Frozen
