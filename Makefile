@@ -55,6 +55,7 @@ mutants: $(READY)
 fuzz: N = 1000000
 fuzz: $(READY)
 	$(BIN)/python -m tests.tools.fuzz --number $(N)
+	$(BIN)/python -m tests.tools.fuzz_models --number $(N)
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -83,6 +83,7 @@ class LanguageModelEvaluation(Measured):
     documents: Literal["whole", "texts", "lines", "packed"] = "whole"
     """What was a document, and what a target; `runtime.language.text.documents` has the table."""
     backend: str
+    """`nccl` between GPUs, `gloo` between CPUs, also where all of it went through shared memory."""
     channels: Literal["memory", "shared", "per-edge"] | None = None
     """What activations travelled through."""
     schedule: str = "inference"

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from runtime.cli.output import others_on_stderr
+from schedcc.io.plain_text import visible
 
 
 def convert_command(
@@ -35,4 +36,4 @@ def convert_command(
         from runtime.language.convert import convert
 
         summary = convert(source, destination, to, config)
-    typer.echo(f"{destination}: {summary}")
+    typer.echo(f"{visible(destination)}: {visible(summary)}")

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -14,10 +15,10 @@ from runtime.distributed.launch_environment import (
     launched_process,
     processes_of_launcher,
 )
+from runtime.distributed.local_run import DIRECTORY, Meeting, init_process_group, store_in
 from runtime.distributed.network_interface import choose_interface
 from runtime.distributed.slurm import meeting_place
 from runtime.transport.addresses import INTERFACE
-from runtime.transport.torch_distributed.nccl_settings import set_process_defaults
 
 __all__ = [
     "TIMEOUT",
@@ -60,6 +61,8 @@ def require_environment(ranks: int | None = None, stages: int | None = None) -> 
             f"{ranks} {each}s, but the launcher started {found.processes} processes "
             f"({found.variable}), needed one for each {each}"
         )
+    if os.environ.get(DIRECTORY):
+        return
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if found.launcher == "Slurm":
         told = meeting_place(os.environ)
@@ -88,12 +91,17 @@ def require_environment(ranks: int | None = None, stages: int | None = None) -> 
 
 
 @contextmanager
-def process_group(timeout: timedelta = TIMEOUT) -> Iterator[torch.device]:
+def process_group(
+    timeout: timedelta = TIMEOUT, *, connected: bool = True
+) -> Iterator[torch.device]:
     """Join the default process group of a launched run, and leave it afterwards.
 
-    NCCL where every process of this machine has a GPU, gloo elsewhere. NCCL is initialised
-    eagerly, on the process's own device: point-to-point transfers, grouped or not, then share the
-    group's one communicator.
+    NCCL where every process of this machine has a GPU, gloo elsewhere.
+
+    Args:
+        timeout: How long processes may take to find each other, and a transfer its counterpart.
+        connected: Whether anything but a `TorchTransport` uses the group, see
+            `runtime.distributed.local_run.init_process_group`.
 
     Yields:
         The device of this process.
@@ -105,27 +113,25 @@ def process_group(timeout: timedelta = TIMEOUT) -> Iterator[torch.device]:
     """
     require_environment()
     device = _local_device()
-    on_gpu = device.type == "cuda"
-    if not on_gpu:
+    rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    directory, on_gpu = os.environ.get(DIRECTORY), device.type == "cuda"
+    if not on_gpu and not directory:
         found = launched_process()
         choose_interface(several_hosts=found is None or found.processes > found.local_processes)
     try:
-        if on_gpu:
-            torch.cuda.set_device(device)
-            set_process_defaults()
-            dist.init_process_group("nccl", timeout=timeout, device_id=device)
-        else:
-            dist.init_process_group("gloo", timeout=timeout)
+        meeting = (
+            Meeting(store_in(Path(directory), processes), rank, processes) if directory else None
+        )
+        init_process_group(device, timeout, meeting, connected=connected)
     except RuntimeError as error:
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        if not on_gpu and INTERFACE in os.environ:
+        where = directory or f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        if not directory and not on_gpu and INTERFACE in os.environ:
             where += f" through the interface {os.environ[INTERFACE]} ({INTERFACE})"
         first_line = str(error).strip().splitlines()[0]
         if "Duplicate GPU" in str(error):
             first_line = "several processes of one machine have the same GPU, needed one for each"
         raise LaunchError(
-            f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} did not meet the others at "
-            f"{where}: {first_line}"
+            f"rank {rank} of {processes} did not meet the others at {where}: {first_line}"
         ) from error
     yield device
     dist.destroy_process_group()  # after an error, the end of the process does it

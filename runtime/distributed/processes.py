@@ -1,15 +1,14 @@
 """Start the processes of a pipeline on this machine, and end all of them with the first failure.
 
 Nothing is restarted: who is not done when the run has failed, or was interrupted, is killed. The
-store on which the processes meet is in the process that starts them, so that it outlives each of
-them. Why this is not `torch.distributed.elastic.multiprocessing.start_processes` is measured in
+processes meet in a directory that only this user can enter, so that no port is open to others. Why
+this is not `torch.distributed.elastic.multiprocessing.start_processes` is measured in
 docs/failures.md.
 """
 
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import threading
 import traceback
@@ -19,13 +18,15 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 import torch
-from torch._C._distributed_c10d import TCPStore
 
+from runtime.distributed.local_run import DIRECTORY, loopback_defaults
 from runtime.failure.errors import RemoteError
 from runtime.failure.report import Failure
+from runtime.transport.private_store import make_directory, remove_directory
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -92,7 +93,8 @@ class _Work(Generic[Argument, Result]):
     def __call__(self, end: Connection) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells everybody; see to it once
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        directory = Path(self.environment[DIRECTORY])
+        threading.Thread(target=_end_with_parent, args=(directory,), daemon=True).start()
         os.environ.clear()  # a server of forks has the environment in which it began
         os.environ.update(self.environment)
         os.dup2(2, 1)  # what this process has to say goes to the one that started it
@@ -137,9 +139,7 @@ def launch(
     """
     method = _fork_or_spawn() if start_method == "fork" else start_method
     context: BaseContext = multiprocessing.get_context(method)
-    # The store's thread would be missing in a fork: it begins when all processes are there.
-    listener = socket.create_server(("localhost", 0))
-    port = listener.getsockname()[1]
+    directory = make_directory()
     workers: list[tuple[BaseProcess, Connection]] = []
     with _terminable():
         try:
@@ -148,7 +148,7 @@ def launch(
                 work = _Work(
                     function,
                     argument if first is None or rank else first,
-                    _environment(rank, processes, port),
+                    _environment(rank, processes, directory),
                 )
                 process = context.Process(  # type: ignore[attr-defined]
                     target=work, args=(theirs,), name=f"stage {rank}"
@@ -158,18 +158,10 @@ def launch(
                 theirs.close()
                 del work
             first = None  # it may be large, and is the first process's now
-            store = TCPStore(
-                "localhost",
-                port,
-                is_master=True,
-                wait_for_workers=False,
-                master_listen_fd=listener.detach(),
-            )
-            assert store.port == port
             return _results(workers)[0]  # type: ignore[no-any-return]
         finally:
-            listener.close()
             _end(workers)
+            remove_directory(directory)
 
 
 def _fork_or_spawn() -> StartMethod:
@@ -215,28 +207,24 @@ def _end(workers: list[tuple[BaseProcess, Connection]]) -> None:
             process.join(END_SECONDS)
 
 
-def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
-    """This process's, with what torchrun would set; and gloo keeps to this machine."""
+def _environment(rank: int, processes: int, directory: Path) -> dict[str, str]:
+    """This process's, with what torchrun would set, and where the processes meet."""
     environment = {
         **os.environ,
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is there already
-        "TORCHELASTIC_RESTART_COUNT": "0",
+        DIRECTORY: str(directory),
     }
-    if sys.platform == "linux":
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    return environment
+    return environment | loopback_defaults()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(directory: Path) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
+    remove_directory(directory)  # which the parent can do no more
     os._exit(1)
 
 

@@ -8,12 +8,12 @@ store does; threads of their own make them.
 
 from collections.abc import Iterable
 
-from torch._C._distributed_c10d import PrefixStore
-
 from runtime.failure.instruction_pointer import StageStatus
 from runtime.failure.report import Failure
+from runtime.transport.private_store import part_of
 from runtime.transport.rendezvous import RendezvousStore
 from runtime.transport.store_reader import StoreReader
+from schedcc.io.plain_text import visible
 from schemas.base import Frozen
 
 
@@ -32,7 +32,7 @@ class FailureStore:
 
     def __init__(self, rendezvous: RendezvousStore, generation: int) -> None:
         """Open the part of `generation`."""
-        self._store = PrefixStore(f"generation {generation}", rendezvous.store)
+        self._store = part_of(rendezvous.store, f"generation {generation}")
         self._rank, self._size = rendezvous.rank, rendezvous.size
         self._reader = StoreReader(self._store)
 
@@ -65,4 +65,8 @@ class FailureStore:
 
 
 def _failure(value: bytes | str) -> Failure:
-    return Failure.model_validate_json(value)
+    """A failure as anybody may print it: others can write to the store of several hosts."""
+    failure = Failure.model_validate_json(value)
+    texts = {"stage", "at", "error", "reason", "traceback"}
+    shown = {n: visible(text, lines=True) for n, text in failure.model_dump(include=texts).items()}
+    return failure.model_copy(update=shown)

@@ -50,7 +50,7 @@ def _fail(end: Transport) -> None:
     if end.stage_id != 1:
         if end.stage_id == 0:  # a send that is never received
             end.post_send([torch.full((1,), -1, dtype=torch.int32, device=end.device)], 1)
-        end.rendezvous.store.wait([ended])
+        end.rendezvous.store.get(ended)  # which waits for it
         end.abandon()
         return
     ended_well, peer, text = _wait_in_vain(end)

@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from torch._C._distributed_c10d import PrefixStore, Store
-
 from runtime.transport.peer_process import PeerProcesses
+from runtime.transport.private_store import AnyStore, part_of
 from runtime.transport.store_reader import StoreReader
 
 LEAVE_SECONDS = 0.5
@@ -18,27 +17,27 @@ LEAVE_SECONDS = 0.5
 class JobStore:
     """The store of all processes that started together, and the part that some of them use."""
 
-    store: Store
+    store: AnyStore
     ranks: tuple[int, ...]
     """Those that meet, by their number among all processes."""
     prefix: str
     """Of the keys of these ranks, on the store."""
 
     @property
-    def own(self) -> Store:
+    def own(self) -> AnyStore:
         """The part of these ranks."""
         return self.part(self.prefix)
 
-    def part(self, prefix: str) -> Store:
+    def part(self, prefix: str) -> AnyStore:
         """The part of any ranks."""
-        return PrefixStore(prefix, self.store)
+        return part_of(self.store, prefix)
 
 
 @dataclass(frozen=True)
 class RendezvousStore:
     """Ranks that have to learn of each other's failures, and a store that all of them reach."""
 
-    store: Store
+    store: AnyStore
     rank: int
     names: tuple[str, ...]
     """What each rank is called, as `"stage 1"`."""

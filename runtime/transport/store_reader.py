@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from torch._C._distributed_c10d import Store
+from runtime.transport.private_store import AnyStore
 
 LOOK_SECONDS = 0.1
 """How long a call looks for keys that are not there yet, one by one; the next one goes on."""
@@ -16,7 +16,7 @@ class StoreReader:
     trip, and so are the values of several that are.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: AnyStore) -> None:
         """Begin without knowing of any."""
         self._store = store
         self._present: set[str] = set()
@@ -34,7 +34,7 @@ class StoreReader:
         elif len(absent) > 1:
             self._look_for(absent)
         there = [key for key in keys if key in self._present]
-        if there and self._store.has_extended_api():  # type: ignore[attr-defined]
+        if there and self._store.has_extended_api():  # type: ignore[union-attr]
             return dict(zip(there, self._store.multi_get(there), strict=True))
         return {key: self._store.get(key) for key in there}
 

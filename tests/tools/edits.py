@@ -90,6 +90,8 @@ def edited_values(content: bytes, random: Random) -> bytes:
     data = json.loads(content)
     for _ in range(random.choice((1, 1, 2, 4))):
         everything = list(containers(data))
+        if not everything:
+            break
         place = data if random.random() < 0.15 else random.choice(everything)
         keys = list(place) if isinstance(place, dict) else list(range(len(place)))
         key = random.choice(keys)

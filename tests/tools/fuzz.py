@@ -204,7 +204,7 @@ def fuzz(number: int, seed: int, folder: Path) -> Counter[int]:
     return statuses
 
 
-def _limit_memory(beyond: int) -> None:
+def limit_memory(beyond: int) -> None:
     """Bound this process to so many bytes of address space beyond what it has, on Linux."""
     sizes = Path("/proc/self/statm")
     if sizes.exists():
@@ -212,7 +212,7 @@ def _limit_memory(beyond: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def _too_long(*_: object) -> None:
+def too_long(*_: object) -> None:
     raise TimeoutError(f"more than {SECONDS} s")
 
 
@@ -223,8 +223,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--megabytes", type=int, default=200, help="of address space, at most")
     options = parser.parse_args()
-    _limit_memory(options.megabytes * 2**20)
-    signal.signal(signal.SIGALRM, _too_long)
+    limit_memory(options.megabytes * 2**20)
+    signal.signal(signal.SIGALRM, too_long)
     with TemporaryDirectory() as folder:
         statuses = fuzz(options.number, options.seed, Path(folder))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -24,6 +24,7 @@ from runtime.checkpoint.formats.source import StoredTensor
 
 LATEST = "latest"
 _FILE = re.compile(r"layer_(\d+)(?:-\w+_\d+)*-model_states\.pt")
+_LONGEST_TAG = 4096
 _EXPERT = re.compile(r"(layer_\d+_)?expert_\d+_.*model_states\.pt")
 
 
@@ -102,7 +103,8 @@ def _tag_directory(path: Path) -> Path:
     latest = path / LATEST
     if not latest.is_file():
         return path
-    tag = latest.read_text(encoding="utf-8", errors="replace").strip()
+    with latest.open("rb") as file:
+        tag = file.read(_LONGEST_TAG).decode("utf-8", "replace").strip()
     if not tag or Path(tag).name != tag or not (path / tag).is_dir():
         raise CheckpointError(f"{latest} names the tag {tag!r}, and there is no such directory")
     return path / tag

@@ -12,7 +12,11 @@ from runtime.checkpoint.formats.safetensors_files import read_specs
 from runtime.checkpoint.formats.source import StoredTensor
 from runtime.checkpoint.tensors import Spec, dtype_named
 from runtime.checkpoint.write import MANIFEST
+from schedcc.io.bounded import TooLargeError, content_of
 from schemas import CheckpointManifest, LayerEntry
+
+MOST_BYTES = 2**28
+"""Of a manifest; a tensor takes some 300 of them."""
 
 
 class NativeCheckpoint:
@@ -107,11 +111,13 @@ class NativeCheckpoint:
 
 def _read_manifest(path: Path) -> CheckpointManifest:
     try:
-        manifest = CheckpointManifest.model_validate_json(path.read_bytes())
+        manifest = CheckpointManifest.model_validate_json(content_of(path, MOST_BYTES))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.parent} holds no checkpoint: {path} is missing") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except TooLargeError as error:
+        raise CheckpointError(f"{path} is damaged: it {error}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))

@@ -62,6 +62,7 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
             f"{path} is damaged, cut off, or older than torch 1.6: "
             "needed the zip file that torch.save writes"
         )
+    _require_as_written(path)
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
@@ -75,6 +76,23 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
                 f"{path} holds {name!r} of type {type(value).__name__}, needed a dict of tensors"
             )
     return content
+
+
+def _require_as_written(path: Path) -> None:
+    """Refuse compressed records, which may be any number of times larger than the file.
+
+    `torch.save` compresses none.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            packed = [r for r in file.infolist() if r.compress_type != zipfile.ZIP_STORED]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is damaged or cut off: {one_line(error)}") from error
+    if packed:
+        raise CheckpointError(
+            f"{path} cannot be read: its record {packed[0].filename} is compressed, needed a file "
+            "of torch.save"
+        )
 
 
 def _tensors_of(record: str, tensors: dict[str, torch.Tensor]) -> str:

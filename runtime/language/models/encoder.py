@@ -20,9 +20,10 @@ from torch import nn
 from torch.nn import functional
 
 from runtime.language.models.errors import ModelError, one_line
-from runtime.language.models.files.directory import read_object
+from runtime.language.models.files.directory import MOST_BYTES, read_object, require_inside
 from runtime.language.models.files.names import CONFIG, ENCODER_STEPS
 from runtime.language.models.files.shape import SequenceLimits
+from schedcc.io.bounded import content_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -97,9 +98,9 @@ def require_mean_pooling(directory: Path) -> None:
     if not path.is_file():
         return
     try:
-        modules = json.loads(path.read_text(encoding="utf-8"))
+        modules = json.loads(content_of(path, MOST_BYTES).decode())
         steps = [(entry["type"].rpartition(".")[2], entry["path"]) for entry in modules]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, RecursionError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is damaged: {one_line(error)}") from error
     kinds = [kind for kind, _ in steps]
     if kinds != ["Transformer", "Pooling", "Normalize"]:
@@ -107,6 +108,7 @@ def require_mean_pooling(directory: Path) -> None:
             f"{path} names the steps {', '.join(kinds)}, and only Transformer, Pooling, Normalize "
             "are supported"
         )
+    require_inside(path, steps[1][1])
     pooling = read_object(directory / steps[1][1] / CONFIG)
     modes = [key for key, value in pooling.items() if key.startswith("pooling_mode_") and value]
     if modes != ["pooling_mode_mean_tokens"]:

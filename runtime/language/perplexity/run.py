@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from runtime.device import Clock
 from runtime.distributed.process_group import process_group
@@ -61,7 +60,8 @@ def run_rank(job: Job) -> LanguageModelEvaluation | None:
     """
     torch.set_num_threads(job.threads)
     files = job.check()
-    with process_group() as device:
+    connected = job.channels in ("shared", "per-edge")
+    with process_group(connected=connected) as device:
         return _evaluate(job, files, device)
 
 
@@ -117,7 +117,7 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
         losses=losses,
         stages=summaries,
         digests=own_digests,
-        backend=dist.get_backend(),
+        backend="nccl" if device.type == "cuda" else "gloo",
         channels=transport.channels,
         seconds=seconds,
         setup_seconds=setup,

@@ -11,12 +11,13 @@ import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import TCPStore
 
+from runtime.distributed.local_run import store_in
 from runtime.failure.errors import LostPeerError, RemoteError
 from runtime.language.models import ModelFiles, locate_model
 from runtime.language.scoring.batching import MicroBatch
@@ -24,7 +25,6 @@ from runtime.language.scoring.options import ScorerOptions
 from runtime.language.scoring.scorer import Progress, Scorer, counted
 from runtime.language.scoring.stage import Kind, ScoringStage, stage_data
 from runtime.language.scoring.worker import (
-    HOST,
     Failed,
     WorkerSettings,
     join,
@@ -32,6 +32,7 @@ from runtime.language.scoring.worker import (
     send,
 )
 from runtime.modules.partition import PartitionError
+from runtime.transport.private_store import make_directory, remove_directory
 from schedcc.errors import require_count
 
 if TYPE_CHECKING:
@@ -119,16 +120,15 @@ class LocalScorer(Scorer):
                 "group: a scorer of several stages makes one (use DistributedScorer in processes "
                 "that a launcher has started)"
             )
-        store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
         threads = options.threads or max(1, (os.cpu_count() or 1) // stages)
         torch.set_num_threads(threads)
         workers = self._workers
-        workers.start(stages - 1)
+        directory = workers.start(stages - 1)
         for rank, connection in enumerate(workers.connections, start=1):
             workers.receive(rank)
-            settings = (self.files, options, rank, stages, store.port, threads)
+            settings = (self.files, options, rank, stages, threads)
             send(connection, WorkerSettings(*settings))
-        device = join(store, 0, stages)
+        device = join(store_in(directory, stages), 0, stages)
         workers.grouped = True
         try:
             stage = ScoringStage(self.files, options, stages=stages, device=device)
@@ -165,17 +165,20 @@ class _Workers:
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen[bytes]] = []
         self.connections: list[Connection] = []
+        self.directory: Path | None = None
+        """Where they meet."""
         self.grouped = False
         """Whether this process has joined a process group with them."""
 
-    def start(self, count: int) -> None:
-        """Start them; they import what this process would import."""
+    def start(self, count: int) -> Path:
+        """Start them, who import what this process would import; where all of them meet."""
+        self.directory = directory = make_directory()
         for _ in range(count):
             ours, theirs = socket.socketpair()
             program = (
-                f"import sys; sys.path[:] = {sys.path!r}; "
+                f"import pathlib, sys; sys.path[:] = {sys.path!r}; "
                 "from runtime.language.scoring.worker import main; "
-                f"main({theirs.fileno()})"
+                f"main({theirs.fileno()}, pathlib.Path({str(directory)!r}))"
             )
             with theirs:
                 self._processes.append(
@@ -187,6 +190,7 @@ class _Workers:
                     )
                 )
             self.connections.append(Connection(ours.detach()))
+        return directory
 
     def send(self, rank: int, message: Any) -> None:
         """Send to the process of a stage.
@@ -253,6 +257,8 @@ class _Workers:
         if self.grouped and dist.is_initialized():
             dist.destroy_process_group()
         self.grouped = False
+        if self.directory is not None:
+            remove_directory(self.directory)
 
 
 def _failed(rank: int, said: Failed) -> WorkerError:

@@ -8,27 +8,31 @@ import os
 import pickle
 import select
 import signal
-import sys
 import threading
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch._C._distributed_c10d import Store, TCPStore
+from torch._C._distributed_c10d import Store
 
 from runtime.device import local_device
+from runtime.distributed.local_run import (
+    Meeting,
+    init_process_group,
+    loopback_defaults,
+    store_in,
+)
 from runtime.distributed.process_group import TIMEOUT
 from runtime.language.models import ModelFiles
 from runtime.language.scoring.options import ScorerOptions
 from runtime.language.scoring.stage import ScoringStage, StageData
-from runtime.transport.torch_distributed.nccl_settings import set_process_defaults
+from runtime.transport.private_store import remove_directory
 
-HOST = "127.0.0.1"
 LOOK_SECONDS = 0.25
 """Between two looks at whether the parent is the one that started this process."""
 
@@ -41,8 +45,6 @@ class WorkerSettings:
     options: ScorerOptions
     rank: int
     stages: int
-    port: int
-    """Of the store on which all processes meet, in the process that starts them."""
     threads: int
 
 
@@ -56,34 +58,29 @@ class Failed:
 
 def join(store: Store, rank: int, stages: int, timeout: timedelta = TIMEOUT) -> torch.device:
     """Join the process group of a pipeline on this machine, as the stage `rank`."""
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+    os.environ.update(loopback_defaults())
     device = local_device(rank, stages)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        set_process_defaults()
-        dist.init_process_group(
-            "nccl", store=store, rank=rank, world_size=stages, timeout=timeout, device_id=device
-        )
-    else:
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=stages, timeout=timeout)
+    init_process_group(device, timeout, Meeting(store, rank, stages), connected=False)
     return device
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, directory: Path) -> None:
     """Work until the connection ends.
 
     Args:
         descriptor: Of this process's end of the connection.
+        directory: Where all processes meet; removed when the other end is closed.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells everybody; see to it once
     connection = Connection(descriptor)
-    threading.Thread(target=_end_with, args=(descriptor, os.getppid()), daemon=True).start()
+    ending = (descriptor, os.getppid(), directory)
+    threading.Thread(target=_end_with, args=ending, daemon=True).start()
     status = 0
     try:
         send(connection, None)  # everything is imported
-        _work(connection, receive(connection))
+        _work(connection, receive(connection), directory)
     except EOFError:
-        pass
+        remove_directory(directory)
     except BaseException as error:
         status = 1
         with suppress(OSError):
@@ -105,10 +102,9 @@ def receive(connection: Connection) -> Any:
     return pickle.loads(connection.recv_bytes())
 
 
-def _work(connection: Connection, settings: WorkerSettings) -> None:
+def _work(connection: Connection, settings: WorkerSettings, directory: Path) -> None:
     torch.set_num_threads(settings.threads)
-    store = TCPStore(HOST, settings.port, is_master=False, wait_for_workers=False)
-    device = join(store, settings.rank, settings.stages)
+    device = join(store_in(directory, settings.stages), settings.rank, settings.stages)
     stage = ScoringStage(settings.files, settings.options, stages=settings.stages, device=device)
     send(connection, None)  # the layers are loaded
     while True:
@@ -116,10 +112,11 @@ def _work(connection: Connection, settings: WorkerSettings) -> None:
         stage.run(data, everywhere=False)
 
 
-def _end_with(descriptor: int, parent: int) -> None:
+def _end_with(descriptor: int, parent: int, directory: Path) -> None:
     """End this process as soon as the other end of the connection is closed."""
     poll = select.poll()
     poll.register(descriptor, select.POLLHUP | getattr(select, "POLLRDHUP", 0))
     while not poll.poll(1000 * LOOK_SECONDS) and os.getppid() == parent:
         pass  # a process that was forked off the other may still hold its end
+    remove_directory(directory)  # if it can do so no more
     os._exit(0)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from runtime.language.text.errors import TextError
-from runtime.language.text.files import contents, decompressed, kind_of, suffixes
+from runtime.language.text.files import MOST_BYTES, contents, decompressed, kind_of, suffixes
 from runtime.language.text.records import Messages, json_records, parquet_records
+from schedcc.io.bounded import TooLargeError, content_of
 from schedcc.io.plain_text import visible
 
 DEFAULT_TEXT = "pydoc_data.topics"
@@ -95,16 +95,23 @@ def read_text(path: Path) -> str:
             standard input; what comes through a pipe is gone once it has been read.
 
     Raises:
-        TextError: no such file, a directory, not UTF-8, or nothing but white space.
+        TextError: no such file, a directory, not UTF-8, nothing but white space, or more than
+            `MOST_BYTES`.
     """
     name = visible(name_of(path))
     what = name if str(path) == STANDARD_INPUT else f"text file {name}"
     if path.is_dir():
         raise TextError(f"{what} is a directory, and a file is needed")
     try:
-        text = decompressed(path, _bytes(path), what).decode("utf-8").removeprefix("\ufeff")
+        text = (
+            decompressed(path, content_of(path, MOST_BYTES), what)
+            .decode("utf-8")
+            .removeprefix("\ufeff")
+        )
     except UnicodeDecodeError as error:
         raise TextError(f"{what} is not UTF-8: {error.reason} at byte {error.start}") from error
+    except TooLargeError as error:
+        raise TextError(f"{what} {error}") from error
     except OSError as error:
         raise TextError(f"{what} cannot be read: {error.strerror or error}") from error
     if not text.strip():
@@ -112,11 +119,3 @@ def read_text(path: Path) -> str:
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text
-
-
-def _bytes(path: Path) -> bytes:
-    if str(path) != STANDARD_INPUT:
-        return path.read_bytes()
-    if sys.stdin is None:
-        raise OSError("it is closed")
-    return sys.stdin.buffer.read()

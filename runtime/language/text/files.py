@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import zlib
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
 from runtime.language.text.errors import TextError
+from schedcc.io.bounded import up_to
 
 Kind = Literal["plain", "json", "parquet"]
 
@@ -21,6 +23,11 @@ _KINDS: dict[str, Kind] = {
     ".ndjson": "json",
     ".parquet": "parquet",
 }
+MOST_BYTES = 2**31
+"""Of a text, compressed or not; it is held in memory as a whole."""
+
+_AT_ONCE = 2**12
+"""Compressed bytes, which may become a hundred megabytes."""
 _COMPRESSED = (".gz", ".zst")
 
 
@@ -74,24 +81,35 @@ def decompressed(path: Path, content: bytes, what: str) -> bytes:
     if suffix == ".zst":
         return _zstd(content, what)
     try:
-        return gzip.decompress(content)
+        text = up_to(MOST_BYTES + 1, gzip.GzipFile(fileobj=BytesIO(content)))
     except (OSError, EOFError, zlib.error) as error:
         raise TextError(f"{what} is not a whole gzip file: {error}") from error
+    _require_bounded(len(text), what)
+    return text
 
 
 def _zstd(content: bytes, what: str) -> bytes:
     zstandard = needed("zstandard", what)
-    parts: list[bytes] = []
-    while content:  # a file may have several frames, and none need say how long it is
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        try:
-            parts.append(frame.decompress(content))
-        except zstandard.ZstdError as error:
-            raise TextError(f"{what} is not a whole zstd file: {error}") from error
-        if not frame.eof:
-            raise TextError(f"{what} is not a whole zstd file: its last frame is cut off")
-        content = frame.unused_data
-    return b"".join(parts)
+    text, file = BytesIO(), BytesIO(content)
+    frame = None  # a file may have several, and none need say how long it is
+    while part := file.read(_AT_ONCE):
+        while part:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            try:
+                text.write(frame.decompress(part))
+            except zstandard.ZstdError as error:
+                raise TextError(f"{what} is not a whole zstd file: {error}") from error
+            _require_bounded(text.tell(), what)
+            part = frame.unused_data
+            frame = None if frame.eof else frame
+    if frame is not None:
+        raise TextError(f"{what} is not a whole zstd file: its last frame is cut off")
+    return text.getvalue()
+
+
+def _require_bounded(nbytes: int, what: str) -> None:
+    if nbytes > MOST_BYTES:
+        raise TextError(f"{what} becomes more than {MOST_BYTES:,} bytes, needed no more")
 
 
 def needed(module: str, what: str) -> Any:

@@ -26,7 +26,7 @@ def json_records(text: str, name: str, field: str) -> Iterator[tuple[int, str | 
         where = f"{name}, line {number}"
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TextError(f"{where} is not JSON: {error}") from error
         if not isinstance(record, dict):
             raise TextError(f"{where} is no JSON object: needed one with the key {field!r}")

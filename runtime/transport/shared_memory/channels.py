@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from runtime.transport.protocol import PeerChannel
@@ -25,8 +26,14 @@ _YES, _NO = b"yes", b"no"
 class LocalChannels:
     """Opens and keeps the ends of one stage; there are none to stages on other hosts."""
 
-    def __init__(self, *, active: bool) -> None:
-        """Begin without any; unless `active`, there will be none."""
+    def __init__(self, *, active: bool, directory: Path | None = None) -> None:
+        """Begin without any.
+
+        Args:
+            active: Whether there will be some.
+            directory: Where sockets are; default: in the abstract namespace.
+        """
+        self._directory = directory
         self.memory = SharedMemory()
         self.progress = UnfinishedSends()
         self.ends: dict[PeerChannel, ReceivingEnd | SendingEnd] = {}
@@ -121,7 +128,7 @@ class LocalChannels:
         if not self._key:
             exchange(b"")
             return None
-        with Listener() as listener:
+        with Listener(self._directory) as listener:
             if exchange(f"{self._key}/{listener.name}".encode()).decode() != self._key:
                 return None
             connection = listener.accept() if exchange(b"") == _YES else None

@@ -41,18 +41,22 @@ class LocalCollectives:
                 receiving.wait()
         else:
             self._sending[self.coordinator].begin([own]).wait()
-        self.broadcast(gathered.view(-1))
+        self.broadcast(gathered.view(-1), self.coordinator)
         return list(gathered.unbind())
 
-    def broadcast(self, tensor: torch.Tensor) -> None:
-        """Hand the coordinator's tensor, uint8 in one dimension, to all ranks.
+    def broadcast(self, tensor: torch.Tensor, source: int) -> None:
+        """Hand one rank's tensor, uint8 in one dimension, to all, through the coordinator.
 
         Raises:
             LocalChannelError: a stage is gone.
         """
         if self._rank == self.coordinator:
-            leaving = [end.begin([tensor]) for end in self._sending.values()]
-            for sending in leaving:
+            if source != self.coordinator:
+                self._receiving[source].begin([tensor]).wait()
+            others = [end for peer, end in self._sending.items() if peer != source]
+            for sending in [end.begin([tensor]) for end in others]:
                 sending.wait()
+        elif self._rank == source:
+            self._sending[self.coordinator].begin([tensor]).wait()
         else:
             self._receiving[self.coordinator].begin([tensor]).wait()

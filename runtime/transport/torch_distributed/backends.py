@@ -23,11 +23,29 @@ KINDS = ("gloo", "nccl")
 CONNECT_TIMEOUT = timedelta(seconds=60)
 """The guard opens a group when all ranks are there."""
 
+UNCONNECTED = "shared_memory"
+"""The backend of ranks that only local channels connect; see `UnconnectedGroup`."""
+
 UNGUARDED_TIMEOUT = timedelta(minutes=30)
 """How long a wait may take in a group that no guard has opened; the default of gloo."""
 
 LONGEST_TIMEOUT = timedelta(days=24)
 """More milliseconds do not fit where some of them end up."""
+
+
+class UnconnectedGroup(dist.ProcessGroup):
+    """The ranks of a run on one host, as `torch.distributed` counts them.
+
+    No operation goes through it, so no port is open: gloo would listen on one, where it takes
+    whoever connects first for a rank.
+    """
+
+
+def _unconnected(_store: Store, rank: int, size: int, _timeout: timedelta) -> dist.ProcessGroup:
+    return UnconnectedGroup(rank, size)  # type: ignore[call-arg]
+
+
+dist.Backend.register_backend(UNCONNECTED, _unconnected, devices=["cpu"])
 
 
 def bounded(seconds: float) -> timedelta:

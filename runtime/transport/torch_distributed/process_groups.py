@@ -28,6 +28,7 @@ from runtime.transport.torch_distributed.abort import (
 from runtime.transport.torch_distributed.backends import (
     CONNECT_TIMEOUT,
     KINDS,
+    UNCONNECTED,
     Timeouts,
     backend_of,
     new_group,
@@ -88,6 +89,11 @@ class RenewableGroup:
         self._clock = Clock(device)
         # Let go of without it, a communicator warns and aborts, at the end of the program too.
         self._shut_down = weakref.finalize(self, _shut_down, os.getpid(), self._is_nccl, self._made)
+
+    @property
+    def is_unconnected(self) -> bool:
+        """Whether nothing goes through the group, on which its ranks only count each other."""
+        return self._kind == UNCONNECTED
 
     @property
     def is_open(self) -> bool:
@@ -176,7 +182,7 @@ class RenewableGroup:
         """
         if self.is_open:
             return
-        if self._abandoned and self._kind not in KINDS:
+        if self._abandoned and self._kind not in (*KINDS, UNCONNECTED):
             raise TransportError(
                 f"a group of backend {self._kind} failed, needed one of {KINDS} to begin again"
             )

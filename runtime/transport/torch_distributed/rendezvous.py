@@ -3,11 +3,13 @@
 import json
 from collections.abc import Sequence
 from hashlib import sha256
+from pathlib import Path
 
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch._C._distributed_c10d import FileStore, PrefixStore, Store, TCPStore
 
 from runtime.transport.peer_process import liveness_address
+from runtime.transport.private_store import OF_TORCH, PrivateStore, part_of, require_private
 from runtime.transport.protocol import TransportError
 from runtime.transport.rendezvous import JobStore, RendezvousStore
 
@@ -20,10 +22,36 @@ def job_store(ranks: Sequence[int]) -> JobStore:
 
     A rank's n-th transport over the same ranks belongs to the n-th of the others.
     """
-    shared = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
+    shared = _private_store() or _default_store().clone()  # type: ignore[attr-defined]
     over = sha256(repr(list(ranks)).encode()).hexdigest()[:16]
     number = shared.add(f"schedcc/{over}/transports/{dist.get_rank()}", 1)
-    return JobStore(PrefixStore("schedcc", shared), tuple(ranks), f"{over}/{number}")
+    return JobStore(part_of(shared, "schedcc"), tuple(ranks), f"{over}/{number}")
+
+
+def group_store(job: JobStore) -> Store:
+    """Where the ranks of a job make process groups: a store of torch."""
+    if not isinstance(own := job.own, PrivateStore):
+        return own
+    shared = _default_store().clone()  # type: ignore[attr-defined]
+    return PrefixStore(job.prefix, PrefixStore("schedcc", shared))
+
+
+def _default_store() -> Store:
+    return dist.distributed_c10d._get_default_store()
+
+
+def _private_store() -> PrivateStore | None:
+    """The store of a run on this machine that nobody else can reach, if it has one."""
+    store = _default_store()
+    while isinstance(store, PrefixStore):
+        store = store.underlying_store
+    if not isinstance(store, FileStore):
+        return None
+    file = Path(store.path)  # type: ignore[attr-defined]
+    if file.name != OF_TORCH:
+        return None
+    require_private(file.parent)
+    return PrivateStore(str(file.parent))
 
 
 def grid_of(group: dist.ProcessGroup, replicas: dist.ProcessGroup | None) -> Grid:

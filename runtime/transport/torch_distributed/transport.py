@@ -11,12 +11,13 @@
 """
 
 from collections.abc import Iterable, Sequence
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from runtime.transport.private_store import PrivateStore
 from runtime.transport.protocol import ConnectionLostError, Pending, TransportError, as_bytes
 from runtime.transport.rendezvous import RendezvousStore
 from runtime.transport.shared_memory.channels import LocalChannels
@@ -26,14 +27,21 @@ from runtime.transport.torch_distributed.backends import (
     default_device,
     require_backend,
 )
-from runtime.transport.torch_distributed.channel_groups import ChannelGroups, Channels, Route
+from runtime.transport.torch_distributed.channel_groups import ChannelGroups, Channels
+from runtime.transport.torch_distributed.collectives import Collectives
+from runtime.transport.torch_distributed.exchanges import Exchanges
 from runtime.transport.torch_distributed.nccl import device_of_nccl
 from runtime.transport.torch_distributed.nccl_settings import NcclSettings
-from runtime.transport.torch_distributed.object_gather import Round, gather_objects
 from runtime.transport.torch_distributed.point_to_point import require_on
 from runtime.transport.torch_distributed.posted import Posted, begin_posted, reason_of, together
 from runtime.transport.torch_distributed.process_groups import RenewableGroup, abandon_together
-from runtime.transport.torch_distributed.rendezvous import Grid, grid_of, job_store, rendezvous
+from runtime.transport.torch_distributed.rendezvous import (
+    Grid,
+    grid_of,
+    group_store,
+    job_store,
+    rendezvous,
+)
 from schemas import Direction
 
 
@@ -87,7 +95,7 @@ class TorchTransport:
         self.stage_id, self.stages = pipeline.index(here), len(pipeline)
         """The place of this process in its pipeline, and the length of that."""
         job = job_store([rank for ranks in grid for rank in ranks])
-        store = job.own
+        store = group_store(job)
         self._pipeline = RenewableGroup(group, store, self.device, pipeline, nccl)
         self._peers = None
         if len(grid) > 1:
@@ -95,7 +103,10 @@ class TorchTransport:
             self._peers = RenewableGroup(replicas or group, store, self.device, peers, nccl)
         self._groups = [g for g in (self._pipeline, self._peers) if g is not None]
         self._channels = ChannelGroups(self._pipeline, self.device, channels)
-        self._local = LocalChannels(active=self._channels.uses_memory)
+        directory = Path(job.store.directory) if isinstance(job.store, PrivateStore) else None
+        self._local = LocalChannels(active=self._channels.uses_memory, directory=directory)
+        self._exchanges = Exchanges(self._pipeline, self._channels, job)
+        self._collectives = Collectives(self._pipeline, self._peers, self._local, self._exchanges)
         self._timeout = UNGUARDED_TIMEOUT
         self._rendezvous = rendezvous(grid, job)
         self._closed, self._generation = False, 0
@@ -171,34 +182,26 @@ class TorchTransport:
         """Hand `tensor` of stage `source` to all stages."""
         if self.stages == 1:
             return
-        collectives = self._local.collectives
         try:
-            if collectives is not None and source == collectives.coordinator:
-                collectives.broadcast(as_bytes(tensor))
-            else:
-                self._local.leave()
-                group = self._pipeline.group
-                with self._pipeline.call():
-                    work = group.broadcast(tensor, source)
-                self._pipeline.finish([work])  # it is about to be read
+            self._collectives.broadcast(tensor, source)
         except RuntimeError as error:
             raise self._failed(f"broadcast from stage {source}", error) from error
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Every stage's `value`."""
-        collectives, what = self._local.collectives, "agreement of all stages"
-        if collectives is not None:
-            return self._gather(value, collectives.all_gather, self.stages, what)
-        self._local.leave()
-        return self._gather(value, self._pipeline.all_gather, self.stages, what)
+        if self.stages == 1:
+            return [value]
+        try:
+            return self._collectives.gather_objects(value)
+        except RuntimeError as error:
+            raise self._failed("agreement of all stages", error) from error
 
     def gather_from_replicas(self, value: Any) -> list[Any]:
         """The `value` of this stage in every replica."""
-        if self._peers is None:
-            return [value]
-        self._local.leave()
-        all_gather, size = self._peers.all_gather, self._peers.size
-        return self._gather(value, all_gather, size, "agreement of all replicas")
+        try:
+            return self._collectives.gather_from_replicas(value)
+        except RuntimeError as error:
+            raise self._failed("agreement of all replicas", error) from error
 
     def separate_channels(self) -> None:
         """Between GPUs, with a process group for each; see `Transport`."""
@@ -213,18 +216,12 @@ class TorchTransport:
         """
         wanted = [(Direction.RECV, peer) for peer in receives_from]
         wanted += [(Direction.SEND, peer) for peer in sends_to]
-        exchange = self._channels.exchange
         try:
             for direction, peer in self._channels.open(wanted):
-                with_peer = partial(exchange, self._channels.route(direction, peer))
+                with_peer = self._exchanges.over(direction, peer)
                 self._local.open(direction, peer, self._timeout, with_peer)
-            if self.device.type == "cpu" and self._local.collectives is None:
-                self._local.open_collectives(
-                    self.stage_id,
-                    self.stages,
-                    self._timeout,
-                    lambda peer, data: exchange(Route(self._pipeline.group, peer), data),
-                )
+            if self.device.type == "cpu":
+                self._collectives.open_local()
         except RuntimeError as error:
             raise self._failed("connection of neighbours", error) from error
 
@@ -248,10 +245,12 @@ class TorchTransport:
     def open(self, timeout: float) -> None:
         """Make the groups; all ranks have to come. See `Transport`."""
         self._held, self._timeout = None, bounded(timeout)
+        self._collectives.timeout = self._timeout
         self._channels.clear()
         self._local.clear()
         for group in self._groups:
             group.open(self._generation, self._timeout)
+        self._exchanges.open(self._generation, self._timeout.total_seconds())
 
     def abandon(self) -> None:
         """End the groups and local channels, and every wait in them."""
@@ -294,14 +293,6 @@ class TorchTransport:
         except RuntimeError as error:
             peer = members[0].peer if len(members) == 1 else None
             raise self._failed(" and ".join(map(str, members)), error, peer) from error
-
-    def _gather(self, value: Any, all_gather: Round, size: int, what: str) -> list[Any]:
-        if size == 1:
-            return [value]
-        try:
-            return gather_objects(value, all_gather)
-        except RuntimeError as error:
-            raise self._failed(what, error) from error
 
     def _failed(
         self, what: object, error: RuntimeError, peer: int | None = None

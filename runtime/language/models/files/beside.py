@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from runtime.language.models.files.directory import MOST_BYTES
 from runtime.language.models.files.names import BY_LAYERS, CONFIG, ENCODER_STEPS, WEIGHT_INDEXES
+from schedcc.io.bounded import content_of
 
 _KINDS = (".json", ".txt", ".model", ".jinja")
 
@@ -26,8 +28,8 @@ def files_beside(directory: Path) -> list[Path]:
 def _modules(directory: Path) -> list[Path]:
     """The configurations of the steps that sentence-transformers takes after the model."""
     try:
-        modules = json.loads((directory / ENCODER_STEPS).read_text(encoding="utf-8"))
+        modules = json.loads(content_of(directory / ENCODER_STEPS, MOST_BYTES).decode())
         places = [directory / entry["path"] / CONFIG for entry in modules if entry["path"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return []
     return [path for path in places if path.parent.parent == directory and path.is_file()]

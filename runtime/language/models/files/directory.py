@@ -20,6 +20,11 @@ from runtime.language.models.files.names import (
     QUANTISATION,
     WEIGHTS,
 )
+from schedcc.io.bounded import content_of
+from schedcc.io.plain_text import encodable
+
+MOST_BYTES = 2**27
+"""Of a JSON file of a model; the index of the largest models has some ten megabytes."""
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -29,10 +34,10 @@ def read_object(path: Path) -> dict[str, Any]:
         ModelError: the file cannot be read, or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(content_of(path, MOST_BYTES).decode())
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or too large
         raise ModelError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} is damaged: it holds a {type(content).__name__}, not an object")
@@ -77,7 +82,22 @@ def weight_map(index: Path) -> dict[str, str]:
     files = read_object(index).get("weight_map")
     if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
         raise ModelError(f"{index} is damaged: needed a weight_map from tensors to files")
+    for file in set(files.values()):
+        require_inside(index, file)
     return files
+
+
+def require_inside(told: Path, name: str) -> None:
+    """Refuse a name in a file that leads out of the directory of that file.
+
+    Links are followed: the cache of Hugging Face is made of them.
+
+    Raises:
+        ModelError: naming both.
+    """
+    path, plain = Path(name), "\0" not in name and name == encodable(name)
+    if not name or not plain or path.is_absolute() or ".." in path.parts:
+        raise ModelError(f"{told} names {name!r}, needed a place in the directory that it is in")
 
 
 def is_by_layers(directory: Path) -> bool:
@@ -154,7 +174,7 @@ def _checkpoint_by_layers(directory: Path) -> str | None:
     except ModelError:
         pass  # there is none, or it is of another program
     if latest.is_file():
-        tag = directory / latest.read_text(encoding="utf-8", errors="replace").strip()
+        tag = directory / content_of(latest, MOST_BYTES).decode("utf-8", "replace").strip()
         if any(tag.glob("layer_*-model_states.pt")):
             return latest.name
     return None

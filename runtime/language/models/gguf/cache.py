@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import sys
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
 from runtime.language.models.errors import ModelError, one_line
+from schedcc.io.plain_text import visible
 
 _MAGIC = b"GGUF"
 # Raised whenever the same file has to be converted anew, because the conversion has changed.
@@ -28,19 +30,22 @@ def converted(path: Path) -> Path:
 
     Raises:
         ModelError: the file is not GGUF, is damaged, or holds something that the conversion would
-            leave out or change; or the cache directory cannot be written to.
+            leave out or change; or the cache directory cannot be written to, or can be by others.
     """
     name = _name_of_conversion(path)
     cache = _cache_directory()
     directory = cache / name
+    _require_own(cache)
     if directory.is_dir():
+        _require_own(directory)
         return directory
 
     from filelock import FileLock
     from safetensors import SafetensorError
 
     try:
-        cache.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _require_own(cache)
         with FileLock(cache / "lock"):
             if not directory.is_dir():
                 _convert(path, directory)
@@ -57,11 +62,12 @@ def _convert(path: Path, directory: Path) -> None:
     from runtime.checkpoint.write import synchronise
     from runtime.language.models.gguf.conversion import convert
 
-    print(f"converting {path} to safetensors, once, into {directory} ...", file=sys.stderr)
+    line = f"converting {path} to safetensors, once, into {directory} ..."
+    print(visible(line), file=sys.stderr)
     unfinished = directory.with_name("unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
     try:
-        unfinished.mkdir()
+        unfinished.mkdir(mode=0o755)
         convert(path, unfinished)
         for written in (*unfinished.rglob("*"), unfinished):
             synchronise(written)
@@ -83,6 +89,25 @@ def _name_of_conversion(path: Path) -> str:
     identity = (str(path.resolve()), status.st_size, status.st_mtime_ns)
     conversion = (_CONVERSION, version("transformers"))
     return f"{path.stem}-{sha256(repr((identity, conversion)).encode()).hexdigest()[:16]}"
+
+
+def _require_own(directory: Path) -> None:
+    """Refuse a directory that somebody else could have put a model into.
+
+    Raises:
+        ModelError: it belongs to neither this user nor root, or others may write to it.
+    """
+    try:
+        found = directory.stat()
+    except OSError:
+        return  # there is none, or whoever uses it will say so
+    mode = stat.S_IMODE(found.st_mode)
+    if found.st_uid not in (os.getuid(), 0) or mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ModelError(
+            f"{directory}, where converted models are kept, is of user {found.st_uid} with mode "
+            f"{mode:o}, needed one of user {os.getuid()} that nobody else can write to (chmod "
+            "go-w, or SCHEDCC_CACHE can name another directory)"
+        )
 
 
 def _cache_directory() -> Path:

@@ -19,6 +19,7 @@ from runtime.language.models.gguf.check import (
     check_tensors,
     check_whole,
 )
+from runtime.language.models.gguf.header import check_header
 from runtime.language.models.gguf.tokenizer import load_gguf_tokenizer
 from runtime.language.models.quiet import LOCAL, quiet_transformers
 from runtime.language.models.weights.fit import require_fully_loaded
@@ -42,6 +43,7 @@ def convert(path: Path, directory: Path) -> None:
 
 def _read(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     try:
+        check_header(path)
         # Alone in a directory, since transformers prefers a tokenizer that lies beside the file.
         with TemporaryDirectory() as alone:
             (Path(alone) / "model.gguf").symlink_to(path.resolve())

@@ -1,5 +1,6 @@
 """Scores over stages, against the model of transformers in one process."""
 
+import os
 import random
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from runtime.language.scoring import LocalScorer, ScorerOptions, TokenPair
 from runtime.language.scoring.greedy import generate_greedily
 from runtime.language.scoring.stage import ScoringStage
 from runtime.modules.partition import PartitionError
+from tests.support.other_users import ports
 from tests.support.tiny_models import POSITIONS, VOCABULARY, tiny_model, tiny_tokenizer
 
 OPTIONS = ScorerOptions(threads=1, max_tokens=200)
@@ -41,6 +43,19 @@ def pairs():
     found = [TokenPair(tokens(POSITIONS - 5), tokens(6)) for _ in range(40)]
     context = tokens(20)
     return [*found, *(TokenPair(context, [answer]) for answer in range(VOCABULARY))]
+
+
+def test_a_scorer_opens_no_port_and_removes_its_directory(directory):
+    before = ports(os.getpid())
+    with LocalScorer(directory, OPTIONS, stages=2) as scorer:
+        scorer.score(pairs()[:3])
+        workers = scorer._workers
+        assert [ports(process.pid) for process in workers._processes] == [[]]
+        assert ports(os.getpid()) == before
+        meeting = workers.directory
+        assert meeting is not None
+        assert meeting.is_dir()
+    assert not meeting.exists()
 
 
 def of_transformers(directory, asked):

@@ -21,6 +21,8 @@ from runtime.language.text import (
     TextError,
     Windows,
     check_sizes,
+    corpus,
+    files,
     read_texts,
     tokenize_documents,
 )
@@ -298,3 +300,28 @@ def test_a_stride_that_leaves_tokens_out_is_refused(stride, problem):
 def test_a_stride_leaves_room_for_the_bos():
     with pytest.raises(TextError, match="stride is 8, and at most 7 is needed"):
         Windows(documents_of([20], "whole", BOS), 8, 1, stride=8)
+
+
+def test_a_text_that_does_not_end_is_refused(monkeypatch):
+    monkeypatch.setattr(corpus, "MOST_BYTES", 5_000_000)
+    with pytest.raises(TextError, match="/dev/zero holds more than 5,000,000 bytes, needed no"):
+        read_texts([Path("/dev/zero")])
+
+
+def test_a_small_file_that_becomes_an_enormous_text_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(files, "MOST_BYTES", 5_000_000)
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(bytes(6_000_000)))
+    with pytest.raises(TextError, match=r"bomb.gz becomes more than 5,000,000 bytes"):
+        read_texts([tmp_path / "bomb.gz"])
+    (tmp_path / "whole.gz").write_bytes(gzip.compress(b"a" * 5_000_000))
+    assert len(read_texts([tmp_path / "whole.gz"])[0].content) == 5_000_000
+    zstandard = pytest.importorskip("zstandard")
+    (tmp_path / "bomb.zst").write_bytes(zstandard.ZstdCompressor().compress(bytes(6_000_000)))
+    with pytest.raises(TextError, match=r"bomb.zst becomes more than 5,000,000 bytes"):
+        read_texts([tmp_path / "bomb.zst"])
+
+
+def test_a_record_that_is_deep_is_one_sentence(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "b"}\n' + "[" * 100_000)
+    with pytest.raises(TextError, match=r"a.jsonl, line 2 is not JSON"):
+        read_texts([tmp_path / "a.jsonl"])

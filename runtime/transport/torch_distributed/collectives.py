@@ -1,0 +1,78 @@
+"""What all stages do together: through local channels if all are on one host, else in groups."""
+
+from typing import Any
+
+import torch
+
+from runtime.transport.protocol import as_bytes
+from runtime.transport.shared_memory.channels import LocalChannels
+from runtime.transport.shared_memory.coordinator import LocalCollectives
+from runtime.transport.torch_distributed.backends import UNGUARDED_TIMEOUT
+from runtime.transport.torch_distributed.exchanges import Exchanges
+from runtime.transport.torch_distributed.object_gather import gather_objects
+from runtime.transport.torch_distributed.process_groups import RenewableGroup
+
+
+class Collectives:
+    """The collective operations of one stage; all stages call them in the same order."""
+
+    def __init__(
+        self,
+        pipeline: RenewableGroup,
+        replicas: RenewableGroup | None,
+        local: LocalChannels,
+        exchanges: Exchanges,
+    ) -> None:
+        """Over the stages of `pipeline`, and this stage in all `replicas`."""
+        self._pipeline, self._replicas = pipeline, replicas
+        self._local, self._exchanges = local, exchanges
+        self.timeout = UNGUARDED_TIMEOUT
+        """How long a wait may take."""
+
+    def open_local(self) -> None:
+        """Have the local ones from here on, if all stages are on this host."""
+        if self._local.collectives is None:
+            here, stages = self._pipeline.rank, self._pipeline.size
+            self._local.open_collectives(here, stages, self.timeout, self._exchanges.of)
+
+    def broadcast(self, tensor: torch.Tensor, source: int) -> None:
+        """Hand `tensor` of stage `source` to all stages.
+
+        Raises:
+            RuntimeError: a stage is gone.
+        """
+        if (local := self._next()) is not None:
+            local.broadcast(as_bytes(tensor), source)
+            return
+        group = self._pipeline.group
+        with self._pipeline.call():
+            work = group.broadcast(tensor, source)
+        self._pipeline.finish([work])  # it is about to be read
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every stage's `value`.
+
+        Raises:
+            RuntimeError: a stage is gone.
+        """
+        through = self._next() or self._pipeline
+        return gather_objects(value, through.all_gather)
+
+    def gather_from_replicas(self, value: Any) -> list[Any]:
+        """The `value` of this stage in every replica.
+
+        Raises:
+            RuntimeError: a replica is gone.
+        """
+        if self._replicas is None:
+            return [value]
+        self._local.leave()
+        return gather_objects(value, self._replicas.all_gather)
+
+    def _next(self) -> LocalCollectives | None:
+        """Local operations, if all stages have them; else those of the group are next."""
+        if self._pipeline.is_unconnected:
+            self.open_local()
+        if self._local.collectives is None:
+            self._local.leave()
+        return self._local.collectives

@@ -1,0 +1,175 @@
+"""Files of models that were made to do harm end in one sentence, soon, and in little memory."""
+
+import os
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from runtime.checkpoint import CheckpointError
+from runtime.checkpoint.formats import torch_files
+from runtime.checkpoint.formats.native import NativeCheckpoint
+from runtime.checkpoint.formats.safetensors_files import read_specs
+from runtime.language.models.errors import ModelError
+from runtime.language.models.files import directory as model_directory
+from runtime.language.models.files.directory import read_object, weight_map
+from runtime.language.models.gguf.cache import converted
+from runtime.language.models.gguf.header import MOST_ELEMENTS, check_header
+from tests.support.other_users import NOBODY, root_only
+from tests.tools.fuzz_models import gguf_file
+
+HUGE = 2**60
+ARRAY, UINT8, STRING, UINT32 = 9, 0, 8, 4
+
+
+def gguf_of(fields: bytes = b"", *, count: int = 1, tensors: int = 0, version: int = 3) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", version, tensors, count) + fields + bytes(64)
+
+
+def key(kind: int, value: bytes) -> bytes:
+    return struct.pack("<Q", 1) + b"k" + struct.pack("<I", kind) + value
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gguf_of(count=HUGE), f"has {HUGE:,} entries in its metadata, needed at most 4,096"),
+        (gguf_of(count=0, tensors=HUGE), f"has {HUGE:,} tensors, needed at most 262,144"),
+        (
+            gguf_of(key(ARRAY, struct.pack("<IQ", UINT8, HUGE))),
+            f"has {HUGE:,} elements in its arrays, needed at most {MOST_ELEMENTS:,}",
+        ),
+        (gguf_of(key(ARRAY, struct.pack("<IQ", UINT32, 1000))), "goes on for 4,000 bytes"),
+        (gguf_of(key(ARRAY, struct.pack("<IQ", STRING, 1000))), "goes on for"),
+        (gguf_of(key(ARRAY, struct.pack("<IQ", ARRAY, 1) * 3000)), "has a value of type 9"),
+        (gguf_of(key(STRING, struct.pack("<Q", HUGE))), f"goes on for {HUGE:,} bytes"),
+        (gguf_of(key(77, b"")), "has a value of type 77"),
+        (gguf_of(version=1), "is of version 1, needed 2 or 3"),
+        (
+            gguf_of(
+                key(UINT32, bytes(4))[:9] + struct.pack("<IIQ", 0, 0, HUGE), count=0, tensors=1
+            ),
+            f"has {HUGE:,} bytes before a tensor",
+        ),
+        (b"GGUF\x03\x00", "goes on for 4 bytes, needed at most 2 more"),
+        (b"GGML", "does not start with GGUF"),
+    ],
+)
+def test_counts_in_a_gguf_header_are_not_believed(tmp_path, content, message):
+    (tmp_path / "m.gguf").write_bytes(content)
+    with pytest.raises(ModelError, match="cannot be read, and may be damaged") as refused:
+        check_header(tmp_path / "m.gguf")
+    assert message in str(refused.value)
+
+
+def test_the_header_of_a_gguf_file_of_either_byte_order_passes(tmp_path):
+    (tmp_path / "m.gguf").write_bytes(gguf_file())
+    check_header(tmp_path / "m.gguf")
+    head = b"GGUF" + struct.pack(">IQQ", 3, 0, 1)
+    plain = struct.pack(">Q", 1) + b"k" + struct.pack(">II", UINT32, 5)
+    (tmp_path / "m.gguf").write_bytes(head + plain)
+    check_header(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(
+    "name", ["../other.safetensors", "/etc/passwd", "a/../../b", "", r"\ud800", r"\u0000"]
+)
+def test_an_index_that_leads_out_of_its_directory_is_refused(tmp_path, name):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(f'{{"weight_map": {{"w": "{name}"}}}}')
+    with pytest.raises(ModelError, match="needed a place in the directory that it is in"):
+        weight_map(index)
+
+
+@pytest.mark.parametrize("name", ["../save", "/tmp", "save-0123", "save-" + "0" * 16 + "/.."])
+def test_a_manifest_that_leads_out_of_its_directory_is_refused(tmp_path, name):
+    content = f'{{"format": "schedcc.checkpoint/1", "directory": "{name}", "layers": []}}'
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(CheckpointError, match="directory: String should match pattern"):
+        NativeCheckpoint(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000, b"\xff"])
+def test_json_that_is_deep_or_no_json_is_one_sentence(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ModelError, match=r"config\.json is damaged: ") as refused:
+        read_object(tmp_path / "config.json")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_configuration_or_manifest_of_a_terabyte_is_refused_unread(tmp_path):
+    for name in ("config.json", "manifest.json"):
+        (tmp_path / name).touch()
+        os.truncate(tmp_path / name, 2**40)
+    most = f"holds {2**40:,} bytes, needed at most"
+    with pytest.raises(ModelError, match=f"damaged: {most} {model_directory.MOST_BYTES:,}"):
+        read_object(tmp_path / "config.json")
+    with pytest.raises(CheckpointError, match=f"damaged: it {most}"):
+        NativeCheckpoint(tmp_path)
+
+
+def test_a_safetensors_header_that_claims_more_than_there_is_is_refused(tmp_path):
+    file = tmp_path / "m.safetensors"
+    header = b'{"w":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}'
+    for content in (struct.pack("<Q", HUGE), struct.pack("<Q", len(header)) + header):
+        file.write_bytes(content + bytes(16))
+        with pytest.raises(CheckpointError, match="is damaged or cut off"):
+            read_specs(file)
+
+
+def test_compressed_records_in_a_file_of_torch_are_refused_unread(tmp_path):
+    torch.save({"w": torch.zeros(1000)}, tmp_path / "plain.pt")
+    assert list(torch_files.read_specs(tmp_path / "plain.pt")) == ["w"]
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(CheckpointError, match=r"its record .* is compressed, needed a file of"):
+        torch_files.read_specs(tmp_path / "packed.pt")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """A cache that another user could have put a model into, but for its permissions."""
+    directory = tmp_path / "cache"
+    directory.mkdir(mode=0o755)
+    monkeypatch.setenv("SCHEDCC_CACHE", str(directory))
+    (tmp_path / "m.gguf").write_bytes(gguf_file())
+    return directory
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775, 0o757])
+def test_a_cache_that_others_can_write_to_is_refused(tmp_path, cache, mode):
+    cache.chmod(mode)
+    with pytest.raises(ModelError, match=f"with mode {mode:o}, needed one of user") as refused:
+        converted(tmp_path / "m.gguf")
+    assert str(cache) in str(refused.value)
+    assert list(cache.iterdir()) == []
+
+
+@root_only
+def test_a_cache_of_another_user_is_refused(tmp_path, cache):
+    os.chown(cache, NOBODY, NOBODY)
+    with pytest.raises(ModelError, match=f"is of user {NOBODY} with mode 755"):
+        converted(tmp_path / "m.gguf")
+
+
+def test_the_name_of_a_file_that_is_converted_moves_no_cursor(tmp_path, cache, capsys):
+    file = tmp_path / "\x1b[2J.gguf"
+    file.write_bytes(gguf_file())
+    with pytest.raises(ModelError):
+        converted(file)
+    assert f"converting {tmp_path}/\\x1b[2J.gguf to safetensors" in capsys.readouterr().err
+    assert list(cache.glob("*-*")) == []
+
+
+def test_a_cache_that_is_made_is_that_of_its_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCHEDCC_CACHE", str(tmp_path / "new"))
+    (tmp_path / "m.gguf").write_bytes(gguf_file())
+    with pytest.raises(ModelError):  # the file holds no whole model
+        converted(tmp_path / "m.gguf")
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
