@@ -298,6 +298,7 @@ class Runner:
                 transfers.finish_sends()
                 stream.finish()
         finally:
+            stream.receive = None  # else the two would hold each other, and the transport
             self._buffers.clear()
         evaluation.micro_batches += stream.count
         if finite:

@@ -25,18 +25,20 @@ class Exchanges:
 
     def __init__(self, pipeline: RenewableGroup, channels: ChannelGroups, job: JobStore) -> None:
         """Over the groups of `channels`, or the store of `job` if `pipeline` connects nobody."""
-        self._pipeline, self._channels, self._job = pipeline, channels, job
+        self._pipeline, self._channels = pipeline, channels
+        # Only where it is needed: a store of torch is a connection, which ends with the transport.
+        self._shared = job.own if pipeline.is_unconnected else None
         self._store: PrivateStore | None = None
         self._numbers: Counter[int] = Counter()
         self.open(0, UNGUARDED_TIMEOUT.total_seconds())
 
     def open(self, generation: int, timeout: float) -> None:
         """Begin anew; a stage waits for another one for `timeout` seconds."""
-        self._timeout, store = timeout, self._job.own
+        self._timeout = timeout
         self._numbers.clear()
-        if self._pipeline.is_unconnected:
-            assert isinstance(store, PrivateStore)
-            self._store = store.part(f"exchanges of generation {generation}")
+        if self._shared is not None:
+            assert isinstance(self._shared, PrivateStore)
+            self._store = self._shared.part(f"exchanges of generation {generation}")
 
     def over(self, direction: Direction, peer: int) -> Exchange:
         """With the stage at the other end of a channel."""

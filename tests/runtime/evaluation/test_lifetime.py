@@ -4,6 +4,7 @@ import gc
 import os
 import resource
 import threading
+import time
 import weakref
 from typing import Any
 
@@ -35,7 +36,11 @@ def held() -> tuple[int, list[str]]:
     for thread in threading.enumerate():
         if thread is not threading.current_thread():
             thread.join(0.2)
-    return len(os.listdir("/proc/self/fd")), sorted(t.name for t in threading.enumerate())
+    counts = [-1, len(os.listdir("/proc/self/fd"))]
+    while counts[-1] != counts[-2]:  # gloo closes its connections from a thread of its own
+        time.sleep(0.1)
+        counts.append(len(os.listdir("/proc/self/fd")))
+    return counts[-1], sorted(t.name for t in threading.enumerate())
 
 
 def make_and_let_go(channels: Channels) -> dict[str, Any]:

@@ -84,6 +84,7 @@ def job(**changes: Any) -> Job:
         "threads": 1,
         "verify": False,
         "timeout": 1.0,
+        "cuda_graphs": False,
         "check_finite": False,
         "progress": "none",
         "record": None,
