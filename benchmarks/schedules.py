@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import schedcc
+from benchmarks.links import predicted
 from benchmarks.own import Own
 from benchmarks.processes import require_same
 from benchmarks.results import INFERENCE, ONE_PROCESS, TORCH_INTERLEAVED, WIDE
@@ -17,7 +18,7 @@ from benchmarks.threaded_torch import Interleaved, over_emulated_links
 from benchmarks.workload import Evaluated, Workload, seconds_of
 from runtime.testing import InMemoryTransport, Link, run_stages
 from schedcc.schedules.schedule import Overlap
-from schemas import Costs, PipelinePlan, TransportModel
+from schemas import PipelinePlan
 
 
 class Placed(NamedTuple):
@@ -99,13 +100,8 @@ def predict_schedules(setting: Setting, rank_seconds: float) -> dict[str, float]
         setting: Ranks, micro-batches and the seconds of a transfer.
         rank_seconds: What all forwards of a rank take for a micro-batch.
     """
-    transport = TransportModel(queue="channel")
     return {
-        placed.name: schedcc.simulate(
-            placed.plan(setting),
-            Costs(forward=rank_seconds / placed.held, transfer=setting.transfer_seconds),
-            transport,
-        ).makespan
+        placed.name: predicted(placed.plan(setting), rank_seconds / placed.held, setting)
         for placed in PLACED
     }
 
