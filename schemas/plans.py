@@ -44,6 +44,8 @@ def in_circle(placement: Sequence[int]) -> bool:
     >>> in_circle([0, 1, 2]), in_circle([0, 1, 0, 1]), in_circle([0, 0, 1])
     (False, True, False)
     """
+    if all(rank <= after for rank, after in pairwise(placement)):  # as mostly, and soon seen
+        return False
     sorter = TopologicalSorter[int]()
     for source, destination in pairwise(placement):
         if source != destination:
