@@ -7,7 +7,6 @@ compiler's simulation predicts it.
 
 import time
 from collections.abc import Callable
-from itertools import pairwise
 
 import schedcc
 from benchmarks.own import Own
@@ -17,7 +16,6 @@ from benchmarks.settings import Setting
 from benchmarks.workload import Evaluated, Workload, seconds_of
 from runtime.testing import InMemoryTransport, Link, run_stages
 from schemas import Costs, PipelinePlan, TransportModel
-from schemas.costs import SingleCost
 
 FORMS = {OWN_BLOCKING: False, OWN_OVERLAPPED: True}
 
@@ -60,23 +58,8 @@ def predict(setting: Setting, forward: float) -> dict[str, float]:
 
 
 def predicted(plan: PipelinePlan, forward: float, setting: Setting) -> float:
-    """The makespan of a plan on emulated links.
-
-    The first activation on a channel travels behind its header (`runtime.execution.headers`), which
-    is a message of its own, and so takes as long again.
-    """
-    channels = {
-        (source, destination): stage
-        for stage, (source, destination) in reversed([*enumerate(pairwise(plan.placement))])
-        if source != destination
-    }
-    twice = tuple(
-        SingleCost(
-            of="transfer", micro_batch=0, stage_id=stage, seconds=2 * setting.transfer_seconds
-        )
-        for stage in channels.values()
-    )
-    costs = Costs(forward=forward, transfer=setting.transfer_seconds, single=twice)
+    """The makespan of a plan on emulated links."""
+    costs = Costs(forward=forward, transfer=setting.transfer_seconds)
     return schedcc.simulate(plan, costs, TransportModel(queue="channel")).makespan
 
 

@@ -1,6 +1,6 @@
 """The runner: evaluations on one stage, as runs of the pipeline with a handshake before each."""
 
-from collections import ChainMap
+from collections import ChainMap, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import pairwise
@@ -20,6 +20,7 @@ from runtime.evaluation.forwards import forwards_of
 from runtime.evaluation.outcome import outcome_of, part_of
 from runtime.evaluation.setup import Setup
 from runtime.execution.buffers import BufferPool
+from runtime.execution.headers import Rooms
 from runtime.execution.interpreter import Work
 from runtime.execution.transfers import Transfers
 from runtime.failure.errors import AgreementError
@@ -105,6 +106,7 @@ class Runner:
         )
         self._tuner = Autotuner(self._setup.overlap, self._transport)
         self._layout = None
+        self._rooms: Rooms = defaultdict(int)
 
     def _begin(self, run: GuardedRun) -> None:
         # Modules may have been compiled since.
@@ -274,6 +276,7 @@ class Runner:
             self._placement,
             num_buffers=interpreter.program.num_buffers,
             dynamic_shapes=setup.dynamic_shapes,
+            rooms=self._rooms,
         )
         finite: dict[int, FiniteCheck] = {}
         if setup.check_finite:

@@ -10,12 +10,13 @@ message crosses a forward like any other. Elsewhere, and where there is no room 
 activation follows in a message of its own, whose receive is posted when the header has been read.
 
 Both ends know the room without a word: it is what the largest activation with a header needed so
-far on this channel, and a quarter more: activations that grow step by step seldom have none.
+far on this channel, in this run or one before it over the same connections, and a quarter more:
+activations that grow step by step seldom have none.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 
@@ -23,6 +24,9 @@ from runtime.execution.buffers import BufferPool
 from runtime.tensors.activation import Signature
 from runtime.transport.control_messages import ROOM, packed
 from runtime.transport.protocol import PeerChannel, Transport
+
+Rooms: TypeAlias = defaultdict[PeerChannel, int]
+"""Bytes for an activation beside its header, by channel; 0: none has needed one."""
 
 
 class Header(NamedTuple):
@@ -36,15 +40,16 @@ class Header(NamedTuple):
 class FirstMessages:
     """Makes the messages with headers on one stage, and the places for them."""
 
-    def __init__(self, transport: Transport, buffers: BufferPool) -> None:
-        """Begin without room for any activation beside a header.
+    def __init__(self, transport: Transport, buffers: BufferPool, rooms: Rooms) -> None:
+        """Begin with the room that there is on each channel.
 
         Args:
             transport: Connection to the other stages.
             buffers: Where received activations live.
+            rooms: What runs before, over the same connections, have needed; it is kept up to date.
         """
         self._transport, self._buffers = transport, buffers
-        self._room: defaultdict[PeerChannel, int] = defaultdict(int)
+        self._room = rooms
 
     def room(self, channel: PeerChannel) -> int:
         """Bytes that an activation may have beside its header; -1: none can be there."""

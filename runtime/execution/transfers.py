@@ -15,7 +15,7 @@ Windows of the stream are parts of transfers, see `runtime.data.stream`. What is
 channel is in one order, header, activation, window, whatever groups transfers are posted in.
 """
 
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,7 +25,7 @@ from torch import nn
 
 from runtime.data.stream import Stream, Window
 from runtime.execution.buffers import BufferPool
-from runtime.execution.headers import FirstMessages, Header, memory_beside_header
+from runtime.execution.headers import FirstMessages, Header, Rooms, memory_beside_header
 from runtime.execution.signatures import Signatures
 from runtime.execution.transfer import Prepared, Transfer
 from runtime.tensors.activation import ActivationError, Signature, described
@@ -52,6 +52,7 @@ class Transfers:
         *,
         num_buffers: int = 2,
         dynamic_shapes: bool = False,
+        rooms: Rooms | None = None,
     ) -> None:
         """Begin without any signature known.
 
@@ -62,6 +63,7 @@ class Transfers:
             placement: The rank of each stage.
             num_buffers: Of each stage.
             dynamic_shapes: Whether every activation brings its header.
+            rooms: What is known from runs before, see `FirstMessages`.
         """
         self._transport, self._buffers = transport, buffers
         self._stream, self._placement = stream, placement
@@ -72,7 +74,9 @@ class Transfers:
             copied_at=tuple(copied_at),
             dynamic_shapes=dynamic_shapes,
         )
-        self._first = FirstMessages(transport, buffers)
+        self._first = FirstMessages(
+            transport, buffers, defaultdict(int) if rooms is None else rooms
+        )
         self._latest: OrderedDict[tuple[Direction, int, int], Signature] = OrderedDict()
         self._put_off_from: dict[int, deque[Prepared]] = {}
         """Receives that have not begun, by rank: nobody knows the first one's signature yet."""
