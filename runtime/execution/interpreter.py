@@ -5,13 +5,13 @@ and where micro-batches come from is the caller's. Adding an instruction to `sch
 checker point at the `match` below.
 """
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
 from runtime.data.stream import Stream
 from runtime.execution.buffers import BufferPool
+from runtime.execution.held_receives import HeldReceives
 from runtime.execution.listeners import Listener
 from runtime.execution.program import Program
 from runtime.execution.transfer import Transfer
@@ -31,7 +31,6 @@ from schemas import (
     ForwardPass,
     GroupEnd,
     GroupStart,
-    Instruction,
     LoadMicroBatch,
     MoveLogits,
     Place,
@@ -85,7 +84,8 @@ class Interpreter:
         Raises:
             Exception: what an instruction raised, with a note on where in the plan that was.
         """
-        stream, held = work.stream, _HeldReceives(self, work)
+        stream = work.stream
+        held = HeldReceives(stream, lambda entry: self._execute(entry, work))
         each, executed = self.program.instructions_of_a_micro_batch, 0
         placed: Placed | None = None
         try:
@@ -101,7 +101,7 @@ class Interpreter:
                             break
                         continue
                     executed += 1
-                self.execute(entry, work)
+                self._execute(entry, work)
                 executed += held.after(placed.instruction)
             work.results.losses.expect(stream.count)
             for placed in self.program.epilogue:
@@ -119,8 +119,7 @@ class Interpreter:
             self._posted.clear()
             self._group = None
 
-    def execute(self, entry: "_Entry", work: Work) -> None:
-        """Execute one instruction of a step."""
+    def _execute(self, entry: "_Entry", work: Work) -> None:
         placed, _, method = entry
         for listener in work.listeners:
             listener.started(placed)
@@ -219,69 +218,6 @@ class Interpreter:
 
 Method = Callable[[Interpreter, Any, Work], None]
 _Entry = tuple[Placed, int | None, Method]
-
-
-class _HeldReceives:
-    """Receives that are to be posted before it is known whether their micro-batch exists.
-
-    A plan may post them far ahead. Whoever waited there for the next window could keep those from
-    going on that the window's sender waits for. So they are held back, in their order, until the
-    last micro-batch that is known has arrived, since the window is right behind it; or until one of
-    them is waited for: what comes before it on its channel was sent behind the window.
-    """
-
-    def __init__(self, interpreter: Interpreter, work: Work) -> None:
-        self._interpreter, self._work = interpreter, work
-        self._entries: deque[_Entry] = deque()
-
-    def take(self, entry: _Entry) -> bool:
-        """Hold a receive back, if it has to be; whether it has."""
-        micro_batch = entry[1]
-        assert micro_batch is not None
-        if not self._entries and self._work.stream.knows(micro_batch):
-            return False
-        self._entries.append(entry)
-        return True
-
-    def post(self, instruction: Instruction | None = None) -> int:
-        """Post those whose micro-batches are known to exist by now; their number.
-
-        Args:
-            instruction: Comes next: what it waits for is posted in any case.
-        """
-        posted, stream = 0, self._work.stream
-        while self._entries:
-            entry = self._entries[0]
-            micro_batch = entry[1]
-            assert micro_batch is not None
-            if not (stream.knows(micro_batch) or self._is_waited_for(instruction)):
-                break
-            self._entries.popleft()
-            if stream.has(micro_batch):
-                self._interpreter.execute(entry, self._work)
-                posted += 1
-        return posted
-
-    def _is_waited_for(self, instruction: Instruction | None) -> bool:
-        """Whether an instruction waits for one of them."""
-        if not isinstance(instruction, WaitRecvActivation):
-            return False
-        expected = (entry[0].instruction for entry in self._entries)
-        return any(
-            isinstance(post, PostRecvActivation)
-            and (post.stage, post.micro_batch) == (instruction.stage, instruction.micro_batch)
-            for post in expected
-        )
-
-    def after(self, instruction: Instruction) -> int:
-        """Take the window in that comes behind what was waited for, and post what it allows."""
-        if not self._entries or not isinstance(instruction, WaitRecvActivation):
-            return 0
-        stream = self._work.stream
-        if not stream.follows_receive(instruction.stage, instruction.micro_batch):
-            return 0
-        stream.has(stream.count)
-        return self.post()
 
 
 def _entry(placed: Placed) -> _Entry:
