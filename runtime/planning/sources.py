@@ -61,6 +61,7 @@ class ScheduledPlans:
         """
         self._schedule, self._stages, self._ranks = find_schedule(schedule), stages, ranks
         self.placement = placement_of(self._schedule, stages, ranks)
+        self._found: dict[Overlap, Repetition | None] = {}
 
     def misfit(self, micro_batches: int) -> str | None:  # noqa: ARG002
         """There is one for any number."""
@@ -84,18 +85,14 @@ class ScheduledPlans:
     @cached_property
     def is_endless(self) -> bool:
         """Whether the schedule repeats, in both variants."""
-        return None not in self._repetitions
+        return all(self._repeated(variant) is not None for variant in self._variants)
 
     def endless_plan(self, outcome: schedcc.Outcome, *, overlap: bool) -> EndlessPlan:
         """A plan without an end."""
-        programs = self._repetitions[overlap]
+        variant = self._variants[overlap]
+        programs = self._repeated(variant)
         assert programs is not None
-        return EndlessPlan(programs, outcome, overlap=self._variants[overlap])
-
-    @cached_property
-    def _repetitions(self) -> tuple[Repetition | None, ...]:
-        """Of the blocking variant, and of the overlapped one; they do not depend on the outcome."""
-        return tuple(map(self._repeated, self._variants))
+        return EndlessPlan(programs, outcome, overlap=variant)
 
     @cached_property
     def _variants(self) -> tuple[Overlap, Overlap]:
@@ -110,7 +107,12 @@ class ScheduledPlans:
         return False, True if in_order else "channel"
 
     def _repeated(self, overlap: Overlap) -> Repetition | None:
-        return endless_programs(self._schedule, self._stages, self._ranks, overlap=overlap)
+        """Of one variant, derived and proved once."""
+        if overlap not in self._found:
+            self._found[overlap] = endless_programs(
+                self._schedule, self._stages, self._ranks, overlap=overlap
+            )
+        return self._found[overlap]
 
 
 _BY_CHANNEL = TransportModel(queue="channel")
