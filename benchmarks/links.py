@@ -6,7 +6,7 @@ compiler's simulation predicts it.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import schedcc
 from benchmarks.own import Own
@@ -20,32 +20,62 @@ from schemas import Costs, PipelinePlan, TransportModel
 FORMS = {OWN_BLOCKING: False, OWN_OVERLAPPED: True}
 
 
+Contender = Callable[..., Evaluated | None]
+"""`(*, keep_logits=False)`: evaluates all micro-batches; the last stage has what comes of it."""
+
+
 def measure_links(setting: Setting, repeats: int) -> dict[str, list[float]]:
     """Seconds of one process and of both forms, by name; the repeats are interleaved."""
     workload = Workload.of(setting, 1)
     expected = workload.one_process(keep_logits=True)
+    timings = timed_over_links(
+        setting,
+        lambda end: {name: Own(workload, overlap, end) for name, overlap in FORMS.items()},
+        dict.fromkeys(FORMS, expected),
+        repeats,
+    )
+    one_process = seconds_of(lambda: workload.one_process(keep_logits=False))
+    return {ONE_PROCESS: [one_process], **timings}
 
-    def stage(end: InMemoryTransport) -> dict[str, list[float]]:
-        contenders = {name: Own(workload, overlap, end) for name, overlap in FORMS.items()}
+
+def timed_over_links(
+    setting: Setting,
+    contenders_of: Callable[[InMemoryTransport], Mapping[str, Contender]],
+    expected: Mapping[str, Evaluated],
+    repeats: int,
+) -> dict[str, list[float]]:
+    """Seconds of each contender over emulated links, by name; the repeats are interleaved.
+
+    Args:
+        setting: Ranks, and the seconds of a transfer.
+        contenders_of: Those of a rank.
+        expected: What each of them has to give first.
+        repeats: How often each is timed.
+    """
+
+    def rank(end: InMemoryTransport) -> tuple[dict[str, list[float]], set[str]]:
+        contenders, verified = contenders_of(end), set[str]()
         for name, contender in contenders.items():
             found = contender(keep_logits=True)
-            if end.stage_id == end.stages - 1:
-                require_same(name, found, expected)
+            if found is not None:
+                require_same(name, found, expected[name])
+                verified.add(name)
             contender()  # once as it will be timed
-        return {
-            name: [_seconds(end, contender) for _ in range(repeats)]
-            for name, contender in contenders.items()
-        }
+        seconds: dict[str, list[float]] = {name: [] for name in contenders}
+        for _ in range(repeats):
+            for name, contender in contenders.items():
+                seconds[name].append(_seconds(end, contender))
+        return seconds, verified
 
-    timings = run_stages(
+    found = run_stages(
         setting.stages,
-        stage,
+        rank,
         queue="channel",
         link=Link(seconds=setting.transfer_seconds),
         timeout=600.0,
-    )[0]
-    one_process = seconds_of(lambda: workload.one_process(keep_logits=False))
-    return {ONE_PROCESS: [one_process], **timings}
+    )
+    assert set().union(*(verified for _, verified in found)) == set(expected)
+    return found[0][0]
 
 
 def predict(setting: Setting, forward: float) -> dict[str, float]:
@@ -63,7 +93,7 @@ def predicted(plan: PipelinePlan, forward: float, setting: Setting) -> float:
     return schedcc.simulate(plan, costs, TransportModel(queue="channel")).makespan
 
 
-def _seconds(end: InMemoryTransport, contender: Callable[[], Evaluated | None]) -> float:
+def _seconds(end: InMemoryTransport, contender: Contender) -> float:
     end.gather_objects(None)
     start = time.perf_counter()
     contender()

@@ -4,19 +4,16 @@ Each contender has the same ranks and the same work: a rank's forwards take the 
 whether it holds one stage or two. torch's engine runs in the same threads over the same links.
 """
 
-import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 import schedcc
-from benchmarks.links import predicted
+from benchmarks.links import Contender, predicted, timed_over_links
 from benchmarks.own import Own
-from benchmarks.processes import require_same
 from benchmarks.results import INFERENCE, ONE_PROCESS, TORCH_INTERLEAVED, WIDE
 from benchmarks.settings import Setting
 from benchmarks.threaded_torch import Interleaved, over_emulated_links
-from benchmarks.workload import Evaluated, Workload, seconds_of
-from runtime.testing import InMemoryTransport, Link, run_stages
+from benchmarks.workload import Workload, seconds_of
+from runtime.testing import InMemoryTransport
 from schedcc.schedules.schedule import Overlap
 from schemas import PipelinePlan
 
@@ -58,37 +55,22 @@ PLACED = (
 def measure_schedules(setting: Setting, repeats: int) -> dict[str, list[float]]:
     """Seconds of one process and of all contenders, by name; the repeats are interleaved."""
     workloads = {held: Workload.of(setting.divided(held), 1) for held in (1, 2)}
-    expected = {held: work.one_process(keep_logits=True) for held, work in workloads.items()}
+    of_one_process = {held: work.one_process(keep_logits=True) for held, work in workloads.items()}
+    expected = {placed.name: of_one_process[placed.held] for placed in PLACED}
+    expected[TORCH_INTERLEAVED] = of_one_process[2]
 
-    def rank(end: InMemoryTransport) -> dict[str, list[float]]:
-        contenders: dict[str, tuple[int, Callable[..., Evaluated | None]]] = {
-            placed.name: (
-                placed.held,
-                Own(workloads[placed.held], bool(placed.overlap), end, plan=placed.plan(setting)),
+    def contenders_of(end: InMemoryTransport) -> dict[str, Contender]:
+        contenders: dict[str, Contender] = {
+            placed.name: Own(
+                workloads[placed.held], bool(placed.overlap), end, plan=placed.plan(setting)
             )
             for placed in PLACED
         }
-        contenders[TORCH_INTERLEAVED] = (2, Interleaved(workloads[2], end))
-        for name, (held, contender) in contenders.items():
-            found = contender(keep_logits=True)
-            if found is not None:
-                require_same(name, found, expected[held])
-            contender()  # once as it will be timed
-        seconds: dict[str, list[float]] = {name: [] for name in contenders}
-        for _ in range(repeats):
-            for name, (_, contender) in contenders.items():
-                seconds[name].append(_seconds(end, contender))
-        return seconds
+        return contenders | {TORCH_INTERLEAVED: Interleaved(workloads[2], end)}
 
     assert {INFERENCE, WIDE} <= {placed.name for placed in PLACED}
     with over_emulated_links(setting.stages):
-        timings = run_stages(
-            setting.stages,
-            rank,
-            queue="channel",
-            link=Link(seconds=setting.transfer_seconds),
-            timeout=600.0,
-        )[0]
+        timings = timed_over_links(setting, contenders_of, expected, repeats)
     one_process = seconds_of(lambda: workloads[1].one_process(keep_logits=False))
     return {ONE_PROCESS: [one_process], **timings}
 
@@ -104,11 +86,3 @@ def predict_schedules(setting: Setting, rank_seconds: float) -> dict[str, float]
         placed.name: predicted(placed.plan(setting), rank_seconds / placed.held, setting)
         for placed in PLACED
     }
-
-
-def _seconds(end: InMemoryTransport, contender: Callable[[], Evaluated | None]) -> float:
-    end.gather_objects(None)
-    start = time.perf_counter()
-    contender()
-    spans = end.gather_objects((start, time.perf_counter()))
-    return float(max(end for _, end in spans) - min(start for start, _ in spans))
