@@ -7,7 +7,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from schedcc.cli.drawing import Run
+from schedcc.cli.drawing import Run, require_recording
 from schedcc.cli.options import (
     DEFAULT_SCHEDULE,
     NO_SIZES,
@@ -72,8 +72,7 @@ def breakdown_command(
             raise ValueError("options of plans and costs are given, found a recording")
         found = _of_recording(read_recording(source), run)
     else:
-        if run is not None:
-            raise ValueError(f"--run is {run}, needed the directory of a recording with it")
+        require_recording(run)
         plan = all_stages(read_or_compiled(source, *sizes), source)
         predicted = prediction(plan, cost_model(*given), transport_model(queue, 0))
         found = Breakdowns(pipelines={"simulated": predicted.breakdown})

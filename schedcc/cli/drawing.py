@@ -18,6 +18,16 @@ Svg = Annotated[Path | None, typer.Option("--svg", help="Draw a picture in this 
 Run = Annotated[int | None, typer.Option(help="This run of a recording alone, from 0.")]
 
 
+def require_recording(run: int | None) -> None:
+    """Refuse `--run` where there is no recording.
+
+    Raises:
+        ValueError: it was given.
+    """
+    if run is not None:
+        raise ValueError(f"--run is {run}, needed the directory of a recording with it")
+
+
 def write_pictures(
     title: str, panels: Sequence[Panel], to_html: Path | None, to_svg: Path | None
 ) -> None:

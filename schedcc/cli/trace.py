@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from schedcc.cli.drawing import Html, Run, Svg, write_pictures
+from schedcc.cli.drawing import Html, Run, Svg, require_recording, write_pictures
 from schedcc.cli.options import (
     DEFAULT_SCHEDULE,
     NO_SIZES,
@@ -108,8 +108,8 @@ def _require_sense(
     """Refuse what does not go together."""
     if plan is not None and recording is not None and traces:
         raise ValueError("a trace is of a plan or a recording, needed --html or --svg for both")
-    if recording is None and run is not None:
-        raise ValueError(f"--run is {run}, needed the directory of a recording with it")
+    if recording is None:
+        require_recording(run)
 
 
 def _costs(

@@ -17,7 +17,7 @@ from tests.hosts.work import evaluate_once
 from tests.support.hosts import Hosts, missing
 from tests.support.paths import ROOT
 from tests.support.ranks_on_hosts import RanksOnHosts
-from tests.support.tiny_models import tiny_model, tiny_tokenizer
+from tests.support.tiny_models import saved_llama
 
 pytestmark = [
     pytest.mark.hosts,
@@ -34,10 +34,7 @@ PAGE = (ROOT / "docs" / "hosts.md").read_text()
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("tiny-llama")
-    tiny_model("llama").save_pretrained(directory)
-    tiny_tokenizer().save_pretrained(directory)
-    return directory
+    return saved_llama(tmp_path_factory.mktemp("tiny-llama"))
 
 
 def start(

@@ -201,3 +201,10 @@ def smollm2() -> PreTrainedModel:
 @cache
 def smollm2_tokenizer() -> PreTrainedTokenizerFast:
     return load_tokenizer(locate_model("smollm2"))
+
+
+def saved_llama(directory: Path) -> Path:
+    """A directory, in which a tiny Llama and a tokenizer for it have been saved."""
+    tiny_model("llama").save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory

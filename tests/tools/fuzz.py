@@ -13,10 +13,11 @@ import io
 import resource
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
+from typing import Any
 from unittest.mock import patch
 
 import typer
@@ -216,20 +217,45 @@ def too_long(*_: object) -> None:
     raise TimeoutError(f"more than {SECONDS} s")
 
 
-def main() -> None:
-    """Try as many files as asked for, and print how many ended how, and the peak of memory."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+def command_line(
+    fuzz: Callable[[int, int, Path], Mapping[Any, int]],
+    *,
+    megabytes: int,
+    form: Callable[[Any, int], str],
+    description: str | None,
+) -> None:
+    """Try as many files as the options say, and print what became of them, and the peak of memory.
+
+    Args:
+        fuzz: `(number, seed, folder) -> how many ended how`.
+        megabytes: Of address space, at most, unless an option says otherwise.
+        form: How an end and its number are written.
+        description: Of the command.
+    """
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--number", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--megabytes", type=int, default=200, help="of address space, at most")
+    parser.add_argument(
+        "--megabytes", type=int, default=megabytes, help="of address space, at most"
+    )
     options = parser.parse_args()
     limit_memory(options.megabytes * 2**20)
     signal.signal(signal.SIGALRM, too_long)
     with TemporaryDirectory() as folder:
-        statuses = fuzz(options.number, options.seed, Path(folder))
+        counts = fuzz(options.number, options.seed, Path(folder))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    ended = ", ".join(f"{count} exit {status}" for status, count in sorted(statuses.items()))
-    print(f"{options.number} files: {ended}; peak {peak} MB")
+    found = ", ".join(form(end, count) for end, count in sorted(counts.items()))
+    print(f"{options.number} files: {found}; peak {peak} MB")
+
+
+def main() -> None:
+    """Try as many files as asked for, and print how many ended how, and the peak of memory."""
+    command_line(
+        fuzz,
+        megabytes=200,
+        form=lambda status, count: f"{count} exit {status}",
+        description=main.__doc__,
+    )
 
 
 if __name__ == "__main__":

@@ -5,16 +5,13 @@ believes of a header is then used as the runtime uses it, so a count that is abs
 memory. `python -m tests.tools.fuzz_models --number 100000` tries as many (`make fuzz` does).
 """
 
-import argparse
 import json
-import resource
 import signal
 import struct
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 
 import gguf
 import torch
@@ -30,7 +27,7 @@ from runtime.language.models.gguf.header import check_header
 from schemas import CheckpointManifest, LayerEntry
 from schemas.checkpoints import TensorEntry
 from tests.tools.edits import Seed, edited_bytes, edited_values
-from tests.tools.fuzz import SECONDS, limit_memory, too_long
+from tests.tools.fuzz import SECONDS, command_line
 
 LARGEST = 50_000
 """Bytes of a file."""
@@ -172,18 +169,12 @@ def fuzz(number: int, seed: int, folder: Path) -> Counter[str]:
 
 def main() -> None:
     """Try as many files as asked for, and print what became of them."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--number", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--megabytes", type=int, default=500, help="of address space, at most")
-    options = parser.parse_args()
-    limit_memory(options.megabytes * 2**20)
-    signal.signal(signal.SIGALRM, too_long)
-    with TemporaryDirectory() as folder:
-        counts = fuzz(options.number, options.seed, Path(folder))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    found = ", ".join(f"{name}: {count}" for name, count in sorted(counts.items()))
-    print(f"{options.number} files: {found}; peak {peak} MB")
+    command_line(
+        fuzz,
+        megabytes=500,
+        form=lambda name, count: f"{name}: {count}",
+        description=main.__doc__,
+    )
 
 
 if __name__ == "__main__":

@@ -19,17 +19,14 @@ from schedcc.recordings.postmortem import postmortem
 from schemas import LanguageModelEvaluation
 from tests.support.forks import pipeval, without_gpus
 from tests.support.paths import ROOT
-from tests.support.tiny_models import tiny_model, tiny_tokenizer
+from tests.support.tiny_models import saved_llama, tiny_tokenizer
 
 TEXT = "ab ab 12 cd\n\nthe quick brown fox\njumps over the lazy dog, 1234 times\n" * 3
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("tiny-llama")
-    tiny_model("llama").save_pretrained(directory)
-    tiny_tokenizer().save_pretrained(directory)
-    return directory
+    return saved_llama(tmp_path_factory.mktemp("tiny-llama"))
 
 
 @pytest.fixture(scope="module")

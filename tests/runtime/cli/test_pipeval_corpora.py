@@ -15,7 +15,7 @@ import torch
 from runtime.language.text import Text, Windows, tokenize_documents
 from schemas import DocumentScore, LanguageModelEvaluation, TokenScore
 from tests.support.forks import pipeval
-from tests.support.tiny_models import tiny_model, tiny_tokenizer
+from tests.support.tiny_models import saved_llama, tiny_model, tiny_tokenizer
 
 RECORDS = ["ab ab 12 cd", "the quick brown fox jumps over the lazy dog", "naïve 漢字"]
 PATIENCE = 240.0
@@ -23,10 +23,7 @@ PATIENCE = 240.0
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("tiny-llama")
-    tiny_model("llama").save_pretrained(directory)
-    tiny_tokenizer().save_pretrained(directory)
-    return directory
+    return saved_llama(tmp_path_factory.mktemp("tiny-llama"))
 
 
 def words(*options: object) -> list[str]:

@@ -20,7 +20,7 @@ from runtime.language.text import IGNORED, Text, Windows, tokenize_documents
 from runtime.testing import InMemoryTransport, run_stages
 from schemas import LanguageModelEvaluation
 from tests.support.forks import Program, pipeval, run_pipeval
-from tests.support.tiny_models import tiny_model, tiny_tokenizer
+from tests.support.tiny_models import saved_llama, tiny_model, tiny_tokenizer
 
 FIRST = "ab ab 12 cd\n\nthe quick brown fox\njumps over the lazy dog, 1234 times\n"
 SECOND = "a\r\nsecond text, with a line of its own that is longer than one window has room for\n"
@@ -28,10 +28,7 @@ SECOND = "a\r\nsecond text, with a line of its own that is longer than one windo
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("tiny-llama")
-    tiny_model("llama").save_pretrained(directory)
-    tiny_tokenizer().save_pretrained(directory)
-    return directory
+    return saved_llama(tmp_path_factory.mktemp("tiny-llama"))
 
 
 def run(*options: object, **settings: Any) -> "subprocess.CompletedProcess[str]":
