@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 N ?= 200
 
-.PHONY: demo test chaos gpu bench bench-compiler bench-runtime check mutants fuzz kill-saves format schemas clean
+.PHONY: demo test chaos gpu bench bench-compiler bench-runtime check docs docs-serve mutants fuzz kill-saves format schemas clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -29,7 +29,7 @@ bench-runtime: $(READY)
 chaos: $(READY)
 	$(BIN)/python -m tests.chaos $(N) $(SEED)
 
-# Whether what is said of GPUs is true, in ten minutes: docs/gpu.md. GPU_PYTHON has torch with CUDA;
+# Whether what is said of GPUs is true, in ten minutes: docs/how-to/gpu.md. GPU_PYTHON has torch with CUDA;
 # all else is in one folder, which can be made elsewhere and copied. Options: make gpu GPU=--dry
 GPU_PYTHON ?= $(PYTHON)
 GPU_PACKAGES ?= build/gpu-packages
@@ -41,11 +41,19 @@ $(GPU_PACKAGES):
 	$(GPU_PYTHON) -m pip install --quiet --target $@ --constraint constraints.txt \
 		pydantic networkx numpy typer rich safetensors transformers gguf
 
-check: $(READY)
+check: docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PYTEST)
+
+# The site, in build/site: a warning is an error, and so is a link to nothing.
+docs: $(READY)
+	PYTHONPATH=. $(BIN)/zensical build --strict --clean
+	$(BIN)/python -m tests.tools.site_links build/site
+
+docs-serve: $(READY)
+	PYTHONPATH=. $(BIN)/zensical serve
 
 # The checker against an executor on N random mutants, and N randomly edited files.
 mutants: N = 100000

@@ -1,1 +1,1 @@
-"""Benchmarks: the runtime beside its peers and hand-written loops, see docs/benchmarks.md."""
+"""The runtime beside its peers and hand-written loops, see docs/explanation/benchmarks.md."""

@@ -1,6 +1,6 @@
 """Ownership of memory: who may write to it, and when.
 
-One rule for every path, in the docs as well (docs/evaluating.md, *Memory*):
+One rule for every path, in the docs as well (docs/how-to/evaluating.md, *Memory*):
 
     Memory that a caller's code can reach is not written to by the runtime while anyone but the
     runtime refers to it; and what the runtime keeps after a call is its own: either nobody else

@@ -1,9 +1,9 @@
 """Move posts ahead and waits behind, as far as the places of the buffers allow.
 
 Transfers of a rank end in the order of its queue. Where the ranks form a chain, no order of them
-can deadlock (`docs/checking.md`), and receives are posted ahead of sends. Where the channels lead
-around in a circle, as in a ring, they stay in the order of the blocking program, which is free of
-deadlock.
+can deadlock (`docs/explanation/checking.md`), and receives are posted ahead of sends. Where the
+channels lead around in a circle, as in a ring, they stay in the order of the blocking program,
+which is free of deadlock.
 """
 
 from collections.abc import Callable, Hashable

@@ -1,6 +1,6 @@
 """To test schedules and plans with: strategies, spoilt plans, and an executor of reference.
 
-A schedule of one's own, tested for every size (`docs/testing.md`)::
+A schedule of one's own, tested for every size (`docs/how-to/testing.md`)::
 
     from hypothesis import given
     from schedcc.testing import assert_sound, shapes

@@ -29,7 +29,7 @@ PATIENCE = 240.0
 """Seconds until everything has started and ended, on a machine that does much else."""
 
 TEXT = "the quick brown fox\njumps over the lazy dog, 1234 times\n"
-PAGE = (ROOT / "docs" / "hosts.md").read_text()
+PAGE = (ROOT / "docs" / "how-to" / "hosts.md").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,10 @@
-"""What `docs/pictures.md` and the README show is true."""
+"""What `docs/how-to/pictures.md` and the README show is true."""
 
 import re
 
 from tests.support.paths import ROOT
 
-PAGE = (ROOT / "docs" / "pictures.md").read_text()
+PAGE = (ROOT / "docs" / "how-to" / "pictures.md").read_text()
 
 
 def test_the_breakdown_is_what_the_command_prints(run):
@@ -25,7 +25,7 @@ def test_the_picture_of_the_readme_is_what_its_command_draws(run, tmp_path):
 
 
 def test_the_pictures_of_the_page_are_there():
-    names = re.findall(r"!\[[^]]+\]\((images/[^)]+)\)", PAGE)
+    names = re.findall(r"!\[[^]]+\]\(\.\./(images/[^)]+)\)", PAGE)
     assert len(names) == 2
     assert all((ROOT / "docs" / name).stat().st_size < 100_000 for name in names)
 

@@ -1,4 +1,4 @@
-"""What `docs/schedules.md` shows is true."""
+"""What `docs/how-to/schedules.md` shows is true."""
 
 import re
 from typing import Any
@@ -10,7 +10,7 @@ from runtime import Evaluator
 from tests.support.models_for_tests import batches, mlp, one_process
 from tests.support.paths import ROOT
 
-PAGE = (ROOT / "docs" / "schedules.md").read_text()
+PAGE = (ROOT / "docs" / "how-to" / "schedules.md").read_text()
 
 
 def test_a_stranger_has_a_schedule_drawn_checked_simulated_and_run_in_under_15_lines(

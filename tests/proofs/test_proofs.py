@@ -1,4 +1,4 @@
-"""The schedules that ship are sound for all sizes: all is proved that `docs/proofs.md` lists."""
+"""The schedules that ship are sound for all sizes, as `docs/explanation/proofs.md` lists them."""
 
 from dataclasses import replace
 

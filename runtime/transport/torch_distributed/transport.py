@@ -5,8 +5,8 @@
   wait for them: hence a receive place is not overwritten before the forward that reads it, nor
   read before it is filled, and the host never blocks on a transfer.
 - A message of several tensors is one group.
-- Channels share the pipeline's process group or have one each; see docs/transports.md. All these
-  groups are the transport's own: a failure ends them, and `open` makes others.
+- Channels share the pipeline's process group or have one each; see docs/explanation/transports.md.
+  All these groups are the transport's own: a failure ends them, and `open` makes others.
 - Between CPUs of one host, messages go through shared memory; process groups are for the rest.
 """
 

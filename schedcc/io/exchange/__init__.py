@@ -1,7 +1,7 @@
 """Exchange with other programs: the CSV files of `torch.distributed.pipelining`.
 
 Nothing here imports torch. What the files mean, and what they cannot say, is in
-`docs/checking.md`.
+`docs/explanation/checking.md`.
 """
 
 from schedcc.io.exchange.reading import from_torch_csv, read_torch_csv

@@ -1,4 +1,4 @@
-"""The timetables of `docs/checking.md`, held against the dependency graphs of compiled plans."""
+"""The timetables of `docs/explanation/checking.md`, held against the graphs of compiled plans."""
 
 from itertools import pairwise
 from pathlib import Path

@@ -27,7 +27,7 @@ from schedcc.testing import (
 )
 from tests.support.paths import ROOT
 
-PAGE = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "testing.md").read_text(encoding="utf-8")
 
 
 class Looped:
