@@ -14,7 +14,7 @@ from benchmarks.processes import require_same
 from benchmarks.results import ONE_PROCESS, OWN_BLOCKING, OWN_OVERLAPPED
 from benchmarks.settings import Setting
 from benchmarks.workload import Evaluated, Workload, seconds_of
-from runtime.testing import InMemoryTransport, Link, run_stages
+from runtime.testing import InMemoryTransport, Link, run_threads
 from schemas import Costs, PipelinePlan, TransportModel
 
 FORMS = {OWN_BLOCKING: False, OWN_OVERLAPPED: True}
@@ -67,7 +67,7 @@ def timed_over_links(
                 seconds[name].append(_seconds(end, contender))
         return seconds, verified
 
-    found = run_stages(
+    found = run_threads(
         setting.stages,
         rank,
         queue="channel",

@@ -95,7 +95,7 @@ def by_stages(directory: str) -> list[Measurement]:
         model = lazy_causal_lm(locate_model(directory))
         evaluator = Evaluator(
             model.specs(device),
-            partition=balanced(layer_costs(model.layers, TOKENS), transport.stages),
+            partition=balanced(layer_costs(model.layers, TOKENS), transport.ranks),
             transport=transport,
         )
         ids = torch.zeros(1, TOKENS, dtype=torch.int64)

@@ -51,7 +51,7 @@ class _Stage(PipelineStage):
 
     def __init__(self, end: InMemoryTransport, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.group_rank, self._end = end.stage_id, end
+        self.group_rank, self._end = end.rank, end
 
     def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[Any]:
         """The receives of a micro-batch's input."""
@@ -115,7 +115,7 @@ class Interleaved:
                     input_args=(workload.examples(stage)[0],),
                     output_args=(workload.examples(stage)[1],),
                 )
-                for stage in range(end.stage_id, count, end.stages)
+                for stage in range(end.rank, count, end.ranks)
             ]
             self._schedule = ScheduleInterleaved1F1B(
                 [*self._stages], workload.setting.micro_batches, loss_fn=_loss_of_chunk

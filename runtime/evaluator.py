@@ -160,10 +160,10 @@ class Evaluator(Closable):
         require_grid(self._transport, ranks, replicas)
         if cuda_graphs:
             require_gpu(self._transport.device)
-        plans = plan_source(schedule, plan, stages, self._transport.stages)
+        plans = plan_source(schedule, plan, stages, self._transport.ranks)
         if in_circle(plans.placement):
             self._transport.separate_channels()
-        self.stages, self.rank = len(plans.placement), self._transport.stage_id
+        self.stages, self.rank = len(plans.placement), self._transport.rank
         self.replicas, self.replica = self._transport.replicas, self._transport.replica
         guarded = guard or Guard(self._transport, timeout=timeout)
         own = None if guard else guarded

@@ -1,12 +1,12 @@
 """Ranks as threads with a stream each, over memory; copies run on streams of their own.
 
-Like NCCL, a transfer runs beside what the stage computes, after what the stage had enqueued when it
-was posted, and a wait makes the stage's stream wait, not the host. Unlike it, every copy is late::
+Like NCCL, a transfer runs beside what the rank computes, after what the rank had enqueued when it
+was posted, and a wait makes the rank's stream wait, not the host. Unlike it, every copy is late::
 
-    stage 0's stream    forward m ─ event ─────────── forward m+1 ...
+    rank 0's stream    forward m ─ event ─────────── forward m+1 ...
     its copy stream                   └ busy, copy into the message ─ event
-    stage 1's copy stream                                              └ busy, copy into the place
-    stage 1's stream    (busy with something else)             waits for that ─ forward m
+    rank 1's copy stream                                              └ busy, copy into the place
+    rank 1's stream    (busy with something else)             waits for that ─ forward m
 """
 
 import threading
@@ -29,11 +29,11 @@ PATIENCE = 60.0
 
 
 class StreamTransport(InMemoryTransport):
-    """One stage's end, used by the thread whose stream is the stage's."""
+    """One rank's end, used by the thread whose stream is the rank's."""
 
-    def __init__(self, network: InMemoryNetwork, stage_id: int, machine: Machine) -> None:
-        """Take the end of `stage_id`."""
-        super().__init__(network, stage_id, 0)
+    def __init__(self, network: InMemoryNetwork, rank: int, machine: Machine) -> None:
+        """Take the end of `rank`."""
+        super().__init__(network, rank, 0)
         self._machine, self._copies = machine, machine.stream()
         self._filled: dict[int, Any] = network.__dict__.setdefault("filled", {})
         """By the number of a message's tensor: when it is there."""
@@ -54,10 +54,10 @@ class StreamTransport(InMemoryTransport):
     def post_send(
         self, payload: Sequence[torch.Tensor], peer: int, *, joined: bool = False
     ) -> Pending:
-        """Begin to copy what the stage's stream will have made."""
+        """Begin to copy what the rank's stream will have made."""
         assert not joined
         views = [as_bytes(tensor) for tensor in payload]
-        operation = Operation("send", self._rank, (self._rank_of(peer),), views=views)
+        operation = Operation("send", self._global_rank, (self._global_rank_of(peer),), views=views)
         self._copies.wait_stream(self._machine.current_stream())
         with self._machine.on(self._copies):
             self._machine.busy(LATE)
@@ -70,13 +70,13 @@ class StreamTransport(InMemoryTransport):
     def post_receive(
         self, places: Sequence[torch.Tensor], peer: int, *, joined: bool = False
     ) -> Pending:
-        """Let what comes be copied behind what the stage's stream has been given by now."""
+        """Let what comes be copied behind what the rank's stream has been given by now."""
         pending = super().post_receive(places, peer, joined=joined)  # fills the places with NaN
         self._copies.wait_stream(self._machine.current_stream())
         return pending
 
     def wait(self, pending: Pending) -> None:
-        """Make the stage's stream wait."""
+        """Make the rank's stream wait."""
         assert isinstance(pending, Operation)
         self._network.wait(pending)
         if pending.kind == "receive":
@@ -93,36 +93,36 @@ class StreamTransport(InMemoryTransport):
         return Clock(self.device).download(message, lambda: None)
 
     def broadcast(self, tensor: torch.Tensor, source: int) -> None:
-        """Hand `tensor` of stage `source` to all."""
+        """Hand `tensor` of rank `source` to all."""
         self._machine.synchronize()
         super().broadcast(tensor, source)
         self._machine.synchronize()
 
 
 def over_streams(
-    machine: Machine, stages: int, function: Callable[[StreamTransport], Result]
+    machine: Machine, ranks: int, function: Callable[[StreamTransport], Result]
 ) -> list[Result]:
-    """What `function(end)` returns on each stage, in threads with streams of their own.
+    """What `function(end)` returns on each rank, in threads with streams of their own.
 
     Raises:
         BaseException: the first error of any of them.
         TimeoutError: they do not end.
     """
-    network = InMemoryNetwork(stages)
+    network = InMemoryNetwork(ranks)
     results: dict[int, Result] = {}
     errors: list[BaseException] = []
 
     def body(end: StreamTransport) -> None:
         try:
             with machine.on(machine.stream()):
-                results[end.rank] = function(end)
+                results[end.global_rank] = function(end)
         except BaseException as error:
             errors.append(error)
             end.finish(error)
         else:
             end.finish()
 
-    ends = [StreamTransport(network, stage, machine) for stage in range(stages)]
+    ends = [StreamTransport(network, rank, machine) for rank in range(ranks)]
     threads = [threading.Thread(target=body, args=(end,), daemon=True) for end in ends]
     for thread in threads:
         thread.start()
@@ -130,6 +130,6 @@ def over_streams(
         thread.join(PATIENCE)
     if errors:
         raise errors[0]
-    if len(results) < stages:
-        raise TimeoutError(f"{stages - len(results)} stages still run after {PATIENCE:g} s")
-    return [results[stage] for stage in range(stages)]
+    if len(results) < ranks:
+        raise TimeoutError(f"{ranks - len(results)} ranks still run after {PATIENCE:g} s")
+    return [results[rank] for rank in range(ranks)]

@@ -42,7 +42,7 @@ def load_layers(
         layers: This stage's layers by global index.
         total: The number of layers of the whole model.
         directory: A checkpoint of this package or of DeepSpeed.
-        transport: Connects the stages and replicas.
+        transport: Connects the ranks and replicas.
         strict: Whether model and checkpoint must have the same tensors. Those that both have must
             have the same shapes and dtypes in any case.
 
@@ -56,12 +56,12 @@ def load_layers(
     opened: list[Source] = []
     identities = on_all_ranks(transport, lambda: _open(directory, total, opened))
     first = identities[0][0]
-    for stage_id, replicas in enumerate(identities):
+    for rank, replicas in enumerate(identities):
         for replica, identity in enumerate(replicas):
             if identity != first:
                 raise CheckpointError(
-                    f"{directory} is another checkpoint for stage {stage_id}, replica {replica} "
-                    f"than for stage 0: {identity}, not {first}; was it saved meanwhile?"
+                    f"{directory} is another checkpoint for rank {rank}, replica {replica} "
+                    f"than for rank 0: {identity}, not {first}; was it saved meanwhile?"
                 )
     source = opened[0]
     mismatch = _verify(source, layers, transport, strict=strict)

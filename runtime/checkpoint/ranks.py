@@ -1,4 +1,4 @@
-"""All ranks do a thing, or all raise the same error: stages and data-parallel replicas alike."""
+"""All ranks do a thing, or all raise the same error: those of a pipeline and its replicas alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 def gather_from_all(transport: Transport, value: Any) -> list[list[Any]]:
-    """Every rank's `value`, by stage and replica: `values[stage_id][replica]`."""
+    """Every rank's `value`, by rank and replica: `values[rank][replica]`."""
     return transport.gather_objects(transport.gather_from_replicas(value))
 
 
@@ -21,10 +21,10 @@ def on_all_ranks(transport: Transport, action: Callable[[], Result]) -> list[lis
     """Run `action` on every rank; when it fails on one, raise on all, when all have ended.
 
     Returns:
-        What each rank's action returned, by stage and replica.
+        What each rank's action returned, by rank and replica.
 
     Raises:
-        CheckpointError: the first one of any rank, in order of stages, with the same message on
+        CheckpointError: the first one of any rank, in order of ranks, with the same message on
             all ranks.
         Exception: another kind of error on this rank. The guard of the run, which has to be there,
             tells the others.

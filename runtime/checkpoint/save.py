@@ -72,7 +72,7 @@ def save_states(
     Args:
         layers: This stage's layers by global index; the same on all its replicas.
         directory: Made if it is not there. A checkpoint in it is replaced at the end, at once.
-        transport: Connects the stages and replicas.
+        transport: Connects the ranks and replicas.
         parallel_write: Whether each replica writes a share of its stage's layers, balanced by
             bytes, or replica 0 all of them.
 
@@ -85,7 +85,7 @@ def save_states(
     """
     name = gather_from_all(transport, f"save-{uuid4().hex[:16]}")[0][0]
     files = directory / name
-    first = transport.stage_id == 0 and transport.replica == 0
+    first = transport.rank == 0 and transport.replica == 0
     own_layers = _share(layers, transport, parallel_write=parallel_write)
     manifest = _describe(layers, own_layers, name, transport)
     try:

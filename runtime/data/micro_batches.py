@@ -94,7 +94,7 @@ class Reading:
 
 
 class Prefetcher:
-    """Fetches the micro-batches of one stage."""
+    """Fetches the micro-batches of one rank."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class Prefetcher:
         reading: Reading,
         device: torch.device,
         *,
-        stage_id: int,
+        reader: str,
         most: int | None = None,
         take: Take = fresh,
         around: Callable[[], AbstractContextManager[None]],
@@ -113,12 +113,12 @@ class Prefetcher:
             data: Gives pairs `(inputs, labels)`.
             reading: What is taken of them.
             device: Where it goes.
-            stage_id: Who reads, for messages.
+            reader: What messages call the rank.
             most: The number of micro-batches to fetch in all; `None`: all that there are.
             take: Gives memory for copies.
             around: Entered around every use of `data`.
         """
-        self._data, self._reading, self._stage_id = data, reading, stage_id
+        self._data, self._reading, self._reader = data, reading, reader
         self._most, self._around = most, around
         self._load = loader_to(device, take)
         self._items: Iterator[Any] | None = None
@@ -158,7 +158,7 @@ class Prefetcher:
             DataError: there is no data, or an item is no micro-batch.
         """
         if self._data is None:
-            raise DataError(f"stage {self._stage_id} reads micro-batches, but its data is None")
+            raise DataError(f"{self._reader} reads micro-batches, but its data is None")
         start, nbytes = time.monotonic(), 0
         with self._around():
             while not self.ended and len(self._waiting) < max(least, MOST):

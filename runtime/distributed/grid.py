@@ -6,7 +6,7 @@
         dp 0    rank 0   rank 1   rank 2      one replica
         dp 1    rank 3   rank 4   rank 5
 
-The stages of a replica are neighbours in rank, so that on machines with several GPUs activations
+The ranks of a replica are neighbours, so that on machines with several GPUs activations
 travel the short way. The sums of an evaluation travel along `dp`.
 """
 
@@ -22,19 +22,19 @@ from runtime.transport.torch_distributed.backends import KINDS, backend_of, defa
 DATA, PIPELINE = "dp", "pp"
 
 
-def make_grid(stages: int | None = None, replicas: int | None = None) -> DeviceMesh:
+def make_grid(ranks: int | None = None, replicas: int | None = None) -> DeviceMesh:
     """The mesh `("dp", "pp")` over all processes of the default group. All have to call this.
 
     Args:
-        stages: S; default: the processes divided by `replicas`.
+        ranks: Of each pipeline; default: the processes divided by `replicas`.
         replicas: Default: one.
 
     Raises:
-        AgreementError: there are more or fewer processes than stages x replicas.
+        AgreementError: there are more or fewer processes than ranks x replicas.
     """
     assert dist.group.WORLD is not None
     device = default_device(dist.group.WORLD).type
-    shape = _grid_shape(stages, replicas)
+    shape = _grid_shape(ranks, replicas)
     return init_device_mesh(device, shape, mesh_dim_names=(DATA, PIPELINE))
 
 
@@ -45,8 +45,8 @@ def transport_over(
 
     Args:
         mesh: Of all processes or some, with a dimension `"pp"`, and `"dp"` if there are replicas.
-            Stages and replicas are in the mesh's order, whatever the ranks. Further dimensions
-            (tensor parallelism, say) are the business of the stages' own modules.
+            Ranks and replicas are in the mesh's order, whatever the global ranks. Further
+            dimensions (tensor parallelism, say) are the business of the layers.
         device: Where activations live; see `TorchTransport`.
         channels: What activations travel through; see `TorchTransport`.
 
@@ -81,11 +81,11 @@ def transport_over(
 
 
 def default_transport(
-    stages: int | None, replicas: int | None, mesh: DeviceMesh | None, channels: Channels | None
+    ranks: int | None, replicas: int | None, mesh: DeviceMesh | None, channels: Channels | None
 ) -> Transport:
     """The transport that an evaluator uses when it is given none.
 
-    A process is alone if nothing says that there are others, or if `stages` is 1.
+    A process is alone if nothing says that there are others, or if `ranks` is 1.
 
     Raises:
         AgreementError: the processes there are do not make such a grid.
@@ -94,9 +94,9 @@ def default_transport(
     if mesh is not None:
         return transport_over(mesh, channels=channels)
     if not (dist.is_available() and dist.is_initialized()):
-        count = (stages or 1) * (replicas or 1)
+        count = (ranks or 1) * (replicas or 1)
         if count == 1:
-            if stages is None and (others := processes_of_launcher()) is not None:
+            if ranks is None and (others := processes_of_launcher()) is not None:
                 launcher, processes = others
                 raise AgreementError(
                     f"{launcher} started {processes} processes, but torch.distributed is not "
@@ -105,43 +105,43 @@ def default_transport(
                 )
             return SingleProcessTransport()
         raise AgreementError(
-            f"{_asked(stages, replicas)}, but torch.distributed is not initialised: start {count} "
+            f"{_asked(ranks, replicas)}, but torch.distributed is not initialised: start {count} "
             "processes (torchrun) and call init_process_group first"
         )
-    if (replicas or 1) == 1 and stages in (None, dist.get_world_size()):
+    if (replicas or 1) == 1 and ranks in (None, dist.get_world_size()):
         return TorchTransport(channels=channels)
     assert dist.group.WORLD is not None
     if backend_of(dist.group.WORLD, default_device(dist.group.WORLD)) not in KINDS:
-        return transport_over(make_grid(stages, replicas), channels=channels)
+        return transport_over(make_grid(ranks, replicas), channels=channels)
     # Without a mesh, whose groups are communicators on NCCL that nothing would go through.
-    count, length = _grid_shape(stages, replicas)
+    count, length = _grid_shape(ranks, replicas)
     grid = [list(range(first, first + length)) for first in range(0, count * length, length)]
     return TorchTransport(channels=channels, grid=grid)
 
 
-def require_grid(transport: Transport, stages: int | None, replicas: int | None) -> None:
+def require_grid(transport: Transport, ranks: int | None, replicas: int | None) -> None:
     """Refuse a transport that connects another number of processes than asked for.
 
     Raises:
         AgreementError: it does.
     """
-    if stages not in (None, transport.stages):
-        raise AgreementError(f"stages is {stages}, but {transport.stages} processes are connected")
+    if ranks not in (None, transport.ranks):
+        raise AgreementError(f"stages is {ranks}, but {transport.ranks} processes are connected")
     if replicas not in (None, transport.replicas):
         raise AgreementError(f"replicas is {replicas}, but {transport.replicas} are connected")
 
 
-def _grid_shape(stages: int | None, replicas: int | None) -> tuple[int, int]:
-    """Replicas and stages of a grid over all processes."""
+def _grid_shape(ranks: int | None, replicas: int | None) -> tuple[int, int]:
+    """Replicas, and ranks of each, of a grid over all processes."""
     processes = dist.get_world_size()
     replicas = replicas or 1
-    stages = stages or max(1, processes // replicas)
-    if stages * replicas != processes:
-        copies = f"{replicas} replicas of {stages} stages" if replicas > 1 else f"{stages} stages"
-        raise AgreementError(f"{copies} for {processes} processes, needed {stages * replicas}")
-    return replicas, stages
+    ranks = ranks or max(1, processes // replicas)
+    if ranks * replicas != processes:
+        copies = f"{replicas} replicas of {ranks} stages" if replicas > 1 else f"{ranks} stages"
+        raise AgreementError(f"{copies} for {processes} processes, needed {ranks * replicas}")
+    return replicas, ranks
 
 
-def _asked(stages: int | None, replicas: int | None) -> str:
-    asked = {"stages": stages, "replicas": replicas}
+def _asked(ranks: int | None, replicas: int | None) -> str:
+    asked = {"stages": ranks, "replicas": replicas}
     return " and ".join(f"{name} is {value}" for name, value in asked.items() if value)

@@ -40,13 +40,13 @@ from runtime.transport import Transport
 
 
 class Runner:
-    """Carries evaluations out on one stage, and remembers what stages have agreed on."""
+    """Carries evaluations out on one rank, and remembers what ranks have agreed on."""
 
     def __init__(self, transport: Transport, guard: Guard, setup: Setup) -> None:
         """Evaluate what `setup` says over `transport`, watched by `guard`."""
         self._transport, self._guard, self._setup = transport, guard, setup
         self._placement = setup.division.placement
-        self._route = Route.of(self._placement, transport.stage_id)
+        self._route = Route.of(self._placement, transport.rank)
         self._buffers = BufferPool(transport.receive_memory, transport.release_memory)
         self._generation: int | None = None
         self._layout: Layout | None = None
@@ -100,7 +100,7 @@ class Runner:
         self._buffers.memory.clear()
 
     def _forget(self) -> None:
-        """Know nothing that stages agree on."""
+        """Know nothing that ranks agree on."""
         self._plans = PlanCache(
             self._transport, self._setup.plans, self._setup.division, self._buffers
         )
@@ -162,7 +162,7 @@ class Runner:
             data,
             reading,
             self._transport.device,
-            stage_id=self._transport.stage_id,
+            reader=self._setup.division.name(self._transport.rank),
             most=asked,
             take=self._buffers.small.take,
             around=OwnRandomState(self._transport.device) if asked is None else nullcontext,
@@ -171,12 +171,12 @@ class Runner:
     @property
     def _receiving_stages(self) -> int:
         """The stages of this rank whose inputs come from other ranks."""
-        here = self._transport.stage_id
+        here = self._transport.rank
         return sum(before != here == after for before, after in pairwise(self._placement))
 
     @property
     def _compares_data(self) -> bool:
-        return self._setup.check_data and self._transport.stages > 1
+        return self._setup.check_data and self._transport.ranks > 1
 
     def _handshake(self, evaluation: Evaluation, run: GuardedRun, weights: Any = None) -> Handshake:
         """Fetch the first micro-batches of a run, and make sure that all stages fit together.
@@ -230,7 +230,7 @@ class Runner:
         logits_travel = options.logits_in_epilogue and options.logits_to != "last"
         return not (
             evaluation.asked is not None
-            or (logits_travel and self._transport.stages > 1)
+            or (logits_travel and self._transport.ranks > 1)
             or setup.check_finite
             or setup.recorder is not None
             or self._tuner.is_measuring
@@ -264,7 +264,7 @@ class Runner:
             limit,
             evaluation.prefetcher,
             run,
-            rank=setup.division.name(transport.stage_id),
+            rank=setup.division.name(transport.rank),
             before=evaluation.micro_batches,
             exact=evaluation.asked is not None,
             ended=recorder.data_ended if recorder else lambda _: None,

@@ -38,13 +38,13 @@ class Header(NamedTuple):
 
 
 class FirstMessages:
-    """Makes the messages with headers on one stage, and the places for them."""
+    """Makes the messages with headers on one rank, and the places for them."""
 
     def __init__(self, transport: Transport, buffers: BufferPool, rooms: Rooms) -> None:
         """Begin with the room that there is on each channel.
 
         Args:
-            transport: Connection to the other stages.
+            transport: Connection to the other ranks.
             buffers: Where received activations live.
             rooms: What runs before, over the same connections, have needed; it is kept up to date.
         """

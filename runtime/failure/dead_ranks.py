@@ -41,7 +41,7 @@ def lost(
         reason = f"{who} ended without a word, or cannot be reached: {seen}"
     else:
         reason = f"the connection broke, though all processes live: {seen}"
-    return Failure(kind="lost", reporter=ranks.rank, stage=here, at=at, reason=reason, gone=gone)
+    return Failure(kind="lost", reporter=ranks.rank, name=here, at=at, reason=reason, gone=gone)
 
 
 def _silent(ranks: RendezvousStore, heartbeats: HeartbeatTask, state: FailureState) -> set[int]:

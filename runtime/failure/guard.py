@@ -2,7 +2,7 @@
 
     main thread            heartbeat thread                watchdog thread
     ------------------     ---------------------------     --------------------------
-    runs the stage;        publishes heartbeats, looks     notices that no rank got
+    runs the rank;         publishes heartbeats, looks     notices that no rank got
     before instructions    for a failure in the store;     on for the timeout
     looks at the           when all ranks have read it,
     failure state          ends the main thread's wait
@@ -104,7 +104,7 @@ class Guard:
 
         Args:
             name: Empty: of none.
-            titles: What messages call each rank of a pipeline; default: `"stage 0"` and so on.
+            titles: What messages call each rank of a pipeline; default: `"rank 0"` and so on.
         """
         guard = copy.copy(self)
         guard._name, guard._titles = name, tuple(titles)

@@ -172,7 +172,7 @@ class HeartbeatTask:
             state.reported = Failure(
                 kind="lost",
                 reporter=ranks.rank,
-                stage=here,
+                name=here,
                 at=at,
                 reason=f"{who} ended without a word: {last} (noticed by {here} at {at})",
                 gone=gone,
@@ -223,7 +223,7 @@ class HeartbeatTask:
             Failure(
                 kind="lost",
                 reporter=ranks.rank,
-                stage=name,
+                name=name,
                 at=at,
                 reason=f"{name} lost {ranks.place} at {at}: {STORE_HOST} has ended "
                 f"({self._store_error})",

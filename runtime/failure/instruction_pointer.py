@@ -1,4 +1,4 @@
-"""The instruction pointer of a stage: a listener beside the interpreter's loop."""
+"""The instruction pointer of a rank: a listener beside the interpreter's loop."""
 
 import time
 from collections import deque
@@ -21,15 +21,15 @@ ALL_STAGES = "all stages"
 LEAD = 3
 """Forwards that the device may have before it: while one runs, the next ones are there already.
 
-Without a bound the host would enqueue a whole run: outputs on their way to the next stage stay
+Without a bound the host would enqueue a whole run: outputs on their way to the next rank stay
 allocated until the device has sent them, so memory would grow with M; torch's watchdog counts an
 operation's time from when it was enqueued; and an abort waits for all that was."""
 
 START = "the start of the evaluation"
 
 
-class StageStatus(Frozen):
-    """Where a stage is, and since when."""
+class RankStatus(Frozen):
+    """Where a rank is, and since when."""
 
     at: str
     waits_for: str = ""
@@ -37,11 +37,11 @@ class StageStatus(Frozen):
     seconds: float
     """How long it has been there."""
     progress: int
-    """Grows whenever the stage has got on."""
+    """Grows whenever the rank has got on."""
 
 
 class InstructionPointer:
-    """Follows a stage through a run; read by the threads that watch it.
+    """Follows a rank through a run; read by the threads that watch it.
 
     On a GPU the host runs ahead of the device, so there the pointer also knows which instructions
     the device has still to finish.
@@ -80,7 +80,7 @@ class InstructionPointer:
                 self._forget_oldest()
 
     def phase(self, at: str, *, waits_for: str = "", patient: bool = False) -> None:
-        """The stage does something that no instruction stands for.
+        """The rank does something that no instruction stands for.
 
         Args:
             at: What.
@@ -110,15 +110,15 @@ class InstructionPointer:
         """The process lives; counts as progress where nothing else is asked for."""
         self._progress += self._patient
 
-    def status(self) -> StageStatus:
-        """Where the stage is now."""
+    def status(self) -> RankStatus:
+        """Where the rank is now."""
         where, waits_for, since = self._place
         if isinstance(where, Placed):
             waits_for = _waits_for(where.instruction)
             where = f"{where.where}: {where.instruction!r}"
             if self.before:
                 where += f" (counted from micro-batch {self.before})"
-        return StageStatus(
+        return RankStatus(
             at=where,
             waits_for=waits_for,
             seconds=time.monotonic() - since,

@@ -167,7 +167,7 @@ class MonitoredBarrier:
         return Failure(
             kind=kind,
             reporter=self._ranks.rank,
-            stage=self._ranks.names[self._ranks.rank],
+            name=self._ranks.names[self._ranks.rank],
             at=f"the beginning of {self.task}",
             reason=reason,
             gone=gone,

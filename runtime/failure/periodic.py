@@ -1,7 +1,7 @@
 """A periodic thread: it runs a task every so often, beside the main thread.
 
 It outlives its tasks. An evaluation may take less time than a thread takes to start, and on a
-machine whose processors are busy every thread that wakes up takes one from a stage. So the thread
+machine whose processors are busy every thread that wakes up takes one from a rank. So the thread
 stays, and is not even woken when a task is started. It ends with its owner, or when idle for long.
 """
 

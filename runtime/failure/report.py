@@ -21,10 +21,10 @@ class Failure(Frozen):
     kind: Kind
     reporter: int
     """The rank that told the others."""
-    stage: str
-    """Where it happened, as `"stage 1"`."""
+    name: str
+    """What the reporter is called, as `"stage 1"`."""
     at: str
-    """What that stage was doing: step and instruction, or a phase of the evaluation."""
+    """What that rank was doing: step and instruction, or a phase of the evaluation."""
     error: str = ""
     """Class of the exception, for the kind `error`."""
     reason: str
@@ -34,13 +34,13 @@ class Failure(Frozen):
     """Ranks that cannot be expected to hear of it."""
 
     @classmethod
-    def of(cls, error: BaseException, *, reporter: int, stage: str, at: str) -> "Failure":
-        """The report of an exception that `stage` raised while it was `at` something."""
+    def of(cls, error: BaseException, *, reporter: int, name: str, at: str) -> "Failure":
+        """The report of an exception that the rank `name` raised while it was `at` something."""
         trace = "".join(traceback.format_exception(error))
         return cls(
             kind="error",
             reporter=reporter,
-            stage=stage,
+            name=name,
             at=at,
             error=type(error).__name__,
             reason=str(error),
@@ -51,20 +51,20 @@ class Failure(Frozen):
     def headline(self) -> str:
         """The failure in one sentence."""
         if self.kind == "error":
-            return f"{self.stage} failed at {self.at}: {self.error}: {self.reason}"
+            return f"{self.name} failed at {self.at}: {self.error}: {self.reason}"
         return self.reason
 
     def __str__(self) -> str:
         if not self.traceback:
             return self.headline
         trace = textwrap.indent(self.traceback.rstrip(), "  ")
-        return f"{self.headline}\nTraceback of {self.stage}:\n{trace}"
+        return f"{self.headline}\nTraceback of {self.name}:\n{trace}"
 
 
-def names(stages: Sequence[str]) -> str:
+def names(ranks: Sequence[str]) -> str:
     """`stage 1, stage 2 and stage 5`.
 
     >>> names(["stage 1", "stage 2", "stage 5"])
     'stage 1, stage 2 and stage 5'
     """
-    return " and ".join(filter(None, [", ".join(stages[:-1]), stages[-1]]))
+    return " and ".join(filter(None, [", ".join(ranks[:-1]), ranks[-1]]))

@@ -105,7 +105,7 @@ class Session:
                 self._barrier.over = True
             else:
                 self._barrier.over = True
-                own = Failure.of(error, reporter=ranks.rank, stage=name, at=at)
+                own = Failure.of(error, reporter=ranks.rank, name=name, at=at)
             if own is not None:
                 state.reported = own
                 told = heartbeats.refresh(ANSWER_SECONDS)

@@ -8,7 +8,7 @@ store does; threads of their own make them.
 
 from collections.abc import Iterable
 
-from runtime.failure.instruction_pointer import StageStatus
+from runtime.failure.instruction_pointer import RankStatus
 from runtime.failure.report import Failure
 from runtime.transport.private_store import part_of
 from runtime.transport.rendezvous import RendezvousStore
@@ -24,7 +24,7 @@ class Heartbeat(Frozen):
     """Grows from heartbeat to heartbeat."""
     evaluating: bool
     """Whether the rank is inside an evaluation."""
-    status: StageStatus
+    status: RankStatus
 
 
 class FailureStore:
@@ -67,6 +67,6 @@ class FailureStore:
 def _failure(value: bytes | str) -> Failure:
     """A failure as anybody may print it: others can write to the store of several hosts."""
     failure = Failure.model_validate_json(value)
-    texts = {"stage", "at", "error", "reason", "traceback"}
+    texts = {"name", "at", "error", "reason", "traceback"}
     shown = {n: visible(text, lines=True) for n, text in failure.model_dump(include=texts).items()}
     return failure.model_copy(update=shown)

@@ -1,6 +1,6 @@
 """The watchdog: notices when nothing moves any more, from a thread of its own.
 
-A stage may rightly wait for long while others work, so how long it waits says little. What counts
+A rank may rightly wait for long while others work, so how long it waits says little. What counts
 is whether *any* rank got on: once one is stuck, the others soon wait for it, directly or not.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from runtime.failure.forced_exit import ForcedExit
 from runtime.failure.heartbeat import STORE_HOST, HeartbeatTask
-from runtime.failure.instruction_pointer import InstructionPointer, StageStatus
+from runtime.failure.instruction_pointer import InstructionPointer, RankStatus
 from runtime.failure.periodic import PeriodicThread
 from runtime.failure.report import Failure, names
 from runtime.failure.state import FailureState
@@ -119,7 +119,7 @@ class Watchdog:
         failure = Failure(
             kind="stalled",
             reporter=self._ranks.rank,
-            stage=self._ranks.names[self._ranks.rank],
+            name=self._ranks.names[self._ranks.rank],
             at=self._pointer.status().at,
             reason=reason,
             gone=tuple(silent),
@@ -173,13 +173,13 @@ def describe(
                 busy.append(name)
             lines.append(f"  {name}: {_line(status, silence[rank])}")
     causes = [
-        f"{names(stages)} {verdict}"
-        for stages, verdict in (
+        f"{names(ranks)} {verdict}"
+        for ranks, verdict in (
             (silent, "gave no sign of life"),
             (outside, "did not take part"),
             (busy, "did not finish what it was at" if len(busy) == 1 else "did not finish"),
         )
-        if stages
+        if ranks
     ]
     if cut_off:
         causes = [
@@ -189,6 +189,6 @@ def describe(
     return "\n".join([f"no stage got on for {timeout:g} s (the timeout): {cause}", *lines])
 
 
-def _line(status: StageStatus, since: float) -> str:
+def _line(status: RankStatus, since: float) -> str:
     waits = f", waits for {status.waits_for}" if status.waits_for else ""
     return f"at {status.at}, for {status.seconds + since:.1f} s{waits}"

@@ -60,9 +60,9 @@ def build_with_ties(
         RemoteError: another stage could not be built.
         AgreementError: tied weights have different shapes or dtypes.
     """
-    alone = transport.stages * transport.replicas == 1
+    alone = transport.ranks * transport.replicas == 1
     in_turn = not alone and any(isinstance(layer, LayerSpec) for layer in layers)
-    own = division.stages_of(transport.stage_id)
+    own = division.stages_of(transport.rank)
     if not ties and not in_turn:
         return {stage: build(stage) for stage in own}
     with guard.run("the making") as run:

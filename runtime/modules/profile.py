@@ -45,7 +45,7 @@ def agreed_profile(
     """
     own: list[float] | PartitionError | None = None
     with guard.run("the making") as run:
-        if transport.stage_id == 0 and transport.replica == 0:
+        if transport.rank == 0 and transport.replica == 0:
             run.phase("the profile of the layers", waits_for="", patient=True)
             try:
                 own = profile(

@@ -86,7 +86,7 @@ class RankWeights:
         """
         self._layers, self._division, self._transport = layers, division, transport
         self._ties, self._checked = ties, built is not None
-        self._built = built if transport.stages > 1 and any(built or ()) else None
+        self._built = built if transport.ranks > 1 and any(built or ()) else None
         self._before: dict[_Place, tuple[int, int]] = {}
         self._written: set[_Place] = set()
         """Buffers that forwards write to."""

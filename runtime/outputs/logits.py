@@ -79,7 +79,7 @@ class Logits:
     def move(self, transport: Transport, source: int, destination: int) -> None:
         """Hand what has been delivered on stage `source` to the caller on stage `destination`."""
         device = transport.device
-        if transport.stage_id == source:
+        if transport.rank == source:
             waiting = self._taken()
             taken = [described(_to(device, logits)) for logits in waiting]
             send_object(transport, [signature for signature, _ in taken], destination)
@@ -101,14 +101,14 @@ class Logits:
         own = [signature for signature, _ in taken]
         signatures: list[Signature] = transport.gather_objects(own)[source]
         for number, signature in enumerate(signatures):
-            if transport.stage_id == source:
+            if transport.rank == source:
                 memory = signature.memory_of(taken[number][1])
             else:
                 memory = _memory(signature, transport.device)
             for tensor in memory:
                 if tensor.numel():
                     transport.broadcast(tensor.view(torch.uint8), source)
-            if transport.stage_id == source:
+            if transport.rank == source:
                 self._hand_out(waiting[number])
             else:
                 self._hand_out(self._moved(signature.activation(memory)))

@@ -134,7 +134,7 @@ class Losses:
         self.layout = self.agreed
         if self.layout is None:  # nobody has had a micro-batch
             return
-        if transport.stage_id == source:
+        if transport.rank == source:
             found = self._reduced_scalars()
             last = [*(found or [math.nan] * self.layout.size), float(found is not None)]
             row = torch.tensor([last], dtype=torch.float64, device=self._device)

@@ -64,14 +64,14 @@ class Autotuner:
     @property
     def is_measuring(self) -> bool:
         """Whether the next run is one that is measured, or may be."""
-        if self._overlap != "auto" or self._transport.stages == 1:
+        if self._overlap != "auto" or self._transport.ranks == 1:
             return False
         measured = self._measured.values()
         return not measured or any(m.missing is not None for m in measured)
 
     def overlap(self, kind: str) -> bool:
         """Whether a run whose first micro-batch is of this kind is to be overlapped."""
-        if self._overlap != "auto" or self._transport.stages == 1:
+        if self._overlap != "auto" or self._transport.ranks == 1:
             return bool(self._overlap)
         if kind not in self._measured:
             self._measured[kind] = _Measured()

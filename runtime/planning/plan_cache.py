@@ -62,7 +62,7 @@ class PlanCache:
         Raises:
             AgreementError: the ranks' builds or partitions differ.
         """
-        if not self._connected and self._transport.stages > 1:
+        if not self._connected and self._transport.ranks > 1:
             self.interpreter(1, schedcc.Outcome(compute_loss=False), overlap=True)
 
     def interpreter(
@@ -85,13 +85,13 @@ class PlanCache:
                 self._remember_endless(key)
             else:
                 plan = self._source.plan(micro_batches, outcome, overlap=overlap)
-                program = Program.of(plan.rank(self._transport.stage_id))
+                program = Program.of(plan.rank(self._transport.rank))
                 self._remember(key, program, plan.fingerprint)
         self._known.move_to_end(key)
         return self._known[key]
 
     def _remember_endless(self, key: _Key) -> None:
-        rank = self._transport.stage_id
+        rank = self._transport.rank
         plan = self._source.endless_plan(key[1], overlap=key[2])
         program = Program(
             rank,

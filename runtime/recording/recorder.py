@@ -62,7 +62,7 @@ class Recorder:
         if not isinstance(directory, (str, Path)) or not str(directory):
             raise RecordingError(f"record is {directory!r}, needed the path of a directory")
         directory = Path(directory)
-        rank = transport.rank
+        rank = transport.global_rank
         path = directory / rank_file(rank)
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -81,10 +81,10 @@ class Recorder:
         self._micro_batches: int | None = None
         header = RecordingHeader(
             rank=rank,
-            stage_id=transport.stage_id,
+            stage_id=transport.rank,
             replica=transport.replica,
             pipeline=transport.name,
-            stages=transport.stages,
+            stages=transport.ranks,
             version=schedcc.__version__,
             host=platform.node(),
             pid=os.getpid(),

@@ -1,6 +1,6 @@
-"""Transport in memory: the stages are threads of one process. Stricter than any real transport.
+"""Transport in memory: the ranks are threads of one process. Stricter than any real transport.
 
-- One in-order queue per stage, strict rendezvous: a transfer starts when everything that its stage
+- One in-order queue per rank, strict rendezvous: a transfer starts when everything that its rank
   posted before has ended, and ends when its counterpart has started too. A group is one entry of
   the queue, whose members start together and end each on its own. (On request: one queue per
   channel, and links on which messages take time.)
@@ -26,32 +26,32 @@ _GARBAGE = 0xFF  # all bits set: NaN in every floating-point format, -1 in every
 
 
 class InMemoryNetwork(Network):
-    """Connects `stages` x `replicas` threads."""
+    """Connects `ranks` x `replicas` threads."""
 
-    def endpoint(self, stage_id: int, replica: int = 0) -> "InMemoryTransport":
-        """The end of one stage."""
-        return InMemoryTransport(self, stage_id, replica)
+    def endpoint(self, rank: int, replica: int = 0) -> "InMemoryTransport":
+        """The end of one rank."""
+        return InMemoryTransport(self, rank, replica)
 
 
 class InMemoryTransport:
-    """One stage's end of an in-memory network."""
+    """One rank's end of an in-memory network."""
 
-    def __init__(self, network: Network, stage_id: int, replica: int) -> None:
-        """Take the end of `stage_id` in `replica`."""
-        self._network, self._stage_id, self._replica = network, stage_id, replica
-        self._rank = replica * network.stages + stage_id
+    def __init__(self, network: Network, rank: int, replica: int) -> None:
+        """Take the end of `rank` in `replica`."""
+        self._network, self._rank, self._replica = network, rank, replica
+        self._global_rank = self._global_rank_of(rank)
         self._generation, self._usable = 0, True
         self._group: list[Operation] | None = None
 
     @property
-    def stage_id(self) -> int:
-        """The stage of this end."""
-        return self._stage_id
+    def rank(self) -> int:
+        """The rank of this end in its replica."""
+        return self._rank
 
     @property
-    def stages(self) -> int:
-        """The number of stages of a replica."""
-        return self._network.stages
+    def ranks(self) -> int:
+        """The number of ranks of a replica."""
+        return self._network.ranks
 
     @property
     def replica(self) -> int:
@@ -69,9 +69,9 @@ class InMemoryTransport:
         return torch.device("cpu")
 
     @property
-    def rank(self) -> int:
+    def global_rank(self) -> int:
         """Position among all threads of the network."""
-        return self._rank
+        return self._global_rank
 
     @property
     def name(self) -> str | None:
@@ -92,7 +92,7 @@ class InMemoryTransport:
         """Begin to send; see `Transport`."""
         views = [as_bytes(tensor) for tensor in payload]
         message = [view.clone() for view in views]
-        operation = Operation("send", self._rank, (self._rank_of(peer),), views=views)
+        operation = Operation("send", self._global_rank, (self._global_rank_of(peer),), views=views)
         operation.message, operation.joined = message, joined
         return self._post(operation)
 
@@ -101,7 +101,9 @@ class InMemoryTransport:
     ) -> Pending:
         """Begin to receive; see `Transport`."""
         views = [as_bytes(tensor).fill_(_GARBAGE) for tensor in places]
-        operation = Operation("receive", self._rank, (self._rank_of(peer),), views=views)
+        operation = Operation(
+            "receive", self._global_rank, (self._global_rank_of(peer),), views=views
+        )
         operation.joined = joined
         return self._post(operation)
 
@@ -122,20 +124,20 @@ class InMemoryTransport:
         assert self._group is not None, "no group was started"
         group, self._group = self._group, None
         if group:
-            self._network.post(self._rank, group)
+            self._network.post(self._global_rank, group)
 
     def wait(self, pending: Pending) -> None:
         """Wait for a posted transfer."""
         assert isinstance(pending, Operation)
         if pending.waited:
-            raise TransportError(f"rank {self._rank}: {pending} is waited for a second time")
+            raise TransportError(f"rank {self._global_rank}: {pending} is waited for a second time")
         pending.waited = True
         self._network.wait(pending)
         for view, message in zip(pending.views, pending.message, strict=True):
             if pending.kind == "receive" and not bool((view == _GARBAGE).all()):
-                raise TransportError(f"rank {self._rank}: place written during {pending}")
+                raise TransportError(f"rank {self._global_rank}: place written during {pending}")
             if pending.kind == "send" and not torch.equal(view, message):
-                raise TransportError(f"rank {self._rank}: payload changed during {pending}")
+                raise TransportError(f"rank {self._global_rank}: payload changed during {pending}")
             view[: message.numel()].copy_(message)  # all of it, unless it is joined
 
     def to_host(self, message: torch.Tensor) -> torch.Tensor:
@@ -143,42 +145,42 @@ class InMemoryTransport:
         return message
 
     def broadcast(self, tensor: torch.Tensor, source: int) -> None:
-        """Hand `tensor` of stage `source` to all stages of the replica."""
+        """Hand `tensor` of rank `source` to all ranks of the replica."""
         tensor.copy_(self._meet("broadcast", self._pipeline, tensor.clone())[source])
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """Every stage's `value`."""
+        """Every rank's `value`."""
         return self._meet("gather", self._pipeline, value)
 
     def gather_from_replicas(self, value: Any) -> list[Any]:
-        """The `value` of this stage in every replica."""
+        """The `value` of this rank in every replica."""
         return self._meet("gather from replicas", self._peers, value)
 
     def connect(self, receives_from: Iterable[int], sends_to: Iterable[int]) -> None:
         """Nothing to warm up; checks that both ends of every channel want it."""
         wanted = self.gather_objects((set(receives_from), set(sends_to)))
-        here = self._stage_id
+        here = self._rank
         for source in wanted[here][0]:
             if here not in wanted[source][1]:
-                raise TransportError(f"stage {source} does not connect to stage {here} to send")
+                raise TransportError(f"rank {source} does not connect to rank {here} to send")
         for destination in wanted[here][1]:
             if here not in wanted[destination][0]:
                 raise TransportError(
-                    f"stage {destination} does not connect to stage {here} to receive"
+                    f"rank {destination} does not connect to rank {here} to receive"
                 )
 
     @property
     def rendezvous(self) -> RendezvousStore | None:
         """The network's store."""
-        stages, replicas = self.stages, self._network.replicas
-        if stages * replicas == 1:
+        ranks, replicas = self.ranks, self._network.replicas
+        if ranks * replicas == 1:
             return None
         names = [
-            f"stage {stage}" + (f" of replica {replica}" if replicas > 1 else "")
+            f"rank {rank}" + (f" of replica {replica}" if replicas > 1 else "")
             for replica in range(replicas)
-            for stage in range(stages)
+            for rank in range(ranks)
         ]
-        return RendezvousStore(self._network.store, self._rank, tuple(names))
+        return RendezvousStore(self._network.store, self._global_rank, tuple(names))
 
     @property
     def generation(self) -> int:
@@ -197,7 +199,7 @@ class InMemoryTransport:
     def abandon(self) -> None:
         """Give the network up."""
         if self._usable:
-            self._network.give_up(self._rank)
+            self._network.give_up(self._global_rank)
         self._generation, self._usable = self._generation + 1, False
 
     def close(self) -> None:
@@ -205,36 +207,38 @@ class InMemoryTransport:
 
     def finish(self, failure: BaseException | None = None) -> None:
         """Declare that the thread has ended, and with which error if not well."""
-        self._network.finish(self._rank, failure)
+        self._network.finish(self._global_rank, failure)
 
     @property
     def _pipeline(self) -> tuple[int, ...]:
-        return tuple(self._rank_of(stage) for stage in range(self.stages))
+        return tuple(self._global_rank_of(rank) for rank in range(self.ranks))
 
     @property
     def _peers(self) -> tuple[int, ...]:
-        """This stage in all replicas."""
-        return tuple(range(self._stage_id, self.replicas * self.stages, self.stages))
+        """This rank in all replicas."""
+        return tuple(range(self._rank, self.replicas * self.ranks, self.ranks))
 
-    def _rank_of(self, stage_id: int) -> int:
-        return self._replica * self.stages + stage_id
+    def _global_rank_of(self, rank: int) -> int:
+        return self._replica * self.ranks + rank
 
     def _meet(self, name: str, members: tuple[int, ...], contribution: Any) -> list[Any]:
-        operation = Operation("meeting", self._rank, members, name, contribution=contribution)
-        self._network.post(self._rank, [operation])
+        operation = Operation(
+            "meeting", self._global_rank, members, name, contribution=contribution
+        )
+        self._network.post(self._global_rank, [operation])
         self._network.wait(operation)
         return operation.contributions
 
     def _post(self, operation: Operation) -> Operation:
         if self._group is None:
-            self._network.post(self._rank, [operation])
+            self._network.post(self._global_rank, [operation])
         else:
             self._group.append(operation)
         return operation
 
 
-def run_stages(
-    stages: int,
+def run_threads(
+    ranks: int,
     function: Callable[[InMemoryTransport], Result],
     *,
     replicas: int = 1,
@@ -242,28 +246,28 @@ def run_stages(
     queue: Queues = "stage",
     link: Link | None = None,
 ) -> list[Result]:
-    """Run `function(endpoint)` in a thread for each stage, and return what each returned.
+    """Run `function(endpoint)` in a thread for each rank, and return what each returned.
 
-    Results come in rank order (the stages of the first replica, then those of the next).
+    Results come by global rank (the ranks of the first replica, then those of the next).
 
     Raises:
         BaseException: the first error that any of the threads raised.
         TimeoutError: the threads did not end within `timeout` seconds.
     """
-    network = InMemoryNetwork(stages, replicas, queue=queue, link=link)
+    network = InMemoryNetwork(ranks, replicas, queue=queue, link=link)
     results: dict[int, Result] = {}
     errors: list[BaseException] = []
 
     def body(endpoint: InMemoryTransport) -> None:
         try:
-            results[endpoint.rank] = function(endpoint)
+            results[endpoint.global_rank] = function(endpoint)
         except BaseException as error:  # reported by the caller's thread
             errors.append(error)
             endpoint.finish(error)
         else:
             endpoint.finish()
 
-    endpoints = [network.endpoint(s, r) for r in range(replicas) for s in range(stages)]
+    endpoints = [network.endpoint(p, r) for r in range(replicas) for p in range(ranks)]
     threads = [threading.Thread(target=body, args=(end,), daemon=True) for end in endpoints]
     for thread in threads:
         thread.start()
@@ -272,5 +276,5 @@ def run_stages(
     if errors:
         raise errors[0]
     if len(results) < len(threads):
-        raise TimeoutError(f"{len(threads) - len(results)} stages still run after {timeout} s")
+        raise TimeoutError(f"{len(threads) - len(results)} ranks still run after {timeout} s")
     return [results[rank] for rank in range(len(threads))]

@@ -1,15 +1,15 @@
 """A network in memory: queues of transfers, rendezvous, links that take time, and deadlocks seen.
 
-Progress is made by whoever posts, under one lock; a stage is running, waiting, or finished. When
+Progress is made by whoever posts, under one lock; a rank is running, waiting, or finished. When
 none is running and no transfer can start, the waiting ones can never go on.
 
 Links that take time need no clock to be watched. When a transfer starts, which is when both sides
 have posted it and what is ahead of either in its queue has ended, its end is computed; who waits
 for it sleeps until then. An end may lie in the future when the next transfer is put behind it::
 
-    stage 0    post a ────── a ──────┐
+    rank 0    post a ────── a ──────┐
                post b                └───── b ──────
-    stage 1       post a  post b
+    rank 1       post a  post b
                   │<─── duration ───>│<─ duration ─>│     (one queue for both)
 """
 
@@ -28,7 +28,7 @@ from runtime.transport.protocol import ConnectionLostError, TransportError
 
 
 class DeadlockError(TransportError):
-    """The stages wait for each other, and none can go on."""
+    """The ranks wait for each other, and none can go on."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,17 @@ class Link:
 
 
 Queues = Literal["stage", "channel"]
-"""Whether the transfers of a stage end in the order of posting, or only those of a channel."""
+"""Whether the transfers of a rank end in the order of posting, or only those of a channel.
+
+The names are those of `schedcc.TransportModel`.
+"""
 
 Kind = Literal["send", "receive", "meeting"]
 
 
 @dataclass(eq=False)
 class Operation:
-    """One end of a transfer, or a part in a meeting of stages."""
+    """One end of a transfer, or a part in a meeting of ranks."""
 
     kind: Kind
     owner: int
@@ -98,11 +101,11 @@ class _Queue:
 
 
 class Network:
-    """Moves the messages of `stages` x `replicas` threads."""
+    """Moves the messages of `ranks` x `replicas` threads."""
 
     def __init__(
         self,
-        stages: int,
+        ranks: int,
         replicas: int = 1,
         *,
         queue: Queues = "stage",
@@ -111,13 +114,13 @@ class Network:
         """Create the network.
 
         Args:
-            stages: The stages of each replica.
+            ranks: The ranks of each replica.
             replicas: Data-parallel copies of the pipeline.
-            queue: Whether all transfers of a stage queue up behind each other, which is the
+            queue: Whether all transfers of a rank queue up behind each other, which is the
                 strictest, or only those of a channel.
             link: How long messages travel; default: they arrive at once.
         """
-        self.stages, self.replicas = stages, replicas
+        self.ranks, self.replicas = ranks, replicas
         self._by_channel, self._link = queue == "channel", link or Link()
         self.store = HashStore()
         """Where the threads tell each other of failures."""
@@ -146,7 +149,7 @@ class Network:
         with self._changed:
             if self._successor is None:
                 queue: Queues = "channel" if self._by_channel else "stage"
-                self._successor = Network(self.stages, self.replicas, queue=queue, link=self._link)
+                self._successor = Network(self.ranks, self.replicas, queue=queue, link=self._link)
                 self._successor.store = self.store
             return self._successor
 
@@ -209,7 +212,7 @@ class Network:
         if isinstance(self._failure, DeadlockError):
             raise self._failure
         if self._failure is not None:
-            raise ConnectionLostError(f"another stage failed: {self._failure!r}") from self._failure
+            raise ConnectionLostError(f"another rank failed: {self._failure!r}") from self._failure
 
     def _queue(self, owner: int, kind: Kind, others: tuple[int, ...]) -> _Queue:
         return self._queues[(owner, kind, others) if self._by_channel else owner]
@@ -283,13 +286,13 @@ class Network:
 
     def _detect_deadlock(self) -> None:
         stuck = {rank: op for rank, op in self._waiting.items() if op.ends is None}
-        all_ranks = len(stuck) + len(self._finished) == self.stages * self.replicas
+        all_ranks = len(stuck) + len(self._finished) == self.ranks * self.replicas
         if all_ranks and stuck and self._failure is None:
             lines = [
                 f"  rank {r} waits in {op}, behind {self._ahead(op)}" for r, op in stuck.items()
             ]
             gone = f"; finished: {sorted(self._finished)}" if self._finished else ""
-            self._failure = DeadlockError("\n".join([f"no stage can go on{gone}", *sorted(lines)]))
+            self._failure = DeadlockError("\n".join([f"no rank can go on{gone}", *sorted(lines)]))
             self._changed.notify_all()
 
     def _ahead(self, operation: Operation) -> str:

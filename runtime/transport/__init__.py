@@ -1,4 +1,4 @@
-"""Transports: how tensors get from stage to stage."""
+"""Transports: how tensors get from rank to rank."""
 
 from runtime.transport.protocol import Pending, Transport, TransportError
 from runtime.transport.single_process import SingleProcessTransport

@@ -1,8 +1,8 @@
 """What the interpreter asks of a transport.
 
-A transport knows tensors and peers, not instructions. Peers are stage ids. It promises no more
-than the checks assume: the transfers of a stage start in the order in which they are posted, and a
-send ends only with its receive.
+A transport knows tensors and peers, not instructions. Peers are ranks of its own pipeline. It
+promises no more than the checks assume: the transfers of a rank start in the order in which they
+are posted, and a send ends only with its receive.
 
 Both ends of a message know the size of each of its tensors. Some channels take *joined* messages
 too, which their receiver need not know so well: their tensors lie one behind the other in a single
@@ -18,7 +18,7 @@ from runtime.transport.rendezvous import RendezvousStore
 from schemas import Direction
 
 PeerChannel = tuple[Direction, int]
-"""A channel as one of its stages sees it: whether it sends or receives there, and the peer."""
+"""A channel as one of its two ranks sees it: whether it sends or receives there, and the peer."""
 
 
 class TransportError(RuntimeError):
@@ -44,15 +44,15 @@ class Pending(Protocol):
 
 
 class Transport(Protocol):
-    """One stage's connection to the others."""
+    """One rank's connection to the others."""
 
     @property
-    def stage_id(self) -> int:
-        """The stage that this end belongs to."""
+    def rank(self) -> int:
+        """The rank in the pipeline that this end belongs to."""
 
     @property
-    def stages(self) -> int:
-        """S, the number of stages connected."""
+    def ranks(self) -> int:
+        """R, the number of ranks of the pipeline."""
 
     @property
     def replica(self) -> int:
@@ -63,8 +63,8 @@ class Transport(Protocol):
         """The number of data-parallel replicas."""
 
     @property
-    def rank(self) -> int:
-        """The number of this end among all of the job, other pipelines' included."""
+    def global_rank(self) -> int:
+        """The rank among all processes of the job, other pipelines' included."""
 
     @property
     def name(self) -> str | None:
@@ -103,7 +103,7 @@ class Transport(Protocol):
         """Begin all transfers of the group as one entry of the queue; none waits for another."""
 
     def wait(self, pending: Pending) -> None:
-        """Make what follows on this stage come after the transfer. To be called exactly once."""
+        """Make what follows on this rank come after the transfer. To be called exactly once."""
 
     def to_host(self, message: torch.Tensor) -> torch.Tensor:
         """What was received, once it was waited for, in the host's memory, which may wait for it.
@@ -112,13 +112,13 @@ class Transport(Protocol):
         """
 
     def broadcast(self, tensor: torch.Tensor, source: int) -> None:
-        """Overwrite `tensor` on every stage with that of the stage `source`."""
+        """Overwrite `tensor` on every rank with that of rank `source`."""
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """Every stage's `value`, by stage id, on every stage. For control, not for tensors."""
+        """Every rank's `value`, by rank, on every rank. For control, not for tensors."""
 
     def gather_from_replicas(self, value: Any) -> list[Any]:
-        """The `value` of this stage in every replica, by replica. For control, not for tensors."""
+        """The `value` of this rank in every replica, by replica. For control, not for tensors."""
 
     def separate_channels(self) -> None:
         """Have no channel wait for another one, from the next `connect` on; on all ranks alike.
@@ -128,7 +128,7 @@ class Transport(Protocol):
         """
 
     def connect(self, receives_from: Iterable[int], sends_to: Iterable[int]) -> None:
-        """Warm up the channels to and from peers, once; all stages take part at the same time."""
+        """Warm up the channels to and from peers, once; all ranks take part at the same time."""
 
     @property
     def rendezvous(self) -> RendezvousStore | None:

@@ -40,7 +40,7 @@ class RendezvousStore:
     store: AnyStore
     rank: int
     names: tuple[str, ...]
-    """What each rank is called, as `"stage 1"`."""
+    """What each rank is called, as `"rank 1"`."""
     place: str = "the store"
     """Where it is, for messages."""
     job: JobStore | None = None

@@ -1,4 +1,4 @@
-"""The transport of a pipeline of one stage in one process, which has no peers."""
+"""The transport of a pipeline in a single process, which has no peers."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
@@ -11,10 +11,10 @@ from schemas import Direction
 
 
 class SingleProcessTransport:
-    """The only stage of the only replica; see `Transport` for what the methods are asked for."""
+    """The only rank of the only replica; see `Transport` for what the methods are asked for."""
 
-    stage_id = replica = rank = generation = 0
-    stages = replicas = 1
+    rank = replica = global_rank = generation = 0
+    ranks = replicas = 1
     name: str | None = None
     rendezvous: RendezvousStore | None = None
     usable = True
@@ -37,12 +37,12 @@ class SingleProcessTransport:
         *,
         joined: bool = False,  # noqa: ARG002
     ) -> Pending:
-        """There is no other stage.
+        """There is no other rank.
 
         Raises:
             TransportError: always.
         """
-        self._refuse(f"send {len(payload)} tensors to stage {peer}")
+        self._refuse(f"send {len(payload)} tensors to rank {peer}")
 
     def post_receive(
         self,
@@ -51,12 +51,12 @@ class SingleProcessTransport:
         *,
         joined: bool = False,  # noqa: ARG002
     ) -> Pending:
-        """There is no other stage.
+        """There is no other rank.
 
         Raises:
             TransportError: always.
         """
-        self._refuse(f"receive {len(places)} tensors from stage {peer}")
+        self._refuse(f"receive {len(places)} tensors from rank {peer}")
 
     def receive_memory(self, nbytes: int) -> torch.Tensor:
         """Any memory will do."""
@@ -88,10 +88,10 @@ class SingleProcessTransport:
         self._refuse(f"read a message of {message.nbytes} bytes")
 
     def broadcast(self, tensor: torch.Tensor, source: int) -> None:
-        """The only stage has it already."""
+        """The only rank has it already."""
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """That of the only stage."""
+        """That of the only rank."""
         return [value]
 
     def gather_from_replicas(self, value: Any) -> list[Any]:
@@ -105,7 +105,7 @@ class SingleProcessTransport:
             TransportError: a peer is named.
         """
         if peers := sorted({*receives_from, *sends_to}):
-            self._refuse(f"connect to stages {peers}")
+            self._refuse(f"connect to ranks {peers}")
 
     def open(self, timeout: float) -> None:
         """There are no channels."""

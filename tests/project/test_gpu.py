@@ -168,7 +168,7 @@ def test_products_are_timed_by_events_of_their_own_stream():
 def test_threads_copy_late_on_streams_of_their_own(cuda):
     def stage(end: StreamTransport) -> Any:
         place = torch.zeros(4, dtype=torch.uint8)
-        if end.stage_id == 0:
+        if end.rank == 0:
             end.wait(end.post_send([place + 3], 1))
         else:
             end.wait(end.post_receive([place], 0))

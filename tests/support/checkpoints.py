@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from runtime import Evaluator
-from runtime.testing import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_threads
 from schemas import CheckpointManifest
 
 Result = TypeVar("Result")
@@ -56,9 +56,11 @@ def on_grid(
 
     def body(end: InMemoryTransport) -> Result:
         mse = nn.functional.mse_loss
-        return call(Evaluator(built[end.rank], loss_fn=mse, partition="uniform", transport=end))
+        return call(
+            Evaluator(built[end.global_rank], loss_fn=mse, partition="uniform", transport=end)
+        )
 
-    return run_stages(stages, body, replicas=replicas, timeout=60)
+    return run_threads(stages, body, replicas=replicas, timeout=60)
 
 
 def save(

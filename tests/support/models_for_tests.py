@@ -11,7 +11,7 @@ from runtime import Evaluator
 from runtime.data.micro_batches import Prefetcher, Reading
 from runtime.data.route import Route
 from runtime.data.stream import Stream, window_of
-from runtime.testing import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_threads
 
 Data = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -56,15 +56,15 @@ class Unwatched:
 
 def stream_of(data: Data, end: InMemoryTransport) -> Stream:
     """A stage's stream of micro-batches that all stages have fetched before."""
-    last = end.stage_id == end.stages - 1
-    reading = Reading(inputs=end.stage_id == 0, labels=last, fingerprints=False)
+    last = end.rank == end.ranks - 1
+    reading = Reading(inputs=end.rank == 0, labels=last, fingerprints=False)
     prefetcher = Prefetcher(
-        data, reading, end.device, stage_id=end.stage_id, most=len(data), around=nullcontext
+        data, reading, end.device, reader=f"stage {end.rank}", most=len(data), around=nullcontext
     )
     prefetcher.fetch()
     window = window_of(prefetcher, 0, len(data))
-    reads = end.stage_id == 0 or last
-    route = Route.of(range(end.stages), end.stage_id)
+    reads = end.rank == 0 or last
+    route = Route.of(range(end.ranks), end.rank)
     return Stream(route, window, len(data), prefetcher if reads else None, Unwatched())
 
 
@@ -88,7 +88,7 @@ def over_stages(
     built = [layers() for _ in range(stages * replicas)]
 
     def stage(end: InMemoryTransport) -> Any:
-        evaluator = Evaluator(built[end.rank], transport=end, **options)
+        evaluator = Evaluator(built[end.global_rank], transport=end, **options)
         return call(evaluator) if replicas == 1 else call(evaluator, end.replica)
 
-    return run_stages(stages, stage, replicas=replicas, timeout=30, **(network or {}))
+    return run_threads(stages, stage, replicas=replicas, timeout=30, **(network or {}))

@@ -16,7 +16,7 @@ from runtime.outputs.options import EvalOptions
 from runtime.outputs.results import Results
 from runtime.recording.recorder import Recorder
 from runtime.tensors.ownership import Owner
-from runtime.testing import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_threads
 from schemas import PipelinePlan
 from tests.support.models_for_tests import stream_of
 from tests.support.recorded_lines import (
@@ -54,7 +54,7 @@ def run_recorded(plan: PipelinePlan, directory: Path, *, fails: int | None = Non
     data = [(torch.zeros(2, 4), torch.zeros(2, 4))] * plan.micro_batches
 
     def stage(end: InMemoryTransport) -> None:
-        here = end.stage_id
+        here = end.rank
         recorder = Recorder(directory, end)
         stage_plan, buffers = plan.stage(here), BufferPool(end.receive_memory)
         stream = stream_of(data, end)
@@ -81,4 +81,4 @@ def run_recorded(plan: PipelinePlan, directory: Path, *, fails: int | None = Non
         finally:
             recorder.close()
 
-    run_stages(plan.stages, stage, timeout=30)
+    run_threads(plan.stages, stage, timeout=30)

@@ -86,7 +86,7 @@ def run_files(files: Files) -> list[Outcome]:
     torch.set_num_threads(1)
     with process_group(TIMEOUT) as device:
         transport = TorchTransport(device=device)
-        outcomes = [_run(Path(file), files.sizes, transport.stage_id) for file in files.paths]
+        outcomes = [_run(Path(file), files.sizes, transport.rank) for file in files.paths]
         gathered = transport.gather_objects(outcomes)
         return [next(filter(None, found)) for found in zip(*gathered, strict=True)]
 

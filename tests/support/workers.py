@@ -135,7 +135,7 @@ def exchange(channels: Channels) -> list[Any]:
     torch.set_num_threads(1)
     with process_group(TIMEOUT) as device:
         transport = TorchTransport(device=device, channels=channels)
-        here, count = transport.stage_id, transport.stages
+        here, count = transport.rank, transport.ranks
         after, before = (here + 1) % count, (here - 1) % count
         transport.connect(receives_from=[before], sends_to=[after])
         message = [tensor.to(device) for tensor in MESSAGE]
@@ -169,7 +169,7 @@ def fail(how: str) -> None:
 
     with process_group(TIMEOUT) as device:
         transport = TorchTransport(device=device)
-        if transport.stage_id == 1:
+        if transport.rank == 1:
             if how == "raise":
                 raise ArithmeticError("not today")
             os._exit(3)

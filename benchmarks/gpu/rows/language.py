@@ -11,7 +11,7 @@ from benchmarks.gpu.machine import Machine
 from benchmarks.gpu.ranks import LeftOut, run_ranks, values_of
 from benchmarks.gpu.report import Found
 from runtime import Evaluator
-from runtime.testing import run_stages
+from runtime.testing import run_threads
 from runtime.transport import SingleProcessTransport, TorchTransport, Transport
 
 SHAPE: dict[str, Any] = {
@@ -134,7 +134,7 @@ def _transformers(machine: Machine, work: Work) -> tuple[float, float]:
 def _two_stages(context: Context, work: Work) -> tuple[float, float]:
     if context.machine.dry:  # as threads: other processes would import transformers for seconds
         model = _lazy(work)
-        return run_stages(2, lambda end: _evaluated(context.machine, end, work, model))[-1]
+        return run_threads(2, lambda end: _evaluated(context.machine, end, work, model))[-1]
     answers = run_ranks(2, _stage, work, context.machine, context.approach, 60.0)
     seconds, loss = values_of(answers)[-1]
     return seconds, loss
@@ -164,7 +164,7 @@ def _evaluated(
     from runtime.modules.partition import balanced
 
     model = lazy or _lazy(work)
-    stages = transport.stages
+    stages = transport.ranks
     with Evaluator(
         model.specs(machine.device),
         loss_fn=next_token_loss,

@@ -41,7 +41,7 @@ def _seconds(
 ) -> float:
     pair = data(1, 1, 16)[0]
     with Evaluator(
-        [nn.Identity() for _ in range(transport.stages)],
+        [nn.Identity() for _ in range(transport.ranks)],
         loss_fn=nn.functional.mse_loss,
         partition="uniform",
         overlap=overlap,

@@ -39,7 +39,7 @@ def _tortured(machine: Machine, micro_batches: int) -> dict[str, list[int]]:
     found = {}
     for channels in ALL_CHANNELS:
         transport = TorchTransport(device=machine.device, channels=channels)
-        plain = layers(transport.stages + 1)
+        plain = layers(transport.ranks + 1)
         pairs = data(micro_batches)
         variants = {"blocking": (False, False), "overlapped": (True, False)}
         if not machine.dry:

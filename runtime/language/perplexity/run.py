@@ -67,7 +67,7 @@ def run_rank(job: Job) -> LanguageModelEvaluation | None:
 
 def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageModelEvaluation | None:
     transport = TorchTransport(device=device, channels=job.channels)
-    order, here = job.order, transport.stage_id
+    order, here = job.order, transport.rank
     titles = Division.of(range(order.stages + 1), order.placement).titles
     guard = Guard(transport, timeout=job.timeout).named("", titles)
     is_first, is_last = here == 0, here == order.last_rank

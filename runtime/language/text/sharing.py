@@ -39,7 +39,7 @@ def _share(
     """A row of int64; an empty one on stages that do not want it."""
     source = row is not None
     kept = row if row is not None else torch.empty(length if wanted else 0, dtype=torch.int64)
-    if transport.stages == 1:
+    if transport.ranks == 1:
         return kept
     travels = torch.empty(min(CHUNK, length), dtype=torch.int64, device=transport.device)
     for first in range(0, length, CHUNK):

@@ -1,4 +1,4 @@
-"""The local channels of one stage: those to and from stages on its own host."""
+"""The local channels of one rank: those to and from ranks on its own host."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -24,7 +24,7 @@ _YES, _NO = b"yes", b"no"
 
 
 class LocalChannels:
-    """Opens and keeps the ends of one stage; there are none to stages on other hosts."""
+    """Opens and keeps the ends of one rank; there are none to ranks on other hosts."""
 
     def __init__(self, *, active: bool, directory: Path | None = None) -> None:
         """Begin without any.
@@ -39,19 +39,19 @@ class LocalChannels:
         self.ends: dict[PeerChannel, ReceivingEnd | SendingEnd] = {}
         """For activations."""
         self.collectives: LocalCollectives | None = None
-        """For what all stages agree on, if all of them are on this host."""
+        """For what all ranks agree on, if all of them are on this host."""
         self._all: list[ChannelEnd] = []
         self._key = host_key() if active else ""  # the other end is told so
         self._shut = False
 
     def open(self, direction: Direction, peer: int, timeout: timedelta, exchange: Exchange) -> None:
-        """Make this end of a channel, if the stage at the other end is on this host.
+        """Make this end of a channel, if the rank at the other end is on this host.
 
         Args:
-            direction: Of the transfers, seen from this stage.
-            peer: The stage at the other end, which has to open its end at the same time.
+            direction: Of the transfers, seen from this rank.
+            peer: The rank at the other end, which has to open its end at the same time.
             timeout: How long a wait may take.
-            exchange: With that stage; called at least once.
+            exchange: With that rank; called at least once.
         """
         sends = direction is Direction.SEND
         end = (self._sending_end if sends else self._receiving_end)(timeout, exchange)
@@ -61,13 +61,13 @@ class LocalChannels:
     def open_collectives(
         self, rank: int, size: int, timeout: timedelta, exchange: Callable[[int, bytes], bytes]
     ) -> None:
-        """Make the ends for collective operations; all stages have to, at the same time.
+        """Make the ends for collective operations; all ranks have to, at the same time.
 
         Args:
-            rank: This stage.
-            size: The number of stages.
+            rank: This rank.
+            size: The number of ranks.
             timeout: How long a wait may take.
-            exchange: With the stage that is named.
+            exchange: With the rank that is named.
         """
         coordinator = size - 1
         peers = range(coordinator) if rank == coordinator else range(coordinator, size)

@@ -1,7 +1,7 @@
-"""Collective operations over local channels: all stages of a host agree through one of them.
+"""Collective operations over local channels: all ranks of a host agree through one of them.
 
 Collective operations of gloo go through queues and threads of its own, which on a machine with few
-processors wait for each other; what stages agree on is small, and each round holds all of them up.
+processors wait for each other; what ranks agree on is small, and each round holds all of them up.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from runtime.transport.shared_memory.sender import SendingEnd
 
 
 class LocalCollectives:
-    """The ends between a stage and the coordinator, the last stage; on that one, to all others."""
+    """The ends between a rank and the coordinator, the last rank; on that one, to all others."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class LocalCollectives:
         """Every rank's tensor, uint8 in one dimension and all of one size, by rank.
 
         Raises:
-            LocalChannelError: a stage is gone.
+            LocalChannelError: a rank is gone.
         """
         gathered = torch.empty((self._size, own.numel()), dtype=torch.uint8)
         if self._rank == self.coordinator:
@@ -48,7 +48,7 @@ class LocalCollectives:
         """Hand one rank's tensor, uint8 in one dimension, to all, through the coordinator.
 
         Raises:
-            LocalChannelError: a stage is gone.
+            LocalChannelError: a rank is gone.
         """
         if self._rank == self.coordinator:
             if source != self.coordinator:

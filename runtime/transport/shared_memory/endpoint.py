@@ -1,7 +1,7 @@
 """The ends of local channels: what both kinds have, and how the waits of one serve the others.
 
 Nobody but the thread that waits copies small messages. So while it waits for one end, it also looks
-after the sends of the others: otherwise two stages could wait for what each of them still has to
+after the sends of the others: otherwise two ranks could wait for what each of them still has to
 copy.
 """
 
@@ -51,7 +51,7 @@ class Unfinished(Protocol):
 
 
 class UnfinishedSends:
-    """The unfinished sends of one stage, for whose receives nobody else waits."""
+    """The unfinished sends of one rank, for whose receives nobody else waits."""
 
     def __init__(self) -> None:
         """Begin without any."""

@@ -1,7 +1,7 @@
 """The sending end of a local channel.
 
 Small messages are copied by the thread that posts them or waits. From the first large one on,
-another thread copies, beside what the stage computes; it ends with this end of the channel.
+another thread copies, beside what the rank computes; it ends with this end of the channel.
 """
 
 import os

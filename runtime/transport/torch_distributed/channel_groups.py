@@ -1,6 +1,6 @@
 """Process groups of channels: shared by a whole pipeline, or one for each channel.
 
-A channel is an ordered pair of stages. Channels between processes of one host may do without, see
+A channel is an ordered pair of ranks. Channels between processes of one host may do without, see
 `runtime.transport.shared_memory`. On NCCL a process group is a communicator with one stream,
 on which transfers start in the order in which they were posted: where channels share one, a receive
 that is posted early holds up the sends behind it until its message comes.
@@ -20,7 +20,7 @@ from schemas import Direction
 
 Channels = Literal["memory", "shared", "per-edge"]
 """One process group for all channels of a pipeline, or one for each; or shared memory where two
-stages are on one host, and one process group for all other channels."""
+ranks are on one host, and one process group for all other channels."""
 
 EXCHANGED_BYTES = 256
 """What the ends of a channel tell each other in one exchange."""
@@ -35,12 +35,12 @@ class Route(NamedTuple):
 
 
 class ChannelGroups:
-    """The routes of one stage, to and from each of its peers."""
+    """The routes of one rank, to and from each of its peers."""
 
     def __init__(
         self, pipeline: RenewableGroup, device: torch.device, channels: Channels | None = None
     ) -> None:
-        """Route the channels between the stages of `pipeline`, whose tensors are on `device`.
+        """Route the channels between the ranks of `pipeline`, whose tensors are on `device`.
 
         Args:
             pipeline: Its ranks.
@@ -86,7 +86,7 @@ class ChannelGroups:
         self._shared = False
 
     def route(self, direction: Direction, peer: int) -> Route:
-        """The route of the channel to or from stage `peer`.
+        """The route of the channel to or from rank `peer`.
 
         Raises:
             TransportError: the channel has a group of its own, but was not opened.
@@ -97,16 +97,16 @@ class ChannelGroups:
             return self._routes[direction, peer]
         except KeyError:
             way = "to" if direction is Direction.SEND else "from"
-            raise TransportError(f"the channel {way} stage {peer} was not connected") from None
+            raise TransportError(f"the channel {way} rank {peer} was not connected") from None
 
     def open(self, wanted: Iterable[PeerChannel]) -> list[PeerChannel]:
         """Make the groups of channels that have none; both ends of each have to take part.
 
         Args:
-            wanted: The channels that this stage wants.
+            wanted: The channels that this rank wants.
 
         Returns:
-            They, in an order in which all stages may use them in turn.
+            They, in an order in which all ranks may use them in turn.
         """
         in_turn = sorted(wanted, key=lambda channel: self._ends(*channel))
         if not self._shared:

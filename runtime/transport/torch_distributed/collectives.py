@@ -1,4 +1,4 @@
-"""What all stages do together: through local channels if all are on one host, else in groups."""
+"""What all ranks do together: through local channels if all are on one host, else in groups."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from runtime.transport.torch_distributed.process_groups import RenewableGroup
 
 
 class Collectives:
-    """The collective operations of one stage; all stages call them in the same order."""
+    """The collective operations of one rank; all ranks call them in the same order."""
 
     def __init__(
         self,
@@ -23,23 +23,23 @@ class Collectives:
         local: LocalChannels,
         exchanges: Exchanges,
     ) -> None:
-        """Over the stages of `pipeline`, and this stage in all `replicas`."""
+        """Over the ranks of `pipeline`, and this rank in all `replicas`."""
         self._pipeline, self._replicas = pipeline, replicas
         self._local, self._exchanges = local, exchanges
         self.timeout = UNGUARDED_TIMEOUT
         """How long a wait may take."""
 
     def open_local(self) -> None:
-        """Have the local ones from here on, if all stages are on this host."""
+        """Have the local ones from here on, if all ranks are on this host."""
         if self._local.collectives is None:
-            here, stages = self._pipeline.rank, self._pipeline.size
-            self._local.open_collectives(here, stages, self.timeout, self._exchanges.of)
+            rank, size = self._pipeline.rank, self._pipeline.size
+            self._local.open_collectives(rank, size, self.timeout, self._exchanges.of)
 
     def broadcast(self, tensor: torch.Tensor, source: int) -> None:
-        """Hand `tensor` of stage `source` to all stages.
+        """Hand `tensor` of rank `source` to all ranks.
 
         Raises:
-            RuntimeError: a stage is gone.
+            RuntimeError: a rank is gone.
         """
         if (local := self._next()) is not None:
             local.broadcast(as_bytes(tensor), source)
@@ -50,16 +50,16 @@ class Collectives:
         self._pipeline.finish([work])  # it is about to be read
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """Every stage's `value`.
+        """Every rank's `value`.
 
         Raises:
-            RuntimeError: a stage is gone.
+            RuntimeError: a rank is gone.
         """
         through = self._next() or self._pipeline
         return gather_objects(value, through.all_gather)
 
     def gather_from_replicas(self, value: Any) -> list[Any]:
-        """The `value` of this stage in every replica.
+        """The `value` of this rank in every replica.
 
         Raises:
             RuntimeError: a replica is gone.
@@ -70,7 +70,7 @@ class Collectives:
         return gather_objects(value, self._replicas.all_gather)
 
     def _next(self) -> LocalCollectives | None:
-        """Local operations, if all stages have them; else those of the group are next."""
+        """Local operations, if all ranks have them; else those of the group are next."""
         if self._pipeline.is_unconnected:
             self.open_local()
         if self._local.collectives is None:

@@ -1,4 +1,4 @@
-"""What two stages tell each other before a local channel connects them.
+"""What two ranks tell each other before a local channel connects them.
 
 They do so through the pipeline's process group, or, where that connects nobody, through the store
 that no other user of the machine reaches.
@@ -21,7 +21,7 @@ _POLL_SECONDS = 0.001
 
 
 class Exchanges:
-    """The exchanges of one stage with any other one of its pipeline."""
+    """The exchanges of one rank with any other one of its pipeline."""
 
     def __init__(self, pipeline: RenewableGroup, channels: ChannelGroups, job: JobStore) -> None:
         """Over the groups of `channels`, or the store of `job` if `pipeline` connects nobody."""
@@ -33,7 +33,7 @@ class Exchanges:
         self.open(0, UNGUARDED_TIMEOUT.total_seconds())
 
     def open(self, generation: int, timeout: float) -> None:
-        """Begin anew; a stage waits for another one for `timeout` seconds."""
+        """Begin anew; a rank waits for another one for `timeout` seconds."""
         self._timeout = timeout
         self._numbers.clear()
         if self._shared is not None:
@@ -41,13 +41,13 @@ class Exchanges:
             self._store = self._shared.part(f"exchanges of generation {generation}")
 
     def over(self, direction: Direction, peer: int) -> Exchange:
-        """With the stage at the other end of a channel."""
+        """With the rank at the other end of a channel."""
         if self._store is not None:
             return partial(self._through_store, self._store, peer)
         return partial(self._channels.exchange, self._channels.route(direction, peer))
 
     def of(self, peer: int, message: bytes) -> bytes:
-        """With any stage, whether or not there is a channel."""
+        """With any rank, whether or not there is a channel."""
         if self._store is not None:
             return self._through_store(self._store, peer, message)
         return self._channels.exchange(Route(self._pipeline.group, peer), message)
@@ -60,7 +60,7 @@ class Exchanges:
         while not store.check([key]):
             self._pipeline.require_usable()
             if time.monotonic() > end:
-                raise TransportError(f"stage {peer} did not answer within {self._timeout:g} s")
+                raise TransportError(f"rank {peer} did not answer within {self._timeout:g} s")
             time.sleep(_POLL_SECONDS)
         answer = store.get(key)
         store.delete_key(key)

@@ -81,7 +81,7 @@ class NcclSettings:
     high_priority: bool = True
     """Whether transfers run on streams of high priority (header, `is_high_priority_stream`): blocks
     of a send that is ready go before those of a forward that wait for a place, so that the next
-    stage is not kept waiting by this one's next forward."""
+    rank is not kept waiting by this one's next forward."""
     nonblocking: bool = False
     """Whether communicators are non-blocking (`ncclConfig_t.blocking = 0`, manual), so that the
     host is never inside NCCL for long. Off: torch 2.7.1 stopped to choose it by itself, because it

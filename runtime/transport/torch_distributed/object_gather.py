@@ -1,6 +1,6 @@
 """Picklable objects from all members of a group, in one round where they are small.
 
-Contents of unknown size take two rounds: sizes, then contents. What stages agree on before every
+Contents of unknown size take two rounds: sizes, then contents. What ranks agree on before every
 evaluation is small, and each round costs all of them a wait for the slowest.
 """
 
@@ -14,7 +14,7 @@ import torch
 FIRST_ROUND = 8192
 """Bytes that all members exchange first: a size, and as much of the object as there is room.
 
-Enough for what is known of the 64 micro-batches that a stage fetches before a run.
+Enough for what is known of the 64 micro-batches that a rank fetches before a run.
 """
 
 Round = Callable[[torch.Tensor], list[torch.Tensor]]

@@ -42,7 +42,7 @@ class Posted:
 
     def __str__(self) -> str:
         way = "send to" if self.direction is Direction.SEND else "receive from"
-        return f"{way} stage {self.peer}"
+        return f"{way} rank {self.peer}"
 
 
 def reason_of(error: RuntimeError) -> str:

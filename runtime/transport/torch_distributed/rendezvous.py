@@ -14,7 +14,7 @@ from runtime.transport.protocol import TransportError
 from runtime.transport.rendezvous import JobStore, RendezvousStore
 
 Grid = list[list[int]]
-"""Ranks among all processes, by replica and stage."""
+"""Global ranks, by replica and rank of the pipeline."""
 
 
 def job_store(ranks: Sequence[int]) -> JobStore:
@@ -59,7 +59,7 @@ def grid_of(group: dist.ProcessGroup, replicas: dist.ProcessGroup | None) -> Gri
 
     Args:
         group: The ranks of this pipeline.
-        replicas: The ranks of this stage in all replicas, which have to ask at the same time.
+        replicas: The processes of this rank in all replicas, which have to ask at the same time.
 
     Raises:
         TransportError: a replica did not ask.
@@ -74,7 +74,7 @@ def grid_of(group: dist.ProcessGroup, replicas: dist.ProcessGroup | None) -> Gri
         return [json.loads(store.get(f"pipeline/{rank}")) for rank in ranks]
     except dist.DistError as error:
         raise TransportError(
-            f"not all replicas of this stage (ranks {ranks}) made a transport: {error}"
+            f"not all replicas of this rank (global ranks {ranks}) made a transport: {error}"
         ) from error
 
 
@@ -88,9 +88,9 @@ def rendezvous(grid: Grid, job: JobStore) -> RendezvousStore | None:
     if len(job.ranks) == 1:
         return None
     names = tuple(
-        f"stage {stage}" + (f" of replica {replica}" if len(grid) > 1 else "")
+        f"rank {rank}" + (f" of replica {replica}" if len(grid) > 1 else "")
         for replica, pipeline in enumerate(grid)
-        for stage in range(len(pipeline))
+        for rank in range(len(pipeline))
     )
     store, place, host = job.store, "the store", "localhost"
     while isinstance(store, PrefixStore):

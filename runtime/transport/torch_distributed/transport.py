@@ -46,7 +46,7 @@ from schemas import Direction
 
 
 class TorchTransport:
-    """The ranks of one process group as the stages of one pipeline."""
+    """The processes of one group as the ranks of one pipeline."""
 
     def __init__(
         self,
@@ -59,18 +59,18 @@ class TorchTransport:
         name: str | None = None,
         nccl: NcclSettings | None = None,
     ) -> None:
-        """Connect the stages of `group` (default: all ranks).
+        """Connect the ranks of `group` (default: all ranks).
 
         Args:
-            group: The ranks of this pipeline, or of more; group rank is stage id, unless `grid`
-                says otherwise.
+            group: The processes of this pipeline, or of more; the rank in the group is the rank in
+                the pipeline, unless `grid` says otherwise.
             device: Where activations live; default: the GPU of an NCCL group, else the CPU.
-            replicas: The ranks of this stage in all data-parallel replicas; `None` if this
+            replicas: The processes of this rank in all data-parallel replicas; `None` if this
                 pipeline is the only one, or `group` holds those of all.
             channels: What activations travel through, see `Channels`; default: `"memory"` on a
                 CPU; on a GPU `"shared"`, or `"per-edge"` where channels lead around in a circle.
-            grid: The ranks (among all processes) of every replica's stages, in the order of the
-                stages; default: those of `group` and of the groups that the replicas name.
+            grid: The global ranks of every replica's processes, in the order of the pipeline;
+                default: those of `group` and of the groups that the replicas name.
             name: Of this pipeline, among several that make up one replica; for recordings.
             nccl: Settings of the communicators, the same on all ranks; default: `NcclSettings()`.
 
@@ -92,14 +92,14 @@ class TorchTransport:
         self.replica = next(number for number, ranks in enumerate(grid) if here in ranks)
         """The pipeline of this process among those of all replicas."""
         pipeline, self.replicas = grid[self.replica], len(grid)
-        self.stage_id, self.stages = pipeline.index(here), len(pipeline)
+        self.rank, self.ranks = pipeline.index(here), len(pipeline)
         """The place of this process in its pipeline, and the length of that."""
         job = job_store([rank for ranks in grid for rank in ranks])
         store = group_store(job)
         self._pipeline = RenewableGroup(group, store, self.device, pipeline, nccl)
         self._peers = None
         if len(grid) > 1:
-            peers = [ranks[self.stage_id] for ranks in grid]
+            peers = [ranks[self.rank] for ranks in grid]
             self._peers = RenewableGroup(replicas or group, store, self.device, peers, nccl)
         self._groups = [g for g in (self._pipeline, self._peers) if g is not None]
         self._channels = ChannelGroups(self._pipeline, self.device, channels)
@@ -113,8 +113,8 @@ class TorchTransport:
         self._held: list[Posted] | None = None
 
     @property
-    def rank(self) -> int:
-        """The number of this process among all."""
+    def global_rank(self) -> int:
+        """The rank of this process among all."""
         return dist.get_rank()
 
     @property
@@ -179,25 +179,25 @@ class TorchTransport:
             raise self._failed("reading of a message", error) from error
 
     def broadcast(self, tensor: torch.Tensor, source: int) -> None:
-        """Hand `tensor` of stage `source` to all stages."""
-        if self.stages == 1:
+        """Hand `tensor` of rank `source` to all ranks."""
+        if self.ranks == 1:
             return
         try:
             self._collectives.broadcast(tensor, source)
         except RuntimeError as error:
-            raise self._failed(f"broadcast from stage {source}", error) from error
+            raise self._failed(f"broadcast from rank {source}", error) from error
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """Every stage's `value`."""
-        if self.stages == 1:
+        """Every rank's `value`."""
+        if self.ranks == 1:
             return [value]
         try:
             return self._collectives.gather_objects(value)
         except RuntimeError as error:
-            raise self._failed("agreement of all stages", error) from error
+            raise self._failed("agreement of all ranks", error) from error
 
     def gather_from_replicas(self, value: Any) -> list[Any]:
-        """The `value` of this stage in every replica."""
+        """The `value` of this rank in every replica."""
         try:
             return self._collectives.gather_from_replicas(value)
         except RuntimeError as error:
@@ -211,8 +211,8 @@ class TorchTransport:
         """Exchange something over each channel, watchfully; see `Transport`.
 
         The first use of a peer sets its connection up and blocks the host meanwhile. Each exchange
-        is one symmetric group, and all stages go through the channels in the same order, so no
-        stage is blocked on another that is busy connecting elsewhere.
+        is one symmetric group, and all ranks go through the channels in the same order, so no
+        rank is blocked on another that is busy connecting elsewhere.
         """
         wanted = [(Direction.RECV, peer) for peer in receives_from]
         wanted += [(Direction.SEND, peer) for peer in sends_to]
@@ -297,5 +297,5 @@ class TorchTransport:
     def _failed(
         self, what: object, error: RuntimeError, peer: int | None = None
     ) -> ConnectionLostError:
-        at = None if peer is None else self.replica * self.stages + peer  # of the rendezvous
+        at = None if peer is None else self.replica * self.ranks + peer  # of the rendezvous
         return ConnectionLostError(f"{what} failed: {reason_of(error)}", at)

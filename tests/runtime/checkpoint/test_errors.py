@@ -214,7 +214,7 @@ def test_ranks_that_read_different_checkpoints_notice(tmp_path: Path):
         return str(caught.value)
 
     for message in on_grid(model, call, stages=2):
-        assert "is another checkpoint for stage 1, replica 0 than for stage 0" in message
+        assert "is another checkpoint for rank 1, replica 0 than for rank 0" in message
 
 
 def test_layers_without_memory_are_refused(directory: Path):

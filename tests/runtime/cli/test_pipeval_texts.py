@@ -17,7 +17,7 @@ from runtime.language.models import split_causal_lm
 from runtime.language.perplexity.job import count_tokens, next_token_loss
 from runtime.language.perplexity.reference import reference
 from runtime.language.text import IGNORED, Text, Windows, tokenize_documents
-from runtime.testing import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_threads
 from schemas import LanguageModelEvaluation
 from tests.support.forks import Program, pipeval, run_pipeval
 from tests.support.tiny_models import saved_llama, tiny_model, tiny_tokenizer
@@ -194,4 +194,4 @@ def test_documents_have_the_loss_of_one_process_over_any_number_of_stages(mode, 
         return evaluator.evaluate(windows).loss
 
     for stages in (1, 2, 3):
-        assert run_stages(stages, stage) == [expected.loss] * stages
+        assert run_threads(stages, stage) == [expected.loss] * stages

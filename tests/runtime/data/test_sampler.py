@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from runtime import Evaluator, ShardSampler
-from runtime.testing import run_stages
+from runtime.testing import run_threads
 from tests.support.models_for_tests import batches, mlp, one_process
 
 
@@ -38,7 +38,7 @@ def test_replicas_with_unequal_shares_count_every_sample_once():
         result = made.evaluate(DataLoader(samples, batch_size=2, sampler=share))
         return result.loss, sum(result.weights)
 
-    found = run_stages(2, stage, replicas=2)
+    found = run_threads(2, stage, replicas=2)
     shares = [samples[0::2], samples[1::2]]
     losses = []
     for share in shares:

@@ -298,7 +298,9 @@ def test_what_is_known_of_micro_batches_does_not_pile_up(monkeypatch):
 def test_a_window_that_is_asked_for_early_holds_only_what_is_new():
     data = batches([1 + n % 3 for n in range(2 * MOST + 5)])
     reading = Reading(inputs=True, labels=True, fingerprints=False)
-    prefetcher = Prefetcher(data, reading, torch.device("cpu"), stage_id=0, around=nullcontext)
+    prefetcher = Prefetcher(
+        data, reading, torch.device("cpu"), reader="stage 0", around=nullcontext
+    )
     prefetcher.fetch()
     window = window_of(prefetcher, 0, None)
     found = Stream(Route.of([0, 1, 0], 0), window, None, prefetcher, Unwatched())

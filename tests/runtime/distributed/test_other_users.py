@@ -86,7 +86,7 @@ def evaluate_in_view(scene: Scene) -> float:
 def publish_failure(directory: str) -> str:
     """What comes of a failure that another user tells the ranks."""
     ranks = RendezvousStore(PrivateStore(directory), 1, ("stage 0", "stage 1"))
-    failure = Failure(kind="lost", reporter=1, stage="stage 1", at="", reason="\x1b[2J")
+    failure = Failure(kind="lost", reporter=1, name="stage 1", at="", reason="\x1b[2J")
     try:
         FailureStore(ranks, 0).publish(failure)
     except (OSError, RuntimeError) as error:

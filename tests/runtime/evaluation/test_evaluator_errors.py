@@ -67,10 +67,10 @@ def test_stages_that_want_different_outcomes_are_told():
 
 
 def test_stages_that_divide_the_layers_differently_are_told():
-    from runtime.testing import run_stages
+    from runtime.testing import run_threads
 
     def stage(end: Any) -> str:
-        boundaries = [0, 2, 6] if end.stage_id == 0 else [0, 3, 6]
+        boundaries = [0, 2, 6] if end.rank == 0 else [0, 3, 6]
         evaluator = Evaluator(
             mlp(), loss_fn=nn.functional.mse_loss, partition=boundaries, transport=end
         )
@@ -79,7 +79,7 @@ def test_stages_that_divide_the_layers_differently_are_told():
         return str(caught.value)
 
     expected = "partition of the layers differs: (0, 2, 6) on stage 0, (0, 3, 6) on stage 1"
-    assert run_stages(2, stage) == [expected] * 2
+    assert run_threads(2, stage) == [expected] * 2
 
 
 def broken_data() -> Iterator[Any]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from runtime.testing import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_threads
 from tests.support.exact_cases import CASES, Found, drawn, one_process, over_stages
 from tests.support.forks import launch_forks
 from tests.support.workers import evaluate_exact_cases
@@ -34,9 +34,9 @@ def test_over_stages_in_memory_it_is_what_one_process_gives(name, stages, overla
     layers = [drawn(case) for _ in range(stages)]
 
     def stage(end: InMemoryTransport) -> Found:
-        return over_stages(case, layers[end.stage_id], transport=end, overlap=overlap)
+        return over_stages(case, layers[end.rank], transport=end, overlap=overlap)
 
-    check(name, run_stages(stages, stage, timeout=60))
+    check(name, run_threads(stages, stage, timeout=60))
 
 
 @pytest.mark.parametrize("overlap", [True, False])
@@ -48,9 +48,9 @@ def test_with_two_stages_on_each_rank_it_is_what_one_process_gives(name, schedul
     options = {"stages": 4, "schedule": schedule, "overlap": overlap}
 
     def rank(end: InMemoryTransport) -> Found:
-        return over_stages(case, layers[end.stage_id], transport=end, **options)
+        return over_stages(case, layers[end.rank], transport=end, **options)
 
-    check(name, run_stages(2, rank, timeout=60, queue="channel"))
+    check(name, run_threads(2, rank, timeout=60, queue="channel"))
 
 
 ONE_STAGE: dict[str, Any] = {}

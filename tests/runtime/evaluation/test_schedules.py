@@ -221,7 +221,7 @@ def test_received_activations_use_a_fixed_number_of_pieces_of_memory(
         InMemoryTransport,
         "receive_memory",
         lambda end, nbytes: (
-            taken.append(end.stage_id),
+            taken.append(end.rank),
             torch.empty(nbytes, dtype=torch.uint8),
         )[1],
     )

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from runtime import Evaluator
-from runtime.testing import run_stages
+from runtime.testing import run_threads
 from tests.support.models_for_tests import batches, mlp, one_process
 from tests.support.ranks import Said, attempt, run_ranks
 
@@ -70,7 +70,7 @@ def test_stages_in_memory_that_do_different_things_are_told_so(tmp_path):
 
     def stage(end: Any) -> list[Said]:
         made = Evaluator(layers, loss_fn=nn.functional.mse_loss, transport=end)
-        saves = end.stage_id == 1
+        saves = end.rank == 1
         said = attempt(lambda: made.save_state_dict(tmp_path) if saves else losses(made))
         return [said, attempt(lambda: losses(made))]
 
@@ -79,7 +79,7 @@ def test_stages_in_memory_that_do_different_things_are_told_so(tmp_path):
         "all stages have to do the same in the same order: stage 0 began the evaluation of "
         "evaluator 1, stage 1 began save_state_dict of evaluator 1",
     )
-    assert run_stages(2, stage) == [[wrong, Said(value=LOSSES)]] * 2
+    assert run_threads(2, stage) == [[wrong, Said(value=LOSSES)]] * 2
 
 
 WAYS = ("ends", "raises", "closes", "drops", "dies")

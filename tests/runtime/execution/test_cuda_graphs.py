@@ -12,7 +12,7 @@ from runtime.device import DeviceError
 from runtime.evaluation import forwards
 from runtime.execution.cuda_graphs import MOST, CudaGraphError, GraphedLayers
 from runtime.tensors.nested import flatten, transform
-from runtime.testing import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_threads
 from tests.support.models_for_tests import batches, mlp
 
 CPU = torch.device("cpu")
@@ -130,7 +130,7 @@ def test_an_evaluation_with_graphs_gives_what_one_without_gives(stages, monkeypa
     monkeypatch.setattr(forwards, "capture_on", lambda _: Capturing())
 
     def evaluated(end: InMemoryTransport, built: list[Any], **options: Any) -> Any:
-        layers = built[end.rank]
+        layers = built[end.global_rank]
         evaluator = Evaluator(
             layers, loss_fn=nn.functional.mse_loss, partition="uniform", transport=end, **options
         )
@@ -141,8 +141,8 @@ def test_an_evaluation_with_graphs_gives_what_one_without_gives(stages, monkeypa
         return found
 
     built = [[mlp(4) for _ in range(stages)] for _ in range(2)]  # before there are threads
-    plain = run_stages(stages, lambda end: evaluated(end, built[0]))
-    with_graphs = run_stages(stages, lambda end: evaluated(end, built[1], cuda_graphs=True))
+    plain = run_threads(stages, lambda end: evaluated(end, built[0]))
+    with_graphs = run_threads(stages, lambda end: evaluated(end, built[1], cuda_graphs=True))
     for one, other in zip(plain, with_graphs, strict=True):
         assert one.loss == other.loss
         assert all(map(torch.equal, one.logits, other.logits))

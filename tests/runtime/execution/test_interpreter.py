@@ -21,7 +21,7 @@ from runtime.outputs.options import EvalOptions
 from runtime.outputs.results import EvalResult, Results, eval_result
 from runtime.outputs.values import Measure
 from runtime.tensors.ownership import Owner
-from runtime.testing import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_threads
 from schedcc.testing.mutations import with_epilogue
 from schedcc.testing.plans import pipeline
 from schedcc.testing.strategies import at_corners, sizes
@@ -44,19 +44,20 @@ def execute(
     """Run all stages of a plan in memory."""
 
     def stage(end: InMemoryTransport) -> EvalResult:
-        here, last = end.stage_id, end.stage_id == end.stages - 1
+        here, last = end.rank, end.rank == end.ranks - 1
         results = results_of(end, EvalOptions(return_logits=True))
         module = stage_modules[here]
         mine = [data[m] for m in range(len(data))]
         if replicas > 1:  # each replica weighs its losses differently: shards of unequal size
             mine = [
-                (x[: 1 + end.rank // end.stages], y[: 1 + end.rank // end.stages]) for x, y in mine
+                (x[: 1 + end.global_rank // end.ranks], y[: 1 + end.global_rank // end.ranks])
+                for x, y in mine
             ]
         with torch.no_grad():
             run_stage(plan.stage(here), end, module, mine, results, is_last=last)
         return eval_result(len(data), results)
 
-    return run_stages(plan.stages, stage, replicas=replicas, timeout=30)
+    return run_threads(plan.stages, stage, replicas=replicas, timeout=30)
 
 
 def run_stage(
@@ -170,7 +171,7 @@ def test_an_error_says_where_in_the_plan_it_happened():
         run_stage(plan.stage(0), end, modules[0], data, results, is_last=True)
 
     with pytest.raises(ArithmeticError, match="three rows") as caught:
-        run_stages(1, stage)
+        run_threads(1, stage)
     assert caught.value.__notes__ == [
         "at stage 0, step 2: ForwardPass(stage=0, micro_batch=2, buffer=0)"
     ]

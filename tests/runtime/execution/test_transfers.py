@@ -8,7 +8,7 @@ from torch import nn
 
 from runtime.execution import signatures, transfer, transfers
 from runtime.execution.buffers import BufferPool
-from runtime.testing import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_threads
 from schemas import Direction
 from tests.support.models_for_tests import batches, mlp, one_process, over_stages, stream_of
 
@@ -79,7 +79,7 @@ def sent(monkeypatch) -> list[int]:
     post = InMemoryTransport.post_send
 
     def counted(self: Any, payload: Any, peer: int, **options: Any) -> Any:
-        stages.append(self.stage_id)
+        stages.append(self.rank)
         return post(self, payload, peer, **options)
 
     monkeypatch.setattr(InMemoryTransport, "post_send", counted)
@@ -123,24 +123,22 @@ def test_both_ends_of_a_group_see_the_same_room_beside_a_header(joins, monkeypat
 
     def stage(end: InMemoryTransport) -> list[torch.Tensor]:
         moves = transfers.Transfers(
-            end, BufferPool(end.receive_memory), stream_of(data, end), range(end.stages)
+            end, BufferPool(end.receive_memory), stream_of(data, end), range(end.ranks)
         )
         came: list[torch.Tensor] = []
 
         def receive(m: int) -> transfer.Transfer:
-            return transfer.Transfer(Direction.RECV, end.stage_id, m, end.stage_id - 1)
+            return transfer.Transfer(Direction.RECV, end.rank, m, end.rank - 1)
 
         def send(m: int) -> transfer.Transfer:
-            value = came[m] if end.stage_id else activations[m]
-            return transfer.Transfer(
-                Direction.SEND, end.stage_id, m, end.stage_id + 1, value.clone()
-            )
+            value = came[m] if end.rank else activations[m]
+            return transfer.Transfer(Direction.SEND, end.rank, m, end.rank + 1, value.clone())
 
         for m in range(len(data) + 1):
-            group = [send(m - 1)] if end.stage_id == 1 and m else []
+            group = [send(m - 1)] if end.rank == 1 and m else []
             if m < len(data):
-                group.append(send(m) if end.stage_id == 0 else receive(m))
-            if end.stage_id == 2 and m == len(data):
+                group.append(send(m) if end.rank == 0 else receive(m))
+            if end.rank == 2 and m == len(data):
                 break
             if group:
                 moves.begin(group)
@@ -150,7 +148,7 @@ def test_both_ends_of_a_group_see_the_same_room_beside_a_header(joins, monkeypat
                     came.append(value.clone())
         return came
 
-    _, second, third = run_stages(3, stage, timeout=30)
+    _, second, third = run_threads(3, stage, timeout=30)
     assert all(map(torch.equal, second, activations))
     assert all(map(torch.equal, third, activations))
 

@@ -12,7 +12,7 @@ from runtime import (
     NonFiniteError,
 )
 from runtime.data.fingerprint import fingerprint, require_same_data
-from runtime.testing import run_stages
+from runtime.testing import run_threads
 from tests.support.models_for_tests import batches, mlp, over_stages
 
 DATA = batches([2, 3, 1, 2])
@@ -150,10 +150,10 @@ def test_a_finite_check_that_some_stages_leave_out_is_told():
     layers = [mlp(), mlp()]  # here: threads would draw from one generator at the same time
 
     def stage(end: Any) -> str:
-        ev = Evaluator(layers[end.stage_id], loss_fn=nn.functional.mse_loss, transport=end,
-                       check_finite=end.stage_id == 0)  # fmt: skip
+        ev = Evaluator(layers[end.rank], loss_fn=nn.functional.mse_loss, transport=end,
+                       check_finite=end.rank == 0)  # fmt: skip
         with pytest.raises(ValueError, match="check_finite differs") as caught:
             ev.eval_batch(iter(DATA), num_micro_batches=4)
         return str(caught.value)
 
-    assert set(run_stages(2, stage)) == {"check_finite differs: True on stage 0, False on stage 1"}
+    assert set(run_threads(2, stage)) == {"check_finite differs: True on stage 0, False on stage 1"}

@@ -19,7 +19,7 @@ def test_a_process_stuck_in_its_device_is_ended_after_a_grace_period_and_says_wh
     ended: list[int] = []
     written: list[str] = []
     forced_exit = ForcedExit(grace=10.0, exit=ended.append, write=written.append)
-    failure = Failure.of(ArithmeticError("no"), reporter=2, stage="stage 2", at="step 7")
+    failure = Failure.of(ArithmeticError("no"), reporter=2, name="stage 2", at="step 7")
     forced_exit.consider(failure, now=100.0)
     forced_exit.consider(failure, now=109.9)
     assert (ended, written) == ([], [])

@@ -97,7 +97,7 @@ def test_all_communicators_are_aborted_together_and_made_anew_together(made):
     channels.clear()
     pipeline.open(1, MINUTE)
     assert pipeline.group is made[3]
-    with pytest.raises(TransportError, match="the channel to stage 2 was not connected"):
+    with pytest.raises(TransportError, match="the channel to rank 2 was not connected"):
         channels.route(Direction.SEND, 2)
     channels.open(wanted)
     pipeline.abandon()
@@ -157,7 +157,7 @@ def test_the_watchdog_forces_the_exit_when_the_main_thread_does_not_raise():
     watchdog.start()
     try:
         assert not ended.wait(0.5)
-        state.set(Failure.of(KeyError("x"), reporter=1, stage="stage 1", at="step 2"))
+        state.set(Failure.of(KeyError("x"), reporter=1, name="stage 1", at="step 2"))
         assert ended.wait(30)
         assert "stage 1 failed at step 2: KeyError: 'x'" in written[0]
         assert aborted.wait(30), "a heartbeats that does not answer is not waited for"

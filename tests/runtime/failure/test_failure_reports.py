@@ -17,18 +17,18 @@ from runtime.cli.exits import exit_for
 from runtime.distributed.processes import Terminated, WorkerError
 from runtime.failure.errors import error_of
 from runtime.failure.guard import Guard
-from runtime.failure.instruction_pointer import StageStatus
+from runtime.failure.instruction_pointer import RankStatus
 from runtime.failure.report import Failure
 from runtime.failure.store import Heartbeat
 from runtime.failure.watchdog import describe
-from runtime.testing import run_stages
+from runtime.testing import run_threads
 from tests.support.models_for_tests import batches, mlp, one_process, over_stages
 
 DATA = batches([2, 3, 1, 2])
 
 
 def beat(at: str, seconds: float, waits_for: str = "", *, evaluating: bool = True) -> Heartbeat:
-    position = StageStatus(at=at, waits_for=waits_for, seconds=seconds, progress=1)
+    position = RankStatus(at=at, waits_for=waits_for, seconds=seconds, progress=1)
     return Heartbeat(number=1, evaluating=evaluating, status=position)
 
 
@@ -65,14 +65,14 @@ def test_errors_travel_with_what_they_tell():
         ("lost", LostPeerError),
         ("stalled", StalledError),
     ):
-        failure = Failure(kind=kind, reporter=1, stage="stage 1", at="step 2", reason="why")
+        failure = Failure(kind=kind, reporter=1, name="stage 1", at="step 2", reason="why")
         error = pickle.loads(pickle.dumps(error_of(failure)))
         assert type(error) is expected
         assert error.failure == failure
 
 
 def test_a_long_traceback_keeps_its_end():
-    failure = Failure.of(ValueError("x" * 50_000), reporter=0, stage="stage 0", at="somewhere")
+    failure = Failure.of(ValueError("x" * 50_000), reporter=0, name="stage 0", at="somewhere")
     assert len(failure.traceback) == 20_000
     assert failure.traceback.endswith("x\n")
 
@@ -134,25 +134,23 @@ def test_a_run_inside_a_run_is_a_part_of_it():
 
     def stage(end: Any) -> list[float | None]:
         guard = Guard(end)
-        ev = Evaluator(
-            layers[end.stage_id], loss_fn=nn.functional.mse_loss, transport=end, guard=guard
-        )
+        ev = Evaluator(layers[end.rank], loss_fn=nn.functional.mse_loss, transport=end, guard=guard)
         with guard.run() as run:
             run.phase("the loading", waits_for="", patient=True)
             return [ev.eval_batch(iter(DATA), num_micro_batches=4).loss for _ in range(2)]
 
-    losses = run_stages(2, stage)
+    losses = run_threads(2, stage)
     assert losses[0] == losses[1]
 
 
 def test_one_rank_prints_an_error_and_the_others_leave_it_to_it(monkeypatch):
     for name, value in {"RANK": "1", "WORLD_SIZE": "3", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    lost = Failure(kind="lost", reporter=1, stage="stage 1", at="x", reason="stage 2 is gone")
+    lost = Failure(kind="lost", reporter=1, name="stage 1", at="x", reason="stage 2 is gone")
     assert exit_for(error_of(lost), running=True) == (1, "stage 2 is gone", "")
     monkeypatch.setenv("RANK", "0")
     assert exit_for(error_of(lost), running=True) == (1, "", "")
-    told = error_of(Failure.of(KeyError("k"), reporter=2, stage="stage 2", at="x"))
+    told = error_of(Failure.of(KeyError("k"), reporter=2, name="stage 2", at="x"))
     assert exit_for(told, running=True) == (1, "", "")
     assert exit_for(ValueError("bad"), running=False) == (2, "", "")
     monkeypatch.setenv("LOCAL_RANK", "0")
@@ -173,7 +171,7 @@ def test_of_ranks_that_are_cut_off_one_speaks_on_each_host(monkeypatch):
         monkeypatch.setenv("LOCAL_RANK", local_rank)
         gone = tuple({0, 1, 2, 3} - {int(rank)})
         cut_off = Failure(
-            kind="lost", reporter=int(rank), stage="x", at="x", reason="no store", gone=gone
+            kind="lost", reporter=int(rank), name="x", at="x", reason="no store", gone=gone
         )
         assert exit_for(error_of(cut_off), running=True) == (1, said, "")
     assert exit_for(KeyboardInterrupt(), running=True) == (130, "", ""), "rank 0 says it"

@@ -11,7 +11,7 @@ from torch import nn
 import schedcc
 from runtime import AgreementError, DifferentDataError, Evaluator, NonFiniteError, RemoteError
 from runtime.failure.errors import StalledError
-from runtime.testing import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_threads
 from tests.support.models_for_tests import batches, mlp, over_stages
 
 DATA = batches([2, 1, 3, 2, 2])
@@ -132,11 +132,11 @@ def test_an_unsound_plan_is_refused_with_its_findings_on_every_rank():
 
     def rank(end: InMemoryTransport) -> str:
         with pytest.raises(schedcc.UnsoundPlanError) as caught:
-            Evaluator(built[end.stage_id], plan=broken, transport=end)
+            Evaluator(built[end.rank], plan=broken, transport=end)
         return str(caught.value)
 
     built = [mlp(8), mlp(8)]
-    told = run_stages(2, rank, queue="channel")
+    told = run_threads(2, rank, queue="channel")
     assert len(set(told)) == 1
     assert "coverage: rank 1, stage 3: micro-batch 2 never forwarded" in told[0]
 

@@ -15,7 +15,7 @@ def test_a_failure_from_the_store_moves_no_cursor():
     failure = Failure(
         kind="error",
         reporter=1,
-        stage=EVIL,
+        name=EVIL,
         at=EVIL,
         error=EVIL,
         reason=f"{EVIL}\n{EVIL}",

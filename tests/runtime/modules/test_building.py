@@ -8,7 +8,7 @@ from torch import nn
 
 from runtime import Evaluator, LayerSpec, RemoteError, TiedLayerSpec
 from runtime.modules.layers import LayersError
-from runtime.testing import run_stages
+from runtime.testing import run_threads
 from tests.support.forks import launch_forks
 from tests.support.models_for_tests import mlp, over_stages
 from tests.support.workers import build_alike
@@ -100,7 +100,7 @@ def test_a_stage_that_cannot_be_built_is_an_error_on_all():
             Evaluator(layers, transport=end, partition="uniform")
         return caught.value
 
-    first, origin, last = run_stages(3, stage)
+    first, origin, last = run_threads(3, stage)
     assert isinstance(origin, ArithmeticError)
     for error in (first, last):
         assert "stage 1 failed at the building of layers: ArithmeticError: no layer" in str(error)

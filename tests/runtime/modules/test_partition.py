@@ -10,7 +10,7 @@ from torch import nn
 
 from runtime import Evaluator, LayerSpec, PartitionError, RemoteError, TiedLayerSpec
 from runtime.modules.partition import balanced, divide, explicit, parameter_counts, uniform
-from runtime.testing import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_threads
 
 
 def dearest(costs: list[float], boundaries: tuple[int, ...]) -> float:
@@ -121,11 +121,11 @@ def test_layers_are_divided_by_their_measured_time_the_same_way_on_every_stage(m
         return [Slow(1.0), LayerSpec(Slow, 1.0), Slow(1.0), Slow(5.0), Slow(1.0)]
 
     def stage(end: InMemoryTransport) -> tuple[int, ...]:
-        own = sample if (end.stage_id, end.replica) == (0, 0) else None
+        own = sample if (end.rank, end.replica) == (0, 0) else None
         evaluator = Evaluator(layers(), transport=end, partition="profile", sample_inputs=own)
         return evaluator.boundaries
 
-    assert run_stages(3, stage, replicas=2) == [(0, 3, 4, 5)] * 6
+    assert run_threads(3, stage, replicas=2) == [(0, 3, 4, 5)] * 6
     assert torch.equal(sample, torch.zeros(2))
 
 
@@ -135,7 +135,7 @@ def profile_error(layers: list, sample: object) -> list[Exception]:
             Evaluator(layers, transport=end, partition="profile", sample_inputs=sample)
         return caught.value
 
-    return run_stages(2, stage)
+    return run_threads(2, stage)
 
 
 def test_a_profile_needs_a_sample():
@@ -144,9 +144,9 @@ def test_a_profile_needs_a_sample():
         assert "needed sample_inputs on the first stage" in str(error)
 
 
-def test_a_layer_that_cannot_be_profiled_is_an_error_on_every_stage():
+def test_a_layer_that_cannot_be_profiled_is_an_error_on_every_rank():
     origin, told = profile_error([nn.ReLU(), nn.Linear(3, 3)], torch.zeros(2))
-    assert "at stage 0, the profile of the layers" in origin.__notes__
+    assert "at rank 0, the profile of the layers" in origin.__notes__
     assert isinstance(told, RemoteError)
     assert told.failure.reason == str(origin)
 

@@ -15,7 +15,7 @@ from torch import nn
 from runtime import Evaluator, LayerSpec, TiedLayerSpec
 from runtime.modules.partition import balanced, divide
 from runtime.modules.partition_over_ranks import FEW
-from runtime.testing import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_threads
 from tests.runtime.modules.test_building import built_by_hand, specs
 from tests.runtime.modules.test_ties import DATA, IDS, loss_fn, unembed
 from tests.support.checkpoints import assert_same, load, model, save, state_of
@@ -106,7 +106,7 @@ def test_checkpoints_of_one_schedule_load_with_another(schedule, stages, ranks, 
 
     def rank(end: InMemoryTransport) -> dict[str, torch.Tensor]:
         ev = Evaluator(
-            built[end.rank], loss_fn=loss_fn, transport=end, schedule=schedule, stages=stages
+            built[end.global_rank], loss_fn=loss_fn, transport=end, schedule=schedule, stages=stages
         )
         ev.load_state_dir(tmp_path / "from one")
         ev.save_state_dict(tmp_path / "from this")
@@ -116,7 +116,7 @@ def test_checkpoints_of_one_schedule_load_with_another(schedule, stages, ranks, 
             for name, value in state_of(list(module), ev.boundaries[stage]).items()
         }
 
-    parts = run_stages(ranks, rank, timeout=60, queue="channel")
+    parts = run_threads(ranks, rank, timeout=60, queue="channel")
     whole = {name: value for part in parts for name, value in part.items()}
     assert_same(whole, state_of(model()))
     assert_same(load(tmp_path / "from this", stages=3), state_of(model()))

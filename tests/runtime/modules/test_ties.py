@@ -126,7 +126,7 @@ def test_tied_layers_of_different_shapes_are_refused_on_every_stage():
 
 
 def test_a_tied_layer_that_cannot_be_built_is_an_error_on_every_stage():
-    from runtime.testing import run_stages
+    from runtime.testing import run_threads
 
     def fails() -> nn.Module:
         raise ArithmeticError("no weights today")
@@ -138,7 +138,7 @@ def test_a_tied_layer_that_cannot_be_built_is_an_error_on_every_stage():
             Evaluator(layers, transport=end, partition="uniform")
         return caught.value
 
-    remote, origin = run_stages(2, stage)
+    remote, origin = run_threads(2, stage)
     assert isinstance(origin, ArithmeticError)
     assert "stage 1 failed at the building of tied layers" in str(remote)
     assert "no weights today" in str(remote)

@@ -185,17 +185,17 @@ def test_states_of_replicas_are_merged():
     metrics = {(s, r): {"seen": Merging()} for s in range(2) for r in range(2)}
     built = {key: mlp() for key in metrics}
 
-    from runtime.testing import run_stages
+    from runtime.testing import run_threads
 
     def stage(end: Any) -> Any:
-        key = end.stage_id, end.replica
+        key = end.rank, end.replica
         evaluator = Evaluator(
             built[key], metrics=metrics[key], transport=end, partition="uniform", replicas=2
         )
         return evaluator.evaluate(iter(shards[end.replica])).metrics["seen"]
 
     logits = [y for shard in shards for y in one_process(mlp(), shard)[0]]
-    for found in run_stages(2, stage, replicas=2):
+    for found in run_threads(2, stage, replicas=2):
         assert found["rows"] == 6
         assert float(found["range"][1]) == max(float(y.max()) for y in logits)
 

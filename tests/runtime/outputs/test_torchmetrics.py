@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from runtime import Evaluator
-from runtime.testing import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_threads
 from tests.support.forks import launch_forks
 from tests.support.models_for_tests import mlp
 from tests.support.workers import evaluate_metrics
@@ -50,7 +50,7 @@ def test_replicas_give_what_one_process_gives():
     built = [(mlp(), metrics()) for _ in range(6)]
 
     def stage(end: InMemoryTransport) -> dict[str, Any]:
-        layers, own = built[end.rank]
+        layers, own = built[end.global_rank]
         evaluator = Evaluator(
             layers,
             loss_fn=nn.functional.cross_entropy,
@@ -62,7 +62,7 @@ def test_replicas_give_what_one_process_gives():
         return evaluator.evaluate(iter(shards[end.replica])).metrics
 
     expected = of_one_process(shards)
-    for found in run_stages(2, stage, replicas=3):
+    for found in run_threads(2, stage, replicas=3):
         assert found["accuracy"] == float(expected["accuracy"])
         assert torch.equal(found["auroc"], expected["auroc"])
         assert torch.equal(found["confusion"], expected["confusion"])

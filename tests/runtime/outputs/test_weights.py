@@ -10,7 +10,7 @@ from torch import nn
 from runtime import Evaluator
 from runtime.modules.digests import complete
 from runtime.modules.weight_agreement import DifferentWeightsError
-from runtime.testing import run_stages
+from runtime.testing import run_threads
 from tests.support.models_for_tests import batches, mlp, over_stages
 
 DATA = batches([2, 3])
@@ -25,9 +25,9 @@ def over_ranks(
     options = {"loss_fn": nn.functional.mse_loss, "partition": "uniform"} | options
 
     def stage(end: Any) -> Any:
-        return call(Evaluator(built[end.rank], transport=end, **options))
+        return call(Evaluator(built[end.global_rank], transport=end, **options))
 
-    return run_stages(stages, stage, replicas=replicas, timeout=30)
+    return run_threads(stages, stage, replicas=replicas, timeout=30)
 
 
 def refusal(ev: Evaluator) -> str:
@@ -67,10 +67,10 @@ def test_buffers_that_processes_drew_from_unequal_seeds_are_an_error_too(alike):
 
     def stage(end: Any) -> str | None:
         options = {"loss_fn": nn.functional.mse_loss, "partition": "uniform"}
-        ev = Evaluator(built[end.rank], transport=end, **options)
+        ev = Evaluator(built[end.global_rank], transport=end, **options)
         return str(loss(ev)) if alike else refusal(ev)
 
-    for said in run_stages(2, stage, timeout=30):
+    for said in run_threads(2, stage, timeout=30):
         assert ("layer 0 runs on stage 0" in said) is not alike
 
 
@@ -79,7 +79,9 @@ def test_the_first_layer_that_differs_is_named():
     with torch.no_grad():
         built[0][3].bias[2] += 1  # stage 1's, as stage 0 has it
     options = {"loss_fn": nn.functional.mse_loss, "partition": "uniform"}
-    found = run_stages(2, lambda end: refusal(Evaluator(built[end.rank], transport=end, **options)))
+    found = run_threads(
+        2, lambda end: refusal(Evaluator(built[end.global_rank], transport=end, **options))
+    )
     assert [message.partition(":")[0] for message in found] == [
         "layer 3 runs on stage 1, and stage 0 has built it with other weights"
     ] * 2
@@ -111,7 +113,9 @@ def test_layers_without_memory_and_specifications_say_nothing():
 
     built = [layers(0), layers(1)]
     options = {"loss_fn": nn.functional.mse_loss, "partition": "uniform"}
-    found = run_stages(2, lambda end: loss(Evaluator(built[end.rank], transport=end, **options)))
+    found = run_threads(
+        2, lambda end: loss(Evaluator(built[end.global_rank], transport=end, **options))
+    )
     assert found == over_stages(1, loss) * 2
 
 

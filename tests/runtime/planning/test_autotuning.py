@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from runtime.planning.autotuning import RUNS, Autotuner
-from runtime.testing import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_threads
 from schemas import PostRecvActivation, PostSendActivation, RecvActivation, SendActivation
 from tests.runtime.evaluation.test_evaluator import eval_batch
 from tests.support.models_for_tests import batches, over_stages
@@ -43,7 +43,7 @@ def test_runs_take_turns_and_then_have_the_variant_that_was_faster(slower):
     def stage(end: InMemoryTransport) -> list[bool]:
         return decide(slower, Autotuner("auto", end), "kind")
 
-    for variants in run_stages(2, stage):
+    for variants in run_threads(2, stage):
         assert sorted(variants[: 2 * RUNS]) == [False] * RUNS + [True] * RUNS
         assert variants[2 * RUNS :] == [not slower] * 3
 
@@ -87,7 +87,7 @@ def test_what_is_no_variant_is_refused():
         Autotuner("fast", end)  # type: ignore[arg-type]
 
     with pytest.raises(ValueError, match="overlap is 'fast', needed True, False or 'auto'"):
-        run_stages(1, stage)
+        run_threads(1, stage)
 
 
 def test_one_stage_has_nothing_to_measure():
@@ -95,4 +95,4 @@ def test_one_stage_has_nothing_to_measure():
         choice = Autotuner("auto", end)
         return choice.overlap("kind") and not choice._measured
 
-    assert run_stages(1, stage) == [True]
+    assert run_threads(1, stage) == [True]

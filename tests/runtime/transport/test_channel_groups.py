@@ -26,7 +26,7 @@ def test_shared_channels_all_go_through_one_group():
 
 def test_a_channel_of_its_own_has_to_be_connected_first():
     channels = ChannelGroups(PIPELINE, CPU, "per-edge")
-    with pytest.raises(TransportError, match="the channel from stage 1 was not connected"):
+    with pytest.raises(TransportError, match="the channel from rank 1 was not connected"):
         channels.route(Direction.RECV, 1)
 
 
@@ -87,7 +87,7 @@ def test_channels_in_a_circle_get_groups_of_their_own_on_a_gpu_by_default(monkey
     assert (channels.kind, channels.route(Direction.SEND, 3)) == ("shared", (GROUP, 3))
     channels.separate()
     assert channels.kind == "per-edge"
-    with pytest.raises(TransportError, match="the channel to stage 3 was not connected"):
+    with pytest.raises(TransportError, match="the channel to rank 3 was not connected"):
         channels.route(Direction.SEND, 3)
 
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from runtime.distributed.process_group import process_group
 from runtime.distributed.processes import launch
-from runtime.testing import InMemoryNetwork, run_stages
+from runtime.testing import InMemoryNetwork, run_threads
 from runtime.testing.conformance import CASES, LEAVES_NOTHING, Case, run_cases
 from runtime.transport import Channels, SingleProcessTransport, TorchTransport, Transport
 from tests.support.ranks import run_ranks
@@ -32,14 +32,14 @@ def in_memory() -> Outcomes:
         def make() -> Transport:
             number = next(numbers)
             end.gather_objects(None)
-            if end.stage_id == 0:
+            if end.rank == 0:
                 networks.append(InMemoryNetwork(STAGES))
             end.gather_objects(None)
-            return networks[number].endpoint(end.stage_id)
+            return networks[number].endpoint(end.rank)
 
         return run_cases(make)
 
-    return run_stages(STAGES, stage, timeout=120)
+    return run_threads(STAGES, stage, timeout=120)
 
 
 @cache
@@ -91,7 +91,7 @@ TRANSPORTS = [
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_transport_conforms(transport: Callable[[], Outcomes]):
     outcomes = transport()
-    cases = [case.name for case in CASES if case.stages <= len(outcomes)]
+    cases = [case.name for case in CASES if case.ranks <= len(outcomes)]
     wrong = [{name: what for name, what in found.items() if what} for found in outcomes]
     assert wrong == [{}] * len(outcomes)
     assert [[*found] for found in outcomes] == [[*cases, LEAVES_NOTHING]] * len(outcomes)

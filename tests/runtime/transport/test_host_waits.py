@@ -11,7 +11,7 @@ from runtime import device
 from runtime.device import Clock
 from runtime.outputs.logits import Logits
 from runtime.outputs.options import EvalOptions
-from runtime.testing import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_threads
 from runtime.transport import TransportError
 from runtime.transport.control_messages import (
     WINDOW_ROOM,
@@ -103,7 +103,7 @@ def test_headers_and_windows_are_read_watchfully(size, monkeypatch, pinned):
 
     def stage(end: InMemoryTransport) -> Any:
         end.to_host = lambda message: gpu.download(message, lambda: None)  # type: ignore
-        if end.stage_id == 0:
+        if end.rank == 0:
             for part in [
                 *packed(value, end.device),
                 packed_in(WINDOW_ROOM, value, end.device),
@@ -118,7 +118,7 @@ def test_headers_and_windows_are_read_watchfully(size, monkeypatch, pinned):
         return header, unpacked_from(window, end)
 
     monkeypatch.setattr(torch.Tensor, "cpu", blocks)
-    assert run_stages(2, stage)[1] == (value, value)
+    assert run_threads(2, stage)[1] == (value, value)
     assert len(pinned) == len(gpu.calls) == (2 if size == 10 else 3)
 
 

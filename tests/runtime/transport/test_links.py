@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.testing import DeadlockError, InMemoryTransport, Link, run_stages
+from runtime.testing import DeadlockError, InMemoryTransport, Link, run_threads
 from runtime.testing.network import Operation
 from tests.runtime.evaluation.test_evaluator import eval_batch
 from tests.support.models_for_tests import batches, mlp, one_process, over_stages
@@ -24,7 +24,7 @@ def started(send: Operation, receive: Operation) -> float:
 
 
 def over_links(stages: int, stage: Any, queue: Any = "stage") -> list[Any]:
-    return run_stages(stages, stage, queue=queue, link=LINK, timeout=30)
+    return run_threads(stages, stage, queue=queue, link=LINK, timeout=30)
 
 
 def test_a_message_travels_for_latency_and_size():
@@ -32,7 +32,7 @@ def test_a_message_travels_for_latency_and_size():
     assert Link().duration(10**9) == 0.0
 
     def stage(end: InMemoryTransport) -> Any:
-        if end.stage_id == 0:
+        if end.rank == 0:
             operation = end.post_send([MESSAGE], 1)
             end.wait(operation)
             return operation
@@ -47,11 +47,11 @@ def test_a_message_travels_for_latency_and_size():
 
 
 def both_ways(end: InMemoryTransport) -> list[Any]:
-    """Stage 1 receives from stage 0 and sends to stage 2, posted one after the other."""
+    """Rank 1 receives from rank 0 and sends to rank 2, posted one after the other."""
     operations = []
-    if end.stage_id == 0:
+    if end.rank == 0:
         operations = [end.post_send([MESSAGE], 1)]
-    elif end.stage_id == 2:
+    elif end.rank == 2:
         operations = [end.post_receive([torch.zeros_like(MESSAGE)], 1)]
     else:
         receive = end.post_receive([torch.zeros_like(MESSAGE)], 0)
@@ -75,7 +75,7 @@ def test_channels_with_queues_of_their_own_do_not_wait_for_each_other():
 
 def test_messages_of_one_channel_follow_each_other_whatever_the_queues():
     def stage(end: InMemoryTransport) -> list[Any]:
-        here = end.stage_id
+        here = end.rank
         operations = [
             end.post_send([MESSAGE], 1)
             if here == 0
@@ -95,13 +95,13 @@ def test_messages_of_one_channel_follow_each_other_whatever_the_queues():
 
 def test_what_comes_after_a_group_waits_for_its_slowest_member():
     def stage(end: InMemoryTransport) -> list[Any]:
-        other, place = 1 - end.stage_id, torch.zeros_like(MESSAGE)
+        other, place = 1 - end.rank, torch.zeros_like(MESSAGE)
         end.start_group()
         group = [end.post_send([MESSAGE], other), end.post_receive([place], other)]
         end.end_group()
         after = (
             end.post_send([MESSAGE], other)
-            if end.stage_id == 0
+            if end.rank == 0
             else end.post_receive([torch.zeros_like(MESSAGE)], other)
         )
         for operation in [*group, after]:
@@ -114,7 +114,7 @@ def test_what_comes_after_a_group_waits_for_its_slowest_member():
 
 
 def post_receive_then_send(end: InMemoryTransport) -> list[int]:
-    other, place = 1 - end.stage_id, torch.zeros_like(MESSAGE)
+    other, place = 1 - end.rank, torch.zeros_like(MESSAGE)
     receive = end.post_receive([place], other)
     end.wait(end.post_send([MESSAGE], other))
     end.wait(receive)
@@ -129,7 +129,7 @@ def test_an_early_receive_holds_up_the_send_behind_it_in_one_queue_only():
 
 def test_deadlocks_are_still_seen_when_every_channel_has_its_queue():
     def stage(end: InMemoryTransport) -> None:
-        end.wait(end.post_send([MESSAGE], 1 - end.stage_id))
+        end.wait(end.post_send([MESSAGE], 1 - end.rank))
 
     with pytest.raises(DeadlockError, match="rank 0 waits in send to 1, behind nothing"):
         over_links(2, stage, "channel")

@@ -240,7 +240,7 @@ def test_channels_that_cannot_be_aborted_are_no_failure_of_their_own():
         raise RuntimeError("no abort")
 
     state = FailureState(abort)
-    state.set(Failure(kind="stalled", reporter=0, stage="stage 0", at="x", reason="why"))
+    state.set(Failure(kind="stalled", reporter=0, name="stage 0", at="x", reason="why"))
     with pytest.warns(UserWarning, match="the channels could not be aborted: no abort"):
         state.acknowledged_by_all()
     assert state.failure is not None

@@ -9,7 +9,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from runtime import Evaluator
 from runtime.language.models import ModelError, lazy_encoder
-from runtime.testing import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_threads
 
 SENTENCES = [
     [
@@ -64,7 +64,7 @@ def test_embeddings_of_padded_batches_are_those_of_the_unsplit_model_bit_for_bit
         data = [(batch, None) for batch in batches] if evaluator.is_first else None
         return evaluator.evaluate(data, compute_loss=False, return_logits=True).logits
 
-    found = run_stages(stages, stage, timeout=120)[-1]
+    found = run_threads(stages, stage, timeout=120)[-1]
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 

@@ -17,7 +17,7 @@ from runtime.language.models import (
     locate_model,
     split_causal_lm,
 )
-from runtime.testing import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_threads
 from tests.support.families import FAMILIES, REFUSED, VOCABULARY, WINDOW, family_model
 
 LENGTH = 2 * WINDOW + 3
@@ -97,7 +97,7 @@ def logits_over_stages(model: LazyModel, stages: int, data: list[Any]) -> list[t
         batches = [(given, given["input_ids"]) for given in data] if evaluator.is_first else None
         return evaluator.evaluate(batches, compute_loss=False, return_logits=True).logits
 
-    logits = run_stages(stages, stage, timeout=60)[-1]
+    logits = run_threads(stages, stage, timeout=60)[-1]
     assert logits is not None
     return list(logits)
 

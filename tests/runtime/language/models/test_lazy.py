@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from runtime import Evaluator
 from runtime.checkpoint import StoredTensor
 from runtime.language.models import LazyModel, ModelError, lazy_causal_lm, locate_model
-from runtime.testing import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_threads
 from tests.support.tiny_models import CONFIGS, VOCABULARY, tiny_model, write_gguf
 
 FAMILIES = sorted(CONFIGS)
@@ -32,7 +32,7 @@ def logits_over_stages(model: LazyModel, stages: int) -> list[torch.Tensor]:
         data = [(ids, ids) for ids in ids_of()] if evaluator.is_first else None
         return evaluator.evaluate(data, compute_loss=False, return_logits=True).logits
 
-    logits = run_stages(stages, stage, timeout=60)[-1]
+    logits = run_threads(stages, stage, timeout=60)[-1]
     assert logits is not None
     return list(logits)
 

@@ -19,7 +19,7 @@ from runtime.language.models import (
     mean_loss,
     split_causal_lm,
 )
-from runtime.testing import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_threads
 from tests.support.families import VOCABULARY, family_model
 
 IGNORED = -100
@@ -122,7 +122,7 @@ def test_stages_score_without_logits_and_the_stages_change_no_bit(tmp_path: Path
             given = data if evaluator.is_first or evaluator.is_last else None
             return evaluator.evaluate(given)
 
-        return run_stages(stages, stage, timeout=60)[-1]
+        return run_threads(stages, stage, timeout=60)[-1]
 
     alone = run(1)
     with torch.inference_mode():

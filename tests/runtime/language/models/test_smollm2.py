@@ -17,7 +17,7 @@ from runtime.language.perplexity.job import count_tokens, next_token_loss
 from runtime.language.perplexity.reference import LogitsDigests, Reference, reference
 from runtime.language.text import Documents, Windows, default_text, tokenize
 from runtime.modules.partition import balanced
-from runtime.testing import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_threads
 
 LENGTH = 192
 
@@ -63,7 +63,7 @@ def test_stages_give_the_bits_of_one_process(stages, model, windows, expected):
         data = windows if evaluator.is_first or evaluator.is_last else None
         return evaluator.evaluate(data, on_logits=digests), digests.digests
 
-    results = run_stages(stages, stage, timeout=240)
+    results = run_threads(stages, stage, timeout=240)
     assert results[-1][1] == expected.digests
     for result, _ in results:
         assert result.micro_batches == len(windows) == 3

@@ -13,7 +13,7 @@ from runtime.failure.report import Failure
 from runtime.language.scoring.local import WorkerError, _Workers
 from runtime.language.scoring.worker import Failed, send
 
-LOST = Failure(kind="lost", reporter=0, stage="stage 2", at="step 1", reason="stage 2 is gone")
+LOST = Failure(kind="lost", reporter=0, name="stage 2", at="step 1", reason="stage 2 is gone")
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from runtime.language.text import (
     tokenize,
     tokenize_documents,
 )
-from runtime.testing import run_stages
+from runtime.testing import run_threads
 from tests.support.tiny_models import tiny_tokenizer
 
 
@@ -381,11 +381,11 @@ def test_the_stages_that_want_documents_get_them_and_the_others_keep_none(
     documents = row(5, 2) if mode == "whole" else lines(4, 7, mode=mode)
 
     def stage(end: Any) -> Documents | None:
-        mine = documents if end.stage_id == 0 else None
-        return sharing.share(mine, end, wanted=end.stage_id == end.stages - 1)
+        mine = documents if end.rank == 0 else None
+        return sharing.share(mine, end, wanted=end.rank == end.ranks - 1)
 
     for stages in (1, 2, 3):
-        found = run_stages(stages, stage)
+        found = run_threads(stages, stage)
         last = found[-1]
         assert found[0] is documents
         assert last is not None
