@@ -1,0 +1,74 @@
+"""The commands with their arguments and options, from the definitions that `--help` prints."""
+
+import re
+from typing import Any, get_args
+
+from typer.main import get_command
+
+from docs_extension.markdown_table import table
+from runtime.cli import app as pipeval
+from schedcc.cli import app as schedcc
+
+_APPS = {"schedcc": schedcc, "pipeval": pipeval}
+_EXAMPLES = re.compile(r"\AExamples?: ")
+
+
+def commands(name: str) -> str:
+    """Markdown of a program and its commands: what each does, its examples, arguments and options.
+
+    Args:
+        name: `schedcc` or `pipeval`.
+    """
+    program = get_command(_APPS[name])
+    parts = [_command(name, program)]
+    parts += [_command(f"{name} {word}", command) for word, command in _inside(program)]
+    return "\n\n".join(parts)
+
+
+def _inside(program: Any) -> list[tuple[str, Any]]:
+    return list(program.commands.items())
+
+
+def _command(title: str, command: Any) -> str:
+    text, examples = _parted(command.help or "", title.partition(" ")[0])
+    shown = [p for p in command.params if not getattr(p, "hidden", False)]
+    parts = [f"## `{title}`", *text]
+    if examples:
+        parts.append("\n".join(["```text", *examples, "```"]))
+    rows = [[_names(p), _values(p), _meaning(p)] for p in shown]
+    return "\n\n".join([*parts, *([table(["option", "value", "meaning"], rows)] if rows else [])])
+
+
+def _parted(text: str, program: str) -> tuple[list[str], list[str]]:
+    """The paragraphs of a help, and the command lines among them."""
+    prose, examples = [], []
+    for paragraph in text.strip().split("\n\n"):
+        line = _EXAMPLES.sub("", " ".join(paragraph.split()))
+        is_example = line.startswith(f"{program} ") or line != " ".join(paragraph.split())
+        (examples if is_example else prose).append(line)
+    return prose, examples
+
+
+def _names(parameter: Any) -> str:
+    names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
+    return names if parameter.param_type_name == "option" else f"{names} (argument)"
+
+
+def _values(parameter: Any) -> str:
+    """The type of a value, or the values to choose from; nothing for a flag."""
+    kind = parameter.type_descriptor.annotation
+    if getattr(parameter, "is_flag", False):
+        return ""
+    choices = [f"`{choice}`" for choice in get_args(kind) if isinstance(choice, str)]
+    if choices:
+        return ", ".join(choices)
+    inner = get_args(kind)
+    return str(getattr(inner[0] if inner else kind, "__name__", kind)).lower()
+
+
+def _meaning(parameter: Any) -> str:
+    default = parameter.default
+    shown = default not in (None, False, (), []) and not callable(default)
+    notes = ["Required."] * parameter.required + [f"Default: `{default}`."] * shown
+    notes += ["May be given several times."] * (parameter.multiple and "several" not in (parameter.help or ""))
+    return " ".join([parameter.help or "", *notes]).strip()

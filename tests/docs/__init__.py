@@ -1,0 +1,1 @@
+"""Tests of the pages: their code runs, and prints what they show."""
