@@ -29,7 +29,7 @@ def main() -> NoReturn:
         status = app.status()
     except ModuleNotFoundError as error:
         _fail(2, not_installed(error))
-    except ValueError as error:
+    except (ImportError, ValueError) as error:  # a package that is too old, or bad input
         _fail(2, str(error))
     except (KeyboardInterrupt, typer.Abort):
         _fail(130, "interrupted")
