@@ -42,6 +42,7 @@ from runtime.recording.recorder import Recorder
 from runtime.transport import Channels, Transport
 from schedcc.errors import require_count
 from schedcc.schedules import Schedule
+from schedcc.table.ranges import in_words
 from schemas import CheckpointManifest, LogitsTo, PipelinePlan, ReduceOutput
 from schemas.plans import in_circle
 
@@ -183,7 +184,7 @@ class Evaluator(Closable):
             keyword_inputs=keyword_inputs,
         )
         self.boundaries = divide(entries, plans.placement, partition, profile)
-        division = Division.of(self.boundaries, plans.placement)
+        self._division = division = Division.of(self.boundaries, plans.placement)
         self._guard = named(division.titles)
         self.stage_ids = division.stages_of(self.rank)
         """The stages on this rank."""
@@ -233,9 +234,8 @@ class Evaluator(Closable):
     def __repr__(self) -> str:
         """Who this process is: its replica, its rank in that pipeline, and what it holds."""
         held = "; ".join(
-            f"stage {stage} of {self.stages}: layers {first}-{stop - 1}"
-            for stage in self.stage_ids
-            for first, stop in [self.boundaries[stage : stage + 2]]
+            f"stage {s} of {self.stages}: {in_words('layer', [self._division.layers_of_stage(s)])}"
+            for s in self.stage_ids
         )
         place = f"replica {self.replica} of {self.replicas}, rank {self.rank}"
         return f"<{type(self).__name__} {place}, {self._transport.device}; {held}>"
