@@ -32,15 +32,18 @@ class EvalResult:
     """
 
     micro_batches: int
-    """M, in this replica."""
+    """M: how many micro-batches this replica evaluated."""
     loss: Any = None
-    """The losses, reduced."""
+    """The losses, reduced: a float, or floats nested as the loss function nests them. `None` with
+    `reduce_output=None` or `compute_loss=False`, and with `bcast_loss=False` on all but the last
+    stage."""
     losses: tuple[Any, ...] | None = None
-    """The loss of each micro-batch."""
+    """The loss of each micro-batch, in order; on the stages that get the losses."""
     weights: tuple[float, ...] | None = None
-    """The weight of each micro-batch in the average."""
+    """The weight of each micro-batch in the average: its samples, or what `weight_fn` says."""
     logits: tuple[Any, ...] | None = None
-    """The output of each micro-batch, in order, on the stages that get them."""
+    """The output of each micro-batch, in order; with `return_logits`, on the stages that
+    `logits_to` names."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Metrics by name: those that are functions reduced like the loss, the others computed."""
     metrics_of_micro_batches: tuple[dict[str, Any], ...] | None = None

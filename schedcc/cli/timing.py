@@ -34,7 +34,7 @@ from schedcc.cli.options import (
     transport_model,
     variant_for,
 )
-from schedcc.cli.output import print_rich, say
+from schedcc.cli.output import print_rich, say, screen_width
 from schedcc.compiler import compile_pipeline
 from schedcc.io.plan_files import write_text
 from schedcc.pictures.panel import Panel
@@ -45,6 +45,9 @@ from schedcc.simulation.side_by_side import side_by_side, variant_name, variants
 from schedcc.simulation.simulate import Prediction, prediction
 from schemas import Costs, PipelinePlan
 from schemas.timeline import Comparison
+
+_NARROWEST = 72
+"""Columns into which a comparison fits, with headings of two lines."""
 
 
 def simulate_command(
@@ -197,7 +200,7 @@ def _print_comparison(found: Comparison) -> None:
         f"M = {found.micro_batches} micro-batches, S = {found.stages} stages{on_ranks}, "
         f"{found.transport}"
     )
-    print_rich(table)
+    print_rich(table, width=max(screen_width(), _NARROWEST))
 
 
 def _print_prediction(predicted: Prediction) -> None:
