@@ -24,7 +24,9 @@ QUICK_MEMORY = MemoryJob(own=(4, 16), peer=(4,))
 def main(
     setting: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(NAMES)}.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Of every contender.")] = 9,
-    quick: Annotated[bool, typer.Option(help="Small and once, to see that it works.")] = False,
+    quick: Annotated[
+        bool, typer.Option(help="Small, once and not judged, to see that it works.")
+    ] = False,
     output: Annotated[Path, typer.Option(help="Where the report is written.")] = Path(
         "build/benchmarks.json"
     ),
@@ -45,8 +47,10 @@ def main(
         console.print("measuring memory ...")
         memory = launch(2, measure_memory, QUICK_MEMORY if quick else MemoryJob())
     report = Report.here(tuple(measured), tuple(memory))
-    for table in tables(report):
+    for table in tables(report, judged=not quick):
         console.print(table)
+    if quick:
+        console.print("a quick run is compared with no target")
     output.parent.mkdir(parents=True, exist_ok=True)
     report.write(output)
     console.print(f"written to {output}; load of this machine: {report.load:.1f}")

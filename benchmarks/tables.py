@@ -9,12 +9,13 @@ from benchmarks.settings import MIB
 from benchmarks.targets import targets
 
 
-def tables(report: Report) -> Iterator[Table]:
-    """One table for each setting, one for memory, and one for the targets."""
+def tables(report: Report, *, judged: bool = True) -> Iterator[Table]:
+    """One table for each setting, one for memory, and one for the targets where it is judged."""
     yield from map(_setting_table, report.settings)
     if report.memory:
         yield _memory_table(report.memory)
-    yield _target_table(report)
+    if judged:
+        yield _target_table(report)
 
 
 def _setting_table(measured: Measured) -> Table:

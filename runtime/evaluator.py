@@ -1,5 +1,6 @@
 """The evaluator: a model's layers over the stages of a pipeline, evaluated micro-batch by batch."""
 
+import logging
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from runtime.execution.listeners import Listener
 from runtime.failure.guard import TIMEOUT, Guard
 from runtime.modules.building import build_with_ties, layers_of
 from runtime.modules.division import Division
-from runtime.modules.layers import Layer, StageModule, build_stage, require_layers
+from runtime.modules.layers import LayerLike, StageModule, build_stage, require_layers
 from runtime.modules.partition import Partition, divide
 from runtime.modules.profile import agreed_profile
 from runtime.modules.ties import Ties
@@ -41,8 +42,11 @@ from runtime.recording.recorder import Recorder
 from runtime.transport import Channels, Transport
 from schedcc.errors import require_count
 from schedcc.schedules import Schedule
+from schedcc.table.ranges import in_words
 from schemas import CheckpointManifest, LogitsTo, PipelinePlan, ReduceOutput
 from schemas.plans import in_circle
+
+_LOG = logging.getLogger(__name__)
 
 
 class Evaluator(Closable):
@@ -56,7 +60,7 @@ class Evaluator(Closable):
 
     def __init__(
         self,
-        layers: nn.Sequential | Sequence[Layer],
+        layers: nn.Sequential | Sequence[LayerLike],
         *,
         loss_fn: LossFunction | None = None,
         metrics: Mapping[str, Metric] | None = None,
@@ -86,10 +90,11 @@ class Evaluator(Closable):
         """Build this stage's layers, on its device.
 
         Args:
-            layers: All layers of the model, in order: modules, or `LayerSpec`s, of which only those
-                of this stage are built. Each takes the output of the one before it as its only
-                argument (a tuple is one); the first takes a micro-batch's inputs. Layers that are
-                tied share their weights over the stages, see `runtime.modules.ties`.
+            layers: All layers of the model, in order: modules, plain functions, or `LayerSpec`s, of
+                which only those of this stage are built. Each takes the output of the one before it
+                as its only argument (a tuple is one); the first takes a micro-batch's inputs.
+                Layers that are tied share their weights over the stages, see
+                `runtime.modules.ties`.
             loss_fn: `(output, label) -> loss`, the mean over the micro-batch as a scalar tensor, or
                 several in nested tuples, lists and dicts.
             metrics: By name. Functions `(output, label) -> value` are reduced like the loss.
@@ -155,6 +160,7 @@ class Evaluator(Closable):
         if transport is not None and channels is not None:
             raise ValueError(f"channels is {channels!r}, but the transport has channels already")
         entries = require_layers(layers)
+        named_layers = layers if isinstance(layers, nn.Sequential) else entries
         ranks = stages if schedule == "inference" and plan is None else None
         self._transport = transport or default_transport(ranks, replicas, mesh, channels)
         require_grid(self._transport, ranks, replicas)
@@ -171,14 +177,14 @@ class Evaluator(Closable):
         named = partial(guarded.named, self._lifetime.name)
         profile = partial(
             agreed_profile,
-            layers,
+            named_layers,
             self._transport,
             named(),
             sample_inputs,
             keyword_inputs=keyword_inputs,
         )
         self.boundaries = divide(entries, plans.placement, partition, profile)
-        division = Division.of(self.boundaries, plans.placement)
+        self._division = division = Division.of(self.boundaries, plans.placement)
         self._guard = named(division.titles)
         self.stage_ids = division.stages_of(self.rank)
         """The stages on this rank."""
@@ -188,7 +194,9 @@ class Evaluator(Closable):
 
         def build(stage: int) -> StageModule:
             first, stop = self.boundaries[stage : stage + 2]
-            module = build_stage(layers, first, stop, keyword_inputs=keyword_inputs, tied=tied)
+            module = build_stage(
+                named_layers, first, stop, keyword_inputs=keyword_inputs, tied=tied
+            )
             return module.to(device)
 
         self.modules = build_with_ties(entries, ties, division, self._transport, self._guard, build)
@@ -221,6 +229,16 @@ class Evaluator(Closable):
         )
         self._runner = Runner(self._transport, self._guard, setup)
         self._lifetime.at_end(self._runner.close)
+        _LOG.info("rank %d of the job: %r", self._transport.rank, self)
+
+    def __repr__(self) -> str:
+        """Who this process is: its replica, its rank in that pipeline, and what it holds."""
+        held = "; ".join(
+            f"stage {s} of {self.stages}: {in_words('layer', [self._division.layers_of_stage(s)])}"
+            for s in self.stage_ids
+        )
+        place = f"replica {self.replica} of {self.replicas}, rank {self.rank}"
+        return f"<{type(self).__name__} {place}, {self._transport.device}; {held}>"
 
     @property
     def stage_id(self) -> int:

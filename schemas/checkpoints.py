@@ -122,4 +122,6 @@ class CheckpointInspection(Frozen):
     unplaced: tuple[str, ...] = ()
     """Names of tensors that belong to no layer, also of those that evaluation does not use."""
     stages: tuple[ProposedStage, ...] = ()
-    """The partition whose largest stage is smallest in bytes."""
+    """A partition whose largest stage is smallest."""
+    balanced_by: Literal["bytes", "arithmetic"] = "bytes"
+    """What is smallest in it: `arithmetic`, as in `pipeval`, where it is a language model."""

@@ -17,10 +17,7 @@ from runtime.language.extras import not_installed
 from schedcc.cli.command_line import CommandLine
 from schedcc.io.plain_text import visible
 
-app = CommandLine(
-    name="pipeval",
-    rich_markup_mode=None,  # tables cut the names of options where a terminal is narrow
-)
+app = CommandLine(name="pipeval")
 app.callback(invoke_without_command=True)(evaluate)
 app.command("convert")(convert_command)
 app.command("inspect")(inspect_command)
@@ -32,7 +29,7 @@ def main() -> NoReturn:
         status = app.status()
     except ModuleNotFoundError as error:
         _fail(2, not_installed(error))
-    except ValueError as error:
+    except (ImportError, ValueError) as error:  # a package that is too old, or bad input
         _fail(2, str(error))
     except (KeyboardInterrupt, typer.Abort):
         _fail(130, "interrupted")

@@ -28,9 +28,12 @@ def convert_command(
         typer.Option(help="A directory with the config.json of the model, if SRC has none."),
     ] = None,
 ) -> None:
-    """Convert a checkpoint, layer by layer: memory for one layer is enough.
+    """Convert a checkpoint, with memory for one layer.
 
     DST is whole at the end, or as it was before.
+
+    Example:
+      pipeval convert smollm2 smollm2-layers --to layers
     """
     with others_on_stderr():
         from runtime.language.convert import convert

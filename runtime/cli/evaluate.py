@@ -69,7 +69,10 @@ def evaluate(
     ] = None,
     schedule: Annotated[
         str | None,
-        typer.Option(help="inference, interleaved or v_shape; default: inference."),
+        typer.Option(
+            help="inference (fill and drain), interleaved, interleaved_wide or v_shape; default: "
+            "inference."
+        ),
     ] = None,
     ranks: Annotated[
         int | None,
@@ -82,7 +85,7 @@ def evaluate(
     micro_batch_size: Annotated[int, typer.Option(help="Windows in a micro-batch.")] = 1,
     sequence_length: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
     max_windows: Annotated[
-        int | None, typer.Option(help="Evaluate only the first windows.")
+        int | None, typer.Option(help="Evaluate only the first windows; default: all.")
     ] = None,
     documents: Annotated[
         Literal["whole", "texts", "lines", "packed"],
@@ -190,9 +193,12 @@ def evaluate(
 ) -> None:
     """Loss and perplexity of a causal language model on a text, over pipeline stages.
 
-    Starts its own processes on this machine, or runs as one rank of a job under torchrun.
+    Starts its own processes on this machine, or runs as one rank of a job under torchrun. Without
+    --max-windows, all of the text is evaluated; how long that takes is said after the first ones.
 
-    Example: pipeval --model smollm2 --text FILE --stages 2
+    Examples:
+      pipeval --model smollm2 --text FILE --stages 2
+      torchrun --nproc-per-node 2 -m runtime --model DIRECTORY --stages 2
 
     Exit status: 0 done; 1 the run or its verification failed; 2 bad input; 130 interrupted.
     """
@@ -292,10 +298,12 @@ def _run(make: "Callable[[], Job]", display: Display, *, as_json: bool) -> int:
             else:
                 if job.record is not None:
                     require_new(job.record)
+                texts = read_texts(job.texts, job.record_field, conversations=job.chat_template)
+                starting = Display(job.progress)  # what follows is no bad input, of one line
+                starting.phase(f"starting {job.order}")
                 for module in WORKERS_IMPORT:
                     import_module(module)
-                display.clear()
-                texts = read_texts(job.texts, job.record_field, conversations=job.chat_template)
+                starting.clear()
                 running = True
                 told = replace(job, read=texts)
                 evaluation = launch(job.order.ranks, run_rank, job, first=told, start_method="fork")

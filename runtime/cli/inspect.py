@@ -16,14 +16,22 @@ def inspect_command(
         ),
     ],
     stages: Annotated[
-        int | None, typer.Option("--stages", "-S", help="Propose a partition into S stages.")
+        int | None,
+        typer.Option("--stages", "-S", help="Show the partition of pipeval into S stages."),
     ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read everything, and compare with its checksums.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Layers, tensors, sizes and dtypes of a checkpoint, and its partition by bytes."""
+    """Show layers and sizes of a checkpoint, and its partition.
+
+    The partition is that of pipeval with windows of 512 tokens: balanced by arithmetic. What is no
+    language model is divided by bytes.
+
+    Example:
+      pipeval inspect smollm2 -S 4
+    """
     with others_on_stderr():
         from runtime.language.inspect import inspection, print_inspection
 

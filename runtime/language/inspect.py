@@ -6,8 +6,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runtime.checkpoint import Source
+from runtime.checkpoint import CheckpointError, Source
 from runtime.checkpoint.tensors import dtype_name
+from runtime.language.models import ModelError, layer_costs, lazy_causal_lm, locate_model
+from runtime.language.models.cost import DEFAULT_SEQUENCE_LENGTH
 from runtime.language.models.sources import open_source
 from runtime.language.models.weights.hugging_face import HuggingFaceCheckpoint
 from runtime.modules.partition import balanced
@@ -23,7 +25,8 @@ def inspection(
 
     Args:
         name: As of `runtime.language.models.sources.open_source`.
-        stages: Propose a partition into so many stages.
+        stages: Propose a partition into so many stages: that of `pipeval` with windows of
+            `DEFAULT_SEQUENCE_LENGTH` tokens, and where there is no language model one by bytes.
         verify: Whether all tensors are read and compared with the checksums that there are.
 
     Raises:
@@ -35,9 +38,11 @@ def inspection(
         for layer in layers:
             source.verify(layer.index)
     proposal: tuple[ProposedStage, ...] = ()
+    costs: list[float] | None = None
     if stages is not None:
         require_count("stages", stages)
-        proposal = _proposal(layers, stages)
+        costs = _arithmetic(name)
+        proposal = _proposal(layers, stages, costs)
     return CheckpointInspection(
         path=encodable(str(source.path)),
         kind=source.kind,
@@ -47,6 +52,7 @@ def inspection(
         verified=verify,
         unplaced=_unplaced(source),
         stages=proposal,
+        balanced_by="bytes" if costs is None else "arithmetic",
     )
 
 
@@ -103,9 +109,20 @@ def _layer(source: Source, index: int) -> LayerSummary:
     )
 
 
-def _proposal(layers: tuple[LayerSummary, ...], stages: int) -> tuple[ProposedStage, ...]:
+def _arithmetic(name: str) -> list[float] | None:
+    """What `pipeval` balances: the arithmetic of each layer; none where there is no such model."""
+    try:
+        model = lazy_causal_lm(locate_model(name))
+    except (ModelError, CheckpointError):
+        return None
+    return layer_costs(model.layers, DEFAULT_SEQUENCE_LENGTH - 1)
+
+
+def _proposal(
+    layers: tuple[LayerSummary, ...], stages: int, costs: list[float] | None
+) -> tuple[ProposedStage, ...]:
     sizes = [layer.bytes for layer in layers]
-    boundaries = balanced(sizes, stages)
+    boundaries = balanced(sizes if costs is None else costs, stages)
     return tuple(
         ProposedStage(
             stage_id=stage, first_layer=first, layers=stop - first, bytes=sum(sizes[first:stop])
@@ -142,7 +159,8 @@ def _tensor_table(layer: LayerSummary) -> Table:
 
 
 def _stage_table(found: CheckpointInspection) -> Table:
-    table = Table("stage", "layers", title=f"{len(found.stages)} stages, by bytes")
+    how = "as pipeval divides them" if found.balanced_by == "arithmetic" else "by bytes"
+    table = Table("stage", "layers", title=f"{len(found.stages)} stages, {how}")
     table.add_column("size", justify="right")
     table.add_column("share", justify="right")
     for stage in found.stages:

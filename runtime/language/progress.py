@@ -11,6 +11,8 @@ Style = Literal["bar", "lines", "none"]
 
 BAR_SECONDS, LINE_SECONDS = 0.1, 15.0
 """Between two pictures of the bar, and two lines."""
+FIRST_LINE_SECONDS = 3.0
+"""Until the first line of an evaluation, which says how long all of it will take."""
 _WIDTH = 24
 _ERASE = "\r\x1b[K"
 
@@ -42,6 +44,7 @@ class Display:
     def begin(self, done: int, tokens: int) -> None:
         """Evaluation begins, after so many micro-batches and tokens of an earlier part of it."""
         self._began, self._first = time.monotonic(), (done, tokens)
+        self._shown = self._began - (LINE_SECONDS - FIRST_LINE_SECONDS)
 
     def is_due(self, *, last: bool) -> bool:
         """Whether it is time to say something again; nobody need compute what is not shown."""

@@ -1,11 +1,12 @@
 """Layers: what a model is made of, built only where they run.
 
 A model is a list. Its entries are modules, which exist on every process before they are divided, or
-specifications, which are built on their own stage only::
+specifications, which are built on their own stage only, or plain functions::
 
     layers = [
         TiedLayerSpec("embedding", nn.Embedding, 50_000, 768),
         *[LayerSpec(Block, 768) for _ in range(24)],
+        lambda hidden: hidden[:, -1:],
         nn.LayerNorm(768),
         TiedLayerSpec("embedding", nn.Embedding, 50_000, 768, forward_fn=logits),
     ]
@@ -49,10 +50,7 @@ class LayerSpec:
     @property
     def type_name(self) -> str:
         """The name of the factory: mostly that of the layer's class."""
-        function = self.factory
-        while isinstance(function, partial):
-            function = function.func
-        return getattr(function, "__name__", type(function).__name__)
+        return name_of_function(self.factory)
 
     def build(self) -> nn.Module:
         """Make the layer, on torch's default device.
@@ -99,7 +97,25 @@ class TiedLayerSpec(LayerSpec):
 
 
 Layer: TypeAlias = nn.Module | LayerSpec
-"""An entry of a model's list of layers."""
+"""An entry of a model's list of layers, once functions are modules."""
+LayerLike: TypeAlias = Layer | Callable[..., Any]
+"""An entry as a user gives it."""
+
+
+class FunctionLayer(nn.Module):
+    """A plain function as a layer: it has no weights, and takes what the layer before it gives."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
+        """What the function makes of a micro-batch."""
+        return self.function(*inputs, **named_inputs)
+
+    def extra_repr(self) -> str:
+        """The name of the function, for whoever prints the layers."""
+        return name_of_function(self.function)
 
 
 class LayersError(ValueError):
@@ -107,7 +123,7 @@ class LayersError(ValueError):
 
 
 def require_layers(layers: Any) -> list[Layer]:
-    """The entries of a list of layers.
+    """The entries of a list of layers, functions among them as modules.
 
     Raises:
         LayersError: it is a whole model, can be read only once, or holds something else.
@@ -123,17 +139,37 @@ def require_layers(layers: Any) -> list[Layer]:
             f"layers is of type {name}, needed a list of modules and LayerSpecs or an nn.Sequential"
         )
     entries: list[Any] = list(layers)  # type: ignore[arg-type]
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, (nn.Module, LayerSpec)):
-            raise LayersError(
-                f"layer {index} is {entry!r}, needed an nn.Module or a LayerSpec (which wraps a "
-                "class or a function that makes the layer)"
-            )
-    return entries
+    return [_as_layer(index, entry) for index, entry in enumerate(entries)]
+
+
+def _as_layer(index: int, entry: Any) -> Layer:
+    if isinstance(entry, (nn.Module, LayerSpec)):
+        return entry
+    if not callable(entry) or isinstance(entry, type):
+        raise LayersError(
+            f"layer {index} is {entry!r}, needed an nn.Module, a function of a micro-batch, or a "
+            "LayerSpec (which wraps a class or a function that makes the layer)"
+        )
+    owner = getattr(entry, "__self__", None)
+    if isinstance(owner, nn.Module):
+        raise LayersError(
+            f"layer {index} is a method of a {type(owner).__name__}, whose weights a function "
+            "would hide: needed the module"
+        )
+    return FunctionLayer(entry)
+
+
+def name_of_function(function: Callable[..., Any]) -> str:
+    """What a function, or another callable, is called."""
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def type_name(layer: Layer) -> str:
-    """The name of a layer's class, or of the function that makes it."""
+    """The name of a layer's class, or of the function that makes it or that it is."""
+    if isinstance(layer, FunctionLayer):
+        return name_of_function(layer.function)
     return layer.type_name if isinstance(layer, LayerSpec) else type(layer).__name__
 
 

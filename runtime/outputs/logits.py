@@ -57,6 +57,11 @@ class Logits:
         self.handed_out: list[Any] | None = None
         """Those of every micro-batch so far, on the stages that get them."""
 
+    @property
+    def returned(self) -> bool:
+        """Whether the caller wants them in the result, on any stage."""
+        return self._options.return_logits
+
     def deliver(self, holder: list[Any], own: Callable[[list[Any]], Any]) -> None:
         """Take those of the next micro-batch, on the last stage.
 

@@ -1,5 +1,6 @@
 """The results of an evaluation on one stage, and what they are to the caller."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,22 +26,41 @@ class EvalResult:
     Losses and metrics are nested as the caller's functions nest them, with floats in place of
     tensors. With data-parallel replicas, what is reduced is reduced over all of them; what is given
     for each micro-batch is given for those of this replica.
+
+    Of an evaluation with `return_logits=True`, `loss, logits = result` is what DeepSpeed's
+    `eval_batch(..., return_logits=True)` returns; everything else is in the attributes.
     """
 
     micro_batches: int
-    """M, in this replica."""
+    """M: how many micro-batches this replica evaluated."""
     loss: Any = None
-    """The losses, reduced."""
+    """The losses, reduced: a float, or floats nested as the loss function nests them. `None` with
+    `reduce_output=None` or `compute_loss=False`, and with `bcast_loss=False` on all but the last
+    stage."""
     losses: tuple[Any, ...] | None = None
-    """The loss of each micro-batch."""
+    """The loss of each micro-batch, in order; on the stages that get the losses."""
     weights: tuple[float, ...] | None = None
-    """The weight of each micro-batch in the average."""
+    """The weight of each micro-batch in the average: its samples, or what `weight_fn` says."""
     logits: tuple[Any, ...] | None = None
-    """The output of each micro-batch, in order, on the stages that get them."""
+    """The output of each micro-batch, in order; with `return_logits`, on the stages that
+    `logits_to` names."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Metrics by name: those that are functions reduced like the loss, the others computed."""
     metrics_of_micro_batches: tuple[dict[str, Any], ...] | None = None
     """The metrics of each micro-batch that are functions."""
+    return_logits: bool = field(default=False, repr=False)
+    """Whether logits were asked for, on any stage."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """`loss, logits`, of an evaluation with `return_logits`.
+
+        Raises:
+            TypeError: logits were not asked for.
+        """
+        if not self.return_logits:
+            raise TypeError("an EvalResult without return_logits=True has no pair: use its .loss")
+        yield self.loss
+        yield self.logits
 
 
 def eval_result(micro_batches: int, results: Results) -> EvalResult:
@@ -63,4 +83,5 @@ def eval_result(micro_batches: int, results: Results) -> EvalResult:
         logits=None if handed_out is None else tuple(handed_out),
         metrics=reduced.get("metrics", {}) | results.metrics.computed,
         metrics_of_micro_batches=metrics,
+        return_logits=results.logits.returned,
     )

@@ -248,7 +248,26 @@ def run_threads(
 ) -> list[Result]:
     """Run `function(endpoint)` in a thread for each rank, and return what each returned.
 
-    Results come by global rank (the ranks of the first replica, then those of the next).
+    So a pipeline runs in one process, such as a notebook: each rank makes its evaluator with
+    `transport=endpoint`, and the results are those of separate processes::
+
+        def rank(endpoint):
+            evaluator = Evaluator(layers, loss_fn=loss_fn, transport=endpoint)
+            return evaluator.evaluate(batches, return_logits=True)
+
+        loss, logits = run_threads(3, rank)[-1]
+
+    Args:
+        ranks: R, the ranks of a replica.
+        function: What a rank does with its end of the network.
+        replicas: Data-parallel copies of the pipeline.
+        timeout: Seconds for each thread to end.
+        queue: Whether the transfers of a rank end in their order (`"stage"`), or only those of a
+            channel (`"channel"`), which placements need that lead around in a circle.
+        link: How long messages take; default: no time.
+
+    Returns:
+        What each returned, by global rank: the ranks of the first replica, then those of the next.
 
     Raises:
         BaseException: the first error that any of the threads raised.

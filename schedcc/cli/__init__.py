@@ -14,14 +14,16 @@ from schedcc.cli.exchange import export_command, import_command
 from schedcc.cli.output import output_kept, say
 from schedcc.cli.plans import check_command, compile_command, show
 from schedcc.cli.recordings import conform_command, postmortem_command
+from schedcc.cli.schedules import schedules_command
 from schedcc.cli.timing import compare_command, simulate_command
 from schedcc.cli.trace import trace_command
 
 _HELP = """Compile, draw, verify and simulate pipeline-parallel evaluation schedules.
 
-Examples: schedcc compile -M 8 -S 4 -o plan.json, then schedcc check plan.json
-
-schedcc compile -M 8 -S 4 --overlap | schedcc show -
+Examples:
+  schedcc compile -M 8 -S 4 -o plan.json
+  schedcc check plan.json
+  schedcc compile -M 8 -S 4 --overlap | schedcc show -
 
 Exit status: 0 sound, or done; 1 findings, deviations, or a run that died; 2 bad input or output,
 in one line on standard error; 130 interrupted. Colours only on a terminal, never with NO_COLOR.
@@ -29,6 +31,7 @@ in one line on standard error; 130 interrupted. Colours only on a terminal, neve
 
 app = CommandLine(name="schedcc", help=_HELP, no_args_is_help=True)
 app.command("compile")(compile_command)
+app.command("schedules")(schedules_command)
 app.command("show")(show)
 app.command("check")(check_command)
 app.command("simulate")(simulate_command)

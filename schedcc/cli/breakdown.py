@@ -59,11 +59,11 @@ def breakdown_command(
     run: Run = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say where the time of each stage went, and which one holds the others up.
+    """Say where the time of each stage went: who holds up others.
 
-    Examples: schedcc breakdown run17
-
-    schedcc breakdown -M 64 -S 4 --forward 1,1,2,1 --transfer 0.25
+    Examples:
+      schedcc breakdown run17
+      schedcc breakdown -M 64 -S 4 --forward 1,1,2,1 --transfer 0.25
     """
     sizes = (micro_batches, stages, None, variant_for(overlap, queue), schedule, ranks)
     given = (costs, forward, transfer, activation_bytes, bandwidth)

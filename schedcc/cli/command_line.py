@@ -3,8 +3,10 @@
 Otherwise the last of several would count, and the others be lost without a word.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable
+from inspect import cleandoc
 from typing import Any, TypeVar
 
 import typer
@@ -12,6 +14,8 @@ from typer.core import TyperCommand, TyperGroup
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+
+_EXAMPLES = re.compile(r"\n\n(Examples?:\n)")
 
 _WORDS = "schedcc.words"
 """Where a context keeps what was given, as it was given."""
@@ -35,8 +39,17 @@ def _require_once(command: Any, context: Any, arguments: list[str]) -> None:
             raise RepeatedOptionError(f"{name} is given {times} times, needed once at most")
 
 
+def _unwrapped(text: str | None) -> str | None:
+    """A help whose examples keep their lines, which is what click's mark before them asks for."""
+    return text and _EXAMPLES.sub("\n\n\b\n\\1", cleandoc(text))
+
+
 class Command(TyperCommand):
     """A command whose options are given once."""
+
+    def __init__(self, *args: Any, help: str | None = None, **settings: Any) -> None:
+        """Declare a command, as typer does."""
+        super().__init__(*args, help=_unwrapped(help), **settings)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse what comes behind the command."""
@@ -46,6 +59,10 @@ class Command(TyperCommand):
 
 class Group(TyperGroup):
     """Commands, and options before them that are given once."""
+
+    def __init__(self, *args: Any, help: str | None = None, **settings: Any) -> None:
+        """Declare the commands, as typer does."""
+        super().__init__(*args, help=_unwrapped(help), **settings)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse what comes before the command."""
@@ -57,11 +74,11 @@ class CommandLine(typer.Typer):
     """A command line; it is declared as typer's."""
 
     def __init__(self, **settings: Any) -> None:
-        """Declare a command line, without completion scripts and without decorated tracebacks."""
+        """Declare a command line whose help is plain, and whose tracebacks are Python's own."""
         super().__init__(
             cls=Group,
-            add_completion=False,
             pretty_exceptions_enable=False,
+            rich_markup_mode=None,  # tables cut the names of options where a terminal is narrow
             context_settings={"help_option_names": ["-h", "--help"]},
             **settings,
         )

@@ -31,11 +31,12 @@ def export_command(
     overlap: Overlap = False,
     output: Output = None,
 ) -> None:
-    """Write a plan as the CSV that torch.distributed.pipelining loads and runs.
+    """Write a plan as a CSV for torch.distributed.pipelining.
 
     Load it with _PipelineScheduleRuntime._load_csv(file, format="compute_comms") and call eval.
 
-    Example: schedcc export -M 8 -S 4 -o schedule.csv
+    Example:
+      schedcc export -M 8 -S 4 -o schedule.csv
     """
     plan = all_stages(
         read_or_compiled(file, micro_batches, stages, None, overlap, schedule, ranks), file
@@ -55,11 +56,12 @@ def import_command(
     ] = None,
     output: Output = None,
 ) -> None:
-    """Write what torch does with a CSV file under eval as a plan, unchecked.
+    """Write what torch does with a CSV under eval as a plan.
 
-    The other commands read such files, too: schedcc check FILE.csv.
+    It is not checked. The other commands read such files, too: schedcc check FILE.csv.
 
-    Example: schedcc import schedule.csv -o plan.json
+    Example:
+      schedcc import schedule.csv -o plan.json
     """
     plan = read_torch_csv(file, micro_batches=micro_batches, form=form)
     write_text(plan.model_dump_json() + "\n", output)

@@ -28,7 +28,11 @@ MicroBatches = Annotated[
 ]
 Stages = Annotated[int | None, typer.Option("--stages", "-S", help="S, the number of stages.")]
 ScheduleName = Annotated[
-    str, typer.Option("--schedule", help=f"One of {', '.join(known.name for known in SCHEDULES)}.")
+    str,
+    typer.Option(
+        "--schedule",
+        help=f"One of {', '.join(known.name for known in SCHEDULES)}; schedcc schedules has more.",
+    ),
 ]
 Ranks = Annotated[
     int | None,

@@ -54,9 +54,9 @@ def compile_command(
 ) -> None:
     """Compile a checked plan and write it as JSON.
 
-    Examples: schedcc compile -M 8 -S 4 --overlap -o plan.json
-
-    schedcc compile -M 8 -S 4 --schedule interleaved --ranks 2 | schedcc check -
+    Examples:
+      schedcc compile -M 8 -S 4 --overlap -o plan.json
+      schedcc compile -M 8 -S 4 --schedule interleaved --ranks 2 | schedcc check -
     """
     plan = compiled(micro_batches, stages, stage_id, variant_for(overlap, queue), schedule, ranks)
     write_text(plan.model_dump_json() + "\n", output)
@@ -83,13 +83,15 @@ def show(
     activation_bytes: ActivationBytes = None,
     bandwidth: Bandwidth = None,
 ) -> None:
-    """Draw the grid of steps and ranks; with --html or --svg the ranks over time, and findings.
+    """Draw the grid of steps and ranks, or the ranks over time.
 
-    Examples: schedcc show plan.json --steps 0:8
+    The grid is for the terminal. With --html or --svg the ranks are drawn over time, with findings
+    where they are.
 
-    schedcc show -M 8 -S 4 --overlap
-
-    schedcc show -M 64 -S 4 --transfer 0.25 --html plan.html
+    Examples:
+      schedcc show plan.json --steps 0:8
+      schedcc show -M 8 -S 4 --overlap
+      schedcc show -M 64 -S 4 --transfer 0.25 --html plan.html
     """
     plan = read_or_compiled(
         file, micro_batches, stages, stage_id, variant_for(overlap, queue), schedule, ranks
@@ -131,14 +133,16 @@ def check_command(
     step_barrier: StepBarrier = False,
     as_json: AsJson = False,
 ) -> None:
-    """Verify a plan file: exit 0 if it is sound, 1 with errors, 2 if it is no plan.
+    """Verify a plan: no deadlock, no lost or swapped micro-batch.
 
     By default for the strictest transport, under which a sound plan is sound everywhere. With -M
     and -S instead of a file: the compiler's own plan, of any size.
 
-    Examples: schedcc check plan.json --queue channel
+    Examples:
+      schedcc check plan.json --queue channel
+      schedcc check -M 100000 -S 64 --overlap
 
-    schedcc check -M 100000 -S 64 --overlap
+    Exit status: 0 sound; 1 findings; 2 no plan.
     """
     transport = transport_model(queue, buffered_sends, step_barrier)
     alone = ""

@@ -25,11 +25,12 @@ _WIDTH = 100
 
 
 def postmortem_command(directory: Directory, as_json: AsJson = False) -> None:
-    """Say what each rank of a recorded run was doing, and which one was the cause.
+    """Say which rank ended a recorded run, and what each was doing.
 
-    Exit 0 if every rank ended in order, 1 if not, 2 if there is no recording.
+    Example:
+      schedcc postmortem run17
 
-    Example: schedcc postmortem run17
+    Exit status: 0 every rank ended in order; 1 one did not; 2 no recording.
     """
     found = postmortem(read_recording(directory))
     if as_json:
@@ -40,23 +41,33 @@ def postmortem_command(directory: Directory, as_json: AsJson = False) -> None:
 
 
 def conform_command(
-    file: Annotated[
-        Path, typer.Argument(metavar="PLAN", help="Plan file, or - for standard input.")
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[PLAN] DIRECTORY",
+            help="A plan file, or - for standard input, and the directory of a recording. Without "
+            "a plan: those that the recording holds, each run with its own.",
+        ),
     ],
-    directory: Directory,
     run: Annotated[int | None, typer.Option(help="Compare this run alone, from 0.")] = None,
     clock_error: Annotated[
         float, typer.Option(help="Seconds by which clocks of different machines may disagree.")
     ] = CLOCK_ERROR,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether a recorded run followed a plan: exit 0 if so, 1 if not, 2 on bad input.
+    """Say whether a recorded run followed a plan.
 
-    Example: schedcc conform plan.json run17
+    Examples:
+      schedcc conform run17
+      schedcc conform plan.json run17
+
+    Exit status: 0 it did; 1 it did not; 2 bad input.
     """
-    found = conform(
-        read_plan_table(file), read_recording(directory), run=run, clock_error=clock_error
-    )
+    if len(paths) > 2:
+        raise ValueError(f"found {len(paths)} paths, needed a plan and a directory at most")
+    *files, directory = paths
+    plan = read_plan_table(files[0]) if files else None
+    found = conform(plan, read_recording(directory), run=run, clock_error=clock_error)
     if as_json:
         write_text(found.model_dump_json(indent=2) + "\n", None)
     else:

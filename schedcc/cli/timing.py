@@ -34,7 +34,7 @@ from schedcc.cli.options import (
     transport_model,
     variant_for,
 )
-from schedcc.cli.output import print_rich, say
+from schedcc.cli.output import print_rich, say, screen_width
 from schedcc.compiler import compile_pipeline
 from schedcc.io.plan_files import write_text
 from schedcc.pictures.panel import Panel
@@ -45,6 +45,9 @@ from schedcc.simulation.side_by_side import side_by_side, variant_name, variants
 from schedcc.simulation.simulate import Prediction, prediction
 from schemas import Costs, PipelinePlan
 from schemas.timeline import Comparison
+
+_NARROWEST = 72
+"""Columns into which a comparison fits, with headings of two lines."""
 
 
 def simulate_command(
@@ -66,9 +69,9 @@ def simulate_command(
 ) -> None:
     """Predict how long a plan takes, and where ranks are idle.
 
-    Examples: schedcc simulate -M 64 -S 4 --overlap --transfer 0.25
-
-    schedcc simulate plan.json --costs costs.json --step-barrier --json
+    Examples:
+      schedcc simulate -M 64 -S 4 --overlap --transfer 0.25
+      schedcc simulate plan.json --costs costs.json --step-barrier --json
     """
     assumed = cost_model(costs, forward, transfer, activation_bytes, bandwidth)
     transport = transport_model(queue, buffered_sends, step_barrier)
@@ -112,17 +115,16 @@ def compare_command(
     html: Html = None,
     svg: Svg = None,
 ) -> None:
-    """Set evaluation, blocking and overlapped, beside 1F1B training, or schedules side by side.
+    """Compare blocking, overlapped and 1F1B, or all schedules.
 
     With --ranks and without --stages, all schedules that ship are compared on so many ranks; a
     forward is then that of all layers of a rank, and channels have queues of their own unless
     --queue says otherwise. --html and --svg draw them one above the other.
 
-    Examples: schedcc compare -M 64 -S 4 --transfer 0.25
-
-    schedcc compare -M 64 -S 8 --schedule interleaved --ranks 4
-
-    schedcc compare -M 64 --ranks 4 --transfer 0.1
+    Examples:
+      schedcc compare -M 64 -S 4 --transfer 0.25
+      schedcc compare -M 64 -S 8 --schedule interleaved --ranks 4
+      schedcc compare -M 64 --ranks 4 --transfer 0.1
     """
     assumed = cost_model(costs, forward, transfer, activation_bytes, bandwidth)
     if html is not None or svg is not None:
@@ -198,7 +200,7 @@ def _print_comparison(found: Comparison) -> None:
         f"M = {found.micro_batches} micro-batches, S = {found.stages} stages{on_ranks}, "
         f"{found.transport}"
     )
-    print_rich(table)
+    print_rich(table, width=max(screen_width(), _NARROWEST))
 
 
 def _print_prediction(predicted: Prediction) -> None:

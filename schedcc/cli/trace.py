@@ -69,16 +69,16 @@ def trace_command(
     html: Html = None,
     svg: Svg = None,
 ) -> None:
-    """Write a recorded run, or a simulated plan, as a trace for chrome://tracing or Perfetto.
+    """Write a recorded or simulated run as a trace for Perfetto.
 
-    With --html or --svg, draw it instead; a plan and a recording are drawn one above the other,
-    where the costs of the plan are by default the forwards that were measured.
+    chrome://tracing reads it, too. With --html or --svg, draw it instead; a plan and a recording
+    are drawn one above the other, where the costs of the plan are by default the forwards that were
+    measured.
 
-    Examples: schedcc trace run17 -o run17.json
-
-    schedcc trace -M 8 -S 4 --overlap --transfer 0.25
-
-    schedcc trace plan.json run17 --html run17.html
+    Examples:
+      schedcc trace run17 -o run17.json
+      schedcc trace -M 8 -S 4 --overlap --transfer 0.25
+      schedcc trace plan.json run17 --html run17.html
     """
     draws = html is not None or svg is not None
     if not draws and output is None and Path("trace.json").exists():

@@ -23,7 +23,7 @@ Observation = Deviation | str
 
 
 def conform(
-    plan: PipelinePlan | PlanTable,
+    plan: PipelinePlan | PlanTable | None,
     recording: Recording,
     *,
     run: int | None = None,
@@ -35,7 +35,8 @@ def conform(
     so.
 
     Args:
-        plan: Of all ranks, or of those that are to be compared; or its table.
+        plan: Of all ranks, or of those that are to be compared; or its table. `None`: each run is
+            compared with the plan that the recording holds of it.
         recording: Any recording.
         run: Compare this run alone; default: all.
         clock_error: Seconds by which the clocks of different machines may disagree; ranks with one
@@ -49,8 +50,54 @@ def conform(
         known = ", ".join(map(str, recorded)) or "none"
         raise ValueError(f"run is {run}, needed a run of the recording ({known})")
     runs = recorded if run is None else [run]
-    table = plan if isinstance(plan, PlanTable) else one_program_a_rank(plan)
-    found: list[Observation] = [*_files(table, recording)]
+    found: dict[Observation, None] = {}  # in order; what holds of several plans is said once
+    instructions = 0
+    if not runs:
+        found[Deviation(code="recording", message="no rank began a run: nothing to compare")] = None
+    for table, numbers in _plans(plan, recording, runs):
+        if table is None:
+            missing = Deviation(
+                code="recording", message="no rank recorded the plan", run=numbers[0]
+            )
+            found[missing] = None
+            continue
+        found |= dict.fromkeys(_compared(table, recording, numbers, clock_error))
+        instructions += sum(
+            len(executed.executed)
+            for rank in recording.ranks
+            for number in numbers
+            if rank.pipeline_rank in table.rank_ids and (executed := rank.run(number)) is not None
+        )
+    return Conformance(
+        deviations=tuple(o for o in found if isinstance(o, Deviation)),
+        runs=tuple(runs),
+        instructions=instructions,
+        notes=tuple(o for o in found if isinstance(o, str)),
+    )
+
+
+def _plans(
+    plan: PipelinePlan | PlanTable | None, recording: Recording, runs: list[int]
+) -> Iterator[tuple[PlanTable | None, list[int]]]:
+    """What to compare with, and the runs that are compared with it."""
+    if plan is not None:
+        yield plan if isinstance(plan, PlanTable) else one_program_a_rank(plan), runs
+        return
+    alike: dict[tuple[str | None, ...], list[int]] = {}
+    for number in runs:
+        begun = (rank.run(number) for rank in recording.ranks)
+        plans = tuple(None if found is None else found.fingerprint for found in begun)
+        alike.setdefault(plans, []).append(number)
+    for numbers in alike.values():
+        tables = (recording.plan_table(each, numbers[0]) for each in recording.pipelines)
+        yield next((table for table in tables if table is not None), None), numbers
+
+
+def _compared(
+    table: PlanTable, recording: Recording, runs: list[int], clock_error: float
+) -> Iterator[Observation]:
+    """What is said of some runs, compared with one plan."""
+    yield from _files(table, recording)
     programs = {rank: Planned.of(table, rank) for rank in table.rank_ids.tolist()}
     followed = set()
     for pipeline, by_rank in recording.pipelines.items():
@@ -58,28 +105,17 @@ def conform(
             for number in runs if rank.pipeline_rank in programs else ():
                 count = recording.micro_batches(pipeline, number)
                 observed = list(compared(rank, number, programs[rank.pipeline_rank], count))
-                found += observed
+                yield from observed
                 if not any(isinstance(o, Deviation) for o in observed):
                     followed.add((rank.header.rank, number))
     causality = Causality(table, recording, clock_error)
-    found += causality.limits()
+    yield from causality.limits()
     for pipeline, by_rank in recording.pipelines.items():
         ranks = [rank for number, rank in by_rank.items() if number in programs]
         for number in runs:
-            found += _end_of_data(recording, pipeline, number, table)
+            yield from _end_of_data(recording, pipeline, number, table)
             if all((rank.header.rank, number) in followed for rank in ranks):
-                found += causality.contradictions(pipeline, number)
-    return Conformance(
-        deviations=tuple(o for o in found if isinstance(o, Deviation)),
-        runs=tuple(runs),
-        instructions=sum(
-            len(executed.executed)
-            for rank in recording.ranks
-            for number in runs
-            if rank.pipeline_rank in programs and (executed := rank.run(number)) is not None
-        ),
-        notes=tuple(o for o in found if isinstance(o, str)),
-    )
+                yield from causality.contradictions(pipeline, number)
 
 
 def _files(plan: PlanTable, recording: Recording) -> Iterator[Observation]:
@@ -93,8 +129,6 @@ def _files(plan: PlanTable, recording: Recording) -> Iterator[Observation]:
         size = unit[0].upper()
         message = f"recorded with {size} = {found} {unit}s, the plan is for {size} = {plan.ranks}"
         yield Deviation(code="recording", message=message)
-    if not any(rank.runs for rank in recording.ranks):
-        yield Deviation(code="recording", message="no rank began a run: nothing to compare")
 
 
 def _end_of_data(

@@ -17,6 +17,18 @@ SCHEDULES: tuple[Schedule, ...] = (
 )
 """Those that have a name on the command line."""
 
+SUMMARIES = {
+    "inference": "One stage on each rank: GPipe's fill and drain, forward only (in DeepSpeed "
+    "InferenceSchedule). M + S - 1 steps, two buffers.",
+    "interleaved": "Stages r, r + R, r + 2R, ... on rank r: the forwards of Megatron-LM's "
+    "interleaved schedule (virtual pipeline stages). Fills in less time, sends more messages.",
+    "interleaved_wide": "The same with groups of 2R micro-batches, so that transfers around the "
+    "ring cross the forwards. 2R buffers a stage.",
+    "v_shape": "Stages r and 2R - 1 - r on rank r, the placement of ZB-V: inputs, labels, loss and "
+    "logits meet on rank 0.",
+}
+"""What each of them is, and what others call it."""
+
 
 def find_schedule(schedule: str | Schedule) -> Schedule:
     """The schedule of a name, or the value that it is already.
@@ -39,4 +51,4 @@ def find_schedule(schedule: str | Schedule) -> Schedule:
     return schedule
 
 
-__all__ = ["SCHEDULES", "Period", "Schedule", "find_schedule"]
+__all__ = ["SCHEDULES", "SUMMARIES", "Period", "Schedule", "find_schedule"]

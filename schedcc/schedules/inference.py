@@ -1,4 +1,4 @@
-"""The inference schedule: forward-only pipelining in M + S - 1 steps with two buffers.
+"""The inference schedule: GPipe's fill and drain, forward only; M + S - 1 steps, two buffers.
 
 Stage `s` forwards micro-batch `m = t - s` at step `t`. M = 4, S = 3, `F` with its micro-batch::
 
@@ -21,7 +21,7 @@ from schedcc.schedules.schedule import Period, require_stages
 
 @dataclass(frozen=True)
 class Inference:
-    """One stage on each rank, one step later than the stage before."""
+    """One stage on each rank, one step later than the stage before: fill and drain."""
 
     name: str = "inference"
 

@@ -70,6 +70,8 @@ def test_a_quick_run_measures_all_contenders_and_writes_a_report(tmp_path):
     words += ["--setting", "memory", "--setting", "schedules"]
     done = Program(run_benchmarks, words).ended()
     assert done.returncode == 0, done.stderr
+    assert "a quick run is compared with no target" in done.stdout
+    assert "at most" not in done.stdout
     found = Report.model_validate_json(file.read_text())
     tiny, links, schedules = found.settings
     names = {t.contender for t in schedules.timings}

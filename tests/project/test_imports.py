@@ -212,9 +212,36 @@ def test_pipeval_says_in_one_sentence_what_is_not_installed(missing, words):
     assert done.stderr == said
 
 
+OLD = """
+import importlib.metadata as metadata, sys
+installed = metadata.version
+metadata.version = lambda name: "4.57.1" if name == "transformers" else installed(name)
+sys.argv = ["pipeval", "inspect", "smollm2"]
+from runtime.cli import main; main()
+"""
+
+
+def test_transformers_4_is_refused_with_what_to_do():
+    done = subprocess.run([sys.executable, "-c", OLD], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    said = "pipeval: transformers 4.57.1 is installed, needed 5 or newer: pip install -U 'schedcc"
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_needs_torch_says_in_one_sentence_that_it_is_not_installed():
+    program = "import sys; sys.modules['torch'] = None; import runtime; runtime.Evaluator"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    said = "runtime.Evaluator needs torch: pip install 'schedcc[runtime]' brings it"
+    assert done.stderr.strip().splitlines()[-1] == f"ModuleNotFoundError: {said}"
+
+
 def test_the_runtime_offers_its_public_names_and_no_others():
     import runtime
 
+    assert set(runtime.__all__) < set(dir(runtime))
     assert all(getattr(runtime, name).__name__ == name for name in runtime.__all__)
     with pytest.raises(AttributeError, match="module 'runtime' has no attribute 'Nothing'"):
         runtime.Nothing  # noqa: B018

@@ -109,7 +109,7 @@ def check_file(file: Path) -> Run:
 def examine_files(folder: Path) -> Iterator[Run]:
     """What `schedcc postmortem` and `conform` do with a recording beside its plan."""
     yield ended(lambda: postmortem_command(folder / "recording"))
-    yield ended(lambda: conform_command(folder / "plan.json", folder / "recording"))
+    yield ended(lambda: conform_command([folder / "plan.json", folder / "recording"]))
     yield ended(lambda: breakdown_command(folder / "recording"))
     pictures = {"html": folder / "drawn.html", "svg": folder / "drawn.svg"}
     yield ended(lambda: trace_command(folder / "plan.json", folder / "recording", **pictures))

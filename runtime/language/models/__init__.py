@@ -1,5 +1,6 @@
 """Language models from disk: found, split into pipeline layers, weighed, and loaded by layers."""
 
+from runtime.language.extras import require_transformers
 from runtime.language.models.cost import layer_costs
 from runtime.language.models.errors import ModelError
 from runtime.language.models.files.shape import ModelFiles
@@ -17,6 +18,8 @@ from runtime.language.models.split.scores import (
 )
 from runtime.language.models.tokenizers.loading import check_tokenizer, load_tokenizer
 from runtime.language.models.tokenizers.vocabulary import check_token_ids
+
+require_transformers()
 
 __all__ = [
     "SMOLLM2",

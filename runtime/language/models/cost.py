@@ -12,6 +12,9 @@ from torch import nn
 
 from runtime.language.models.split.layers import BlockLayer, EmbeddingLayer
 
+DEFAULT_SEQUENCE_LENGTH = 512
+"""Tokens of a window, unless `pipeval` is told otherwise."""
+
 
 def layer_costs(layers: Iterable[nn.Module], sequence_length: int) -> list[float]:
     """Count the multiply-adds of each layer per token, in sequences of `sequence_length` tokens.

@@ -126,6 +126,18 @@ class LazyModel:
 def lazy_causal_lm(files: ModelFiles, dtype: torch.dtype = torch.float32) -> LazyModel:
     """Split a model without loading it; of its files, only the headers are read.
 
+    Its `specs()` are layers for an evaluator, which reads the weights of its own stages alone::
+
+        model = lazy_causal_lm(locate_model("smollm2"), torch.bfloat16)
+        evaluator = Evaluator(model.specs(), loss_fn=loss_fn, stages=2)
+
+    The first layer takes token ids `[micro_batch_size, sequence]`, int64, and the last gives logits
+    `[micro_batch_size, sequence, vocabulary]`.
+
+    Args:
+        files: What `locate_model` finds: `smollm2`, a GGUF file or a Hugging Face directory.
+        dtype: Of the weights, once they are loaded.
+
     Raises:
         ModelError: the model cannot be split, or the weights are damaged, or not the ones that the
             configuration asks for.

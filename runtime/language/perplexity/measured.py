@@ -32,7 +32,12 @@ class Measured:
 
     def __enter__(self) -> None:
         """The evaluation begins."""
-        self._display.begin(self.scores.micro_batches, self.scores.tokens)
+        done, windows = self.scores.micro_batches, self._windows
+        before = f", {done} of them in an earlier run" if done else ""
+        self._display.phase(
+            f"evaluating {windows.windows} windows in {len(windows)} micro-batches{before}"
+        )
+        self._display.begin(done, self.scores.tokens)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """All micro-batches have been evaluated, or the run has failed."""

@@ -27,6 +27,11 @@ class Order:
     placement: tuple[int, ...]
     plan: PipelinePlan | None = None
 
+    def __str__(self) -> str:
+        ranks = f"{self.ranks} process{'es'[: 2 * (self.ranks != 1)]}"
+        each = "one for each stage" if self.ranks == self.stages else f"for {self.stages} stages"
+        return ranks if self.stages == 1 else f"{ranks}, {each}"
+
     def variant(self, *, overlap: bool) -> Variant:
         """What is executed, where an evaluator is told to `overlap`."""
         if self.plan is not None:

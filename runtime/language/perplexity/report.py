@@ -31,6 +31,7 @@ def print_report(evaluation: LanguageModelEvaluation) -> None:
     )
     console.print(_units(evaluation), soft_wrap=True)
     console.print(f"targets: {evaluation.targets}", soft_wrap=True)
+    console.print(_execution(evaluation), soft_wrap=True)
     console.print(
         f"{evaluation.tokens} tokens in {evaluation.seconds:.1f} s: "
         f"[bold]{evaluation.tokens_per_second:.0f}[/] tokens per second "
@@ -55,6 +56,13 @@ def _headline(evaluation: LanguageModelEvaluation) -> Text:
         f" on {visible(evaluation.text)}: {sizes}, "
         f"{micro_batches} of {evaluation.micro_batch_size} over {stages} "
         f"({evaluation.backend}, {threads} each)",
+    )
+
+
+def _execution(evaluation: LanguageModelEvaluation) -> Text:
+    return Text(
+        f"executed: {visible(evaluation.schedule)}, {evaluation.variant}, {evaluation.dtype} "
+        f"weights, channels {evaluation.channels}, schedcc {evaluation.version}"
     )
 
 
@@ -99,8 +107,10 @@ def _advice(evaluation: LanguageModelEvaluation) -> Text:
 
 
 def _time_table(stages: tuple[StageSummary, ...]) -> Table:
-    table = Table(box=box.ROUNDED, title="where time went, in seconds", title_justify="left")
-    for heading in ("stage", "layers", "parameters", "forward", "data", "receive", "send"):
+    table = Table(
+        box=box.ROUNDED, pad_edge=False, title="where time went, in seconds", title_justify="left"
+    )
+    for heading in ("stage", "layers", "params", "forward", "data", "receive", "send"):
         table.add_column(heading, justify="right")
     for heading in ("epilogue", "other"):
         table.add_column(heading, justify="right")

@@ -102,6 +102,8 @@ def test_the_report_for_people_shows_loss_time_and_verification(model, tmp_path)
     for part in ("2 windows of 16 tokens", "perplexity", "tokens per second", "forward"):
         assert part in done.stdout
     assert f"{text.parent}/old] [red]:smile:\\x1b[2J.txt: 2 windows" in done.stdout
+    how = "executed: inference, overlapped, float32 weights, channels memory, schedcc "
+    assert how + __version__ in done.stdout
     assert "one process: identical: loss" in done.stdout
     assert "bit-identical in 1 of 1 micro-batches" in done.stdout
 
@@ -218,5 +220,5 @@ def test_help_and_version_start_nothing(option):
     if option == "--version":
         assert done.stdout == f"{schedcc.__version__}\n"
     else:
-        assert "Example: pipeval --model smollm2" in done.stdout
+        assert "Examples:\n    pipeval --model smollm2" in done.stdout
         assert "130 interrupted" in " ".join(done.stdout.split())

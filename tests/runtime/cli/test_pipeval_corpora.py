@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,7 +67,10 @@ def test_records_are_scored_by_document_token_word_and_byte(model, tmp_path):
     texts = ["--model", model, "--text", corpus, "--field", "body", "--documents", "texts"]
     done = run(*texts, *sizes, *outputs, "--partition", "0,1,5")
     assert done.returncode == 0, done.stderr
-    assert "pipeval: loading the model\n" in done.stderr
+    said = done.stderr.splitlines()
+    assert said[0] == "pipeval: starting 2 processes, one for each stage"
+    assert {"pipeval: reading and tokenizing the text", "pipeval: loading the model"} < set(said)
+    assert re.fullmatch(r"pipeval: evaluating \d+ windows in \d+ micro-batches", said[-1])
     found = LanguageModelEvaluation.model_validate_json(done.stdout)
     expected = plain_losses(RECORDS, 16, 6)
     nats = [loss for losses in expected.values() for loss in losses]

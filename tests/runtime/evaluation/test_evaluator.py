@@ -1,5 +1,6 @@
 """`eval_batch` and `evaluate`: DeepSpeed's parameters, and the values of a single device."""
 
+import logging
 import random
 from typing import Any
 
@@ -182,3 +183,54 @@ def test_modes_random_numbers_and_data_are_left_as_they_were():
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, (b, _) in zip(before, data, strict=True))
     assert all(parameter.grad is None for parameter in evaluator.module.parameters())
+
+
+def test_a_result_with_logits_is_the_pair_that_deepspeed_returns():
+    data = batches(SIZES)
+    results = over_stages(2, lambda ev: eval_batch(ev, data, return_logits=True))
+    for result in results:
+        loss, logits = result
+        assert (loss, logits) == (result.loss, result.logits)
+    assert results[0].logits is None
+    (without,) = over_stages(1, lambda ev: eval_batch(ev, data))
+    with pytest.raises(TypeError, match=r"without return_logits=True has no pair: use its \.loss"):
+        loss, logits = without
+
+
+def halved(hidden: torch.Tensor) -> torch.Tensor:
+    return hidden / 2
+
+
+def test_functions_among_the_layers_are_layers():
+    data = batches(SIZES)
+    modules = mlp(4)
+    functions = [*modules[:2], halved, *modules[2:], nn.functional.relu, lambda x: x - 1]
+    logits, losses = one_process(
+        [f if isinstance(f, nn.Module) else Applied(f) for f in functions], data
+    )
+    results = over_stages(
+        4,
+        lambda ev: eval_batch(ev, data, return_logits=True),
+        layers=lambda: functions,
+        partition="uniform",
+    )
+    assert results[0].losses == tuple(losses)
+    assert all(torch.equal(a, b) for a, b in zip(results[-1].logits, logits, strict=True))
+
+
+class Applied(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.function(hidden)
+
+
+def test_an_evaluator_says_who_it_is(caplog):
+    caplog.set_level(logging.INFO, "runtime")
+    names = over_stages(2, lambda ev, _: repr(ev), replicas=2)
+    assert names[3] == "<Evaluator replica 1 of 2, rank 1, cpu; stage 1 of 2: layers 3-5>"
+    assert "rank 3 of the job: " + names[3] in caplog.messages
+    (name,) = over_stages(1, repr, schedule="inference")
+    assert name == "<Evaluator replica 0 of 1, rank 0, cpu; stage 0 of 1: layers 0-5>"

@@ -13,8 +13,16 @@ from runtime.checkpoint import CheckpointError
 from runtime.cli import main
 from runtime.language.convert import convert
 from runtime.language.inspect import inspection
-from runtime.language.models import ModelError, lazy_causal_lm, load_causal_lm, locate_model
+from runtime.language.models import (
+    ModelError,
+    layer_costs,
+    lazy_causal_lm,
+    load_causal_lm,
+    locate_model,
+)
+from runtime.language.models.cost import DEFAULT_SEQUENCE_LENGTH
 from runtime.language.models.sources import open_source
+from runtime.modules.partition import balanced
 from schemas import CheckpointInspection, CheckpointManifest
 from tests.runtime.language.models.test_lazy import (
     assert_equal,
@@ -24,7 +32,7 @@ from tests.runtime.language.models.test_lazy import (
 )
 from tests.support.checkpoints import load, model, save, state_of
 from tests.support.paths import DATA
-from tests.support.tiny_models import CONFIGS, tiny_model, tiny_tokenizer, write_gguf
+from tests.support.tiny_models import CONFIGS, saved_llama, tiny_model, tiny_tokenizer, write_gguf
 
 DEEPSPEED = DATA / "deepspeed" / "float32"
 
@@ -175,6 +183,17 @@ def test_inspection_shows_layers_sizes_and_a_partition(tmp_path, monkeypatch, ca
     assert found.bytes == sum(stage.bytes for stage in found.stages) == 806
     assert [stage.first_layer for stage in found.stages] == [0, 2]
     assert not found.verified
+
+
+def test_the_partition_of_a_language_model_is_that_of_an_evaluation(tmp_path, monkeypatch, capsys):
+    saved_llama(tmp_path)
+    layers = lazy_causal_lm(locate_model(str(tmp_path))).layers
+    expected = balanced(layer_costs(layers, DEFAULT_SEQUENCE_LENGTH - 1), 2)
+    _, out, _ = run(monkeypatch, capsys, "inspect", tmp_path, "-S", 2, "--json")
+    found = CheckpointInspection.model_validate_json(out)
+    assert found.balanced_by == "arithmetic"
+    assert [stage.first_layer for stage in found.stages] == list(expected[:-1])
+    assert "2 stages, as pipeval divides" in run(monkeypatch, capsys, "inspect", tmp_path, "-S2")[1]
 
 
 def test_a_file_is_shown_by_its_tensors(tmp_path, monkeypatch, capsys):

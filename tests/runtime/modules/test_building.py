@@ -117,7 +117,11 @@ def test_what_is_no_list_of_layers_is_refused_in_one_sentence():
         (None, "layers is of type NoneType, needed a list"),
         ("layers", "layers is of type str, needed a list"),
         ([nn.Tanh(), nn.Tanh], "layer 1 is <class 'torch.nn.modules.activation.Tanh'>, needed an"),
-        ([nn.Tanh(), None], "layer 1 is None, needed an nn.Module or a LayerSpec"),
+        (
+            [nn.Tanh(), None],
+            "layer 1 is None, needed an nn.Module, a function of a micro-batch, or",
+        ),
+        ([nn.Tanh().forward], "layer 0 is a method of a Tanh, whose weights a function would hide"),
     ]
     for layers, message in cases:
         with pytest.raises(LayersError) as caught:

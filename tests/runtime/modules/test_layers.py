@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from runtime.modules.layers import LayerSpec, TiedLayerSpec, build_stage, type_name
+from runtime.modules.layers import FunctionLayer, LayerSpec, TiedLayerSpec, build_stage, type_name
 
 
 class Counted(nn.Linear):
@@ -91,6 +91,7 @@ def test_type_names_are_those_of_classes():
     assert type_name(nn.Tanh()) == "Tanh"
     assert type_name(LayerSpec(nn.Linear, 2, 2)) == "Linear"
     assert type_name(LayerSpec(partial(nn.Linear, 2), 2)) == "Linear"
+    assert type_name(FunctionLayer(partial(nn.functional.relu, inplace=True))) == "relu"
     assert repr(TiedLayerSpec("k", nn.Linear, 2, out_features=3)) == (
         "TiedLayerSpec(Linear, 2, out_features=3)"
     )

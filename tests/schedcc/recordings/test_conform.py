@@ -84,16 +84,17 @@ def at(lines: list[Line], event: str, offset: int) -> int:
     )
 
 
-def test_an_exchanged_pair_of_instructions_is_shown_with_what_the_plan_has(tmp_path, run):
-    def exchange(lines: list[Line]) -> list[Line]:
-        a, b = at(lines, "start", 2), at(lines, "start", 3)
-        lines[a]["instruction"], lines[b]["instruction"] = (
-            lines[b]["instruction"],
-            lines[a]["instruction"],
-        )
-        return lines
+def exchanged(lines: list[Line]) -> list[Line]:
+    a, b = at(lines, "start", 2), at(lines, "start", 3)
+    lines[a]["instruction"], lines[b]["instruction"] = (
+        lines[b]["instruction"],
+        lines[a]["instruction"],
+    )
+    return lines
 
-    directory = spoilt(tmp_path / "r", 1, exchange)
+
+def test_an_exchanged_pair_of_instructions_is_shown_with_what_the_plan_has(tmp_path, run):
+    directory = spoilt(tmp_path / "r", 1, exchanged)
     file = tmp_path / "plan.json"
     file.write_text(PLAN.model_dump_json())
     shown = run("conform", file, directory)
@@ -225,6 +226,31 @@ def test_the_plan_of_one_stage_is_compared_with_its_rank(tmp_path, run):
         0,
         f"{tmp_path / 'r'}: followed the plan (1 run, 13 instructions)\n",
     )
+
+
+def test_without_a_plan_each_run_is_compared_with_the_one_that_the_recording_holds(tmp_path, run):
+    longer = compile_pipeline(6, 3)
+    for stage in range(3):
+        runs = [*lines_of_run(PLAN, stage, 0), *lines_of_run(longer, stage, 1)]
+        write(tmp_path, stage, 3, [*runs, CLOSE])
+    assert [d.code for d in compare(PLAN, tmp_path).deviations] == ["sequence"] * 3
+    shown = run("conform", tmp_path)
+    executed = sum(len(list(p.placed())) for plan in (PLAN, longer) for p in plan.programs)
+    said = f"{tmp_path}: followed the plan (2 runs, {executed} instructions)\n"
+    assert shown == (0, said, "")
+
+
+def test_without_a_plan_an_exchanged_pair_is_found_and_a_missing_plan_is_said(tmp_path, run):
+    write_all(tmp_path, PLAN)
+    file = tmp_path / "plan.json"
+    file.write_text(PLAN.model_dump_json())
+    directory = spoilt(tmp_path / "r", 1, exchanged)
+    assert run("conform", directory) == run("conform", file, directory)
+    bare = tmp_path / "bare"
+    for stage in range(3):
+        lines = [line for line in lines_of_run(PLAN, stage) if line["event"] != "plan"]
+        write(bare, stage, 3, [*lines, CLOSE])
+    assert "recording: run 0: no rank recorded the plan" in run("conform", bare).out
 
 
 def test_a_recording_with_holes_or_of_other_stages_does_not_conform(tmp_path):

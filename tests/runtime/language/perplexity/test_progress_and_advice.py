@@ -54,8 +54,9 @@ def test_lines_come_now_and_then(monkeypatch):
         if display.is_due(last=done == 12):
             display.progress(done, 12, 100 * done, 2.0, None)
     lines = out.getvalue().splitlines()
-    assert len(lines) == 3
-    assert lines[0] == ("pipeval: 5/12 micro-batches, loss 2.0000, 22 tokens/s, 0:42 left")
+    assert len(lines) == 4
+    assert lines[0] == ("pipeval: 3/12 micro-batches, loss 2.0000, 33 tokens/s, 0:54 left")
+    assert lines[1].startswith("pipeval: 6/12 micro-batches"), "the next one 15 seconds later"
 
 
 def test_quiet_is_silent_and_a_stream_that_is_closed_ends_nothing():
