@@ -6,9 +6,7 @@ import numpy as np
 
 from schedcc.checks.epilogues import check_order_of_results
 from schedcc.checks.question import ProgramQuestion, finding
-from schedcc.table.positions import by_position, positions
-from schedcc.table.ranges import in_words, needed, runs
-from schedcc.table.table import (
+from schedcc.table.codes import (
     IS_BUFFER,
     IS_COPY,
     IS_GROUP_END,
@@ -17,8 +15,10 @@ from schedcc.table.table import (
     IS_POST,
     IS_SEND,
     Ints,
-    PlanTable,
 )
+from schedcc.table.positions import by_position, positions
+from schedcc.table.ranges import in_words, needed, runs
+from schedcc.table.table import PlanTable
 from schemas import (
     BufferInstruction,
     CopyActivation,

@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from schedcc.analysis.levels import Seconds
-from schedcc.table.table import IS_FORWARD, Bools, Ints, PlanTable
+from schedcc.table.codes import IS_FORWARD, Bools, Ints
+from schedcc.table.table import PlanTable
 from schemas.breakdown import Breakdown
 
 Severity = Literal["error", "warning"]
