@@ -14,7 +14,7 @@ import numpy as np
 from schedcc.analysis.levels import Seconds
 from schedcc.table.codes import IS_FORWARD, Bools, Ints
 from schedcc.table.table import PlanTable
-from schemas.breakdown import Breakdown
+from schemas.reports.breakdown import Breakdown
 
 Severity = Literal["error", "warning"]
 Unit = Literal["seconds", "steps"]

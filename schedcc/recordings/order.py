@@ -21,7 +21,7 @@ from schedcc.recordings.run_graph import RunGraph
 from schedcc.table.codes import IS_POST, Bools, Ints
 from schedcc.table.table import PlanTable
 from schemas import TransportModel
-from schemas.conformance import Deviation
+from schemas.reports.conformance import Deviation
 
 LISTED = 100
 """Contradictions of a run that are listed; the others are counted."""

@@ -18,7 +18,7 @@ from schedcc.recordings.recording import RankRecording, RecordedRun, Recording, 
 from schedcc.recordings.waits import waits
 from schedcc.table.codes import IS_FORWARD, IS_PAIRED, IS_SEND
 from schemas import Placed, TransferInstruction
-from schemas.postmortem import (
+from schemas.reports.postmortem import (
     Activity,
     Cause,
     ExecutionPoint,

@@ -14,7 +14,7 @@ from schedcc.table.codes import NONE, Bools, Ints
 from schedcc.table.rows import Rows
 from schedcc.table.table import PlanTable
 from schemas import EpilogueInstruction, Placed
-from schemas.conformance import Deviation
+from schemas.reports.conformance import Deviation
 
 
 @dataclass(frozen=True, eq=False)

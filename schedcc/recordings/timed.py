@@ -11,7 +11,7 @@ from schedcc.recordings.recording import PipelineId, RecordedRun, Recording
 from schedcc.table.codes import IS_FORWARD, Bools
 from schedcc.table.table import PlanTable
 from schemas import Costs, PlanHeader
-from schemas.breakdown import Breakdown
+from schemas.reports.breakdown import Breakdown
 
 
 @dataclass(frozen=True, eq=False)

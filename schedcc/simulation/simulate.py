@@ -37,8 +37,8 @@ from schemas import (
     TransportModel,
     places,
 )
-from schemas.breakdown import Breakdown
-from schemas.timeline import Spans
+from schemas.reports.breakdown import Breakdown
+from schemas.reports.timeline import Spans
 
 
 def simulate(
