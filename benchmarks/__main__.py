@@ -10,10 +10,10 @@ from rich.console import Console
 from benchmarks.links import measure_links, predict
 from benchmarks.memory import MemoryJob, measure_memory
 from benchmarks.processes import Job, measure
-from benchmarks.results import Measured, MemoryOf, Report, Timing
+from benchmarks.report.results import Measured, MemoryOf, Report, Timing
+from benchmarks.report.tables import tables
 from benchmarks.schedules import measure_schedules, predict_schedules
 from benchmarks.settings import SETTINGS, Setting
-from benchmarks.tables import tables
 from benchmarks.workload import layers_per_stage
 from runtime.distributed.processes import launch
 

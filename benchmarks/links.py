@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 
 import schedcc
-from benchmarks.own import Own
+from benchmarks.contenders.own import Own
 from benchmarks.processes import require_same
-from benchmarks.results import ONE_PROCESS, OWN_BLOCKING, OWN_OVERLAPPED
+from benchmarks.report.results import ONE_PROCESS, OWN_BLOCKING, OWN_OVERLAPPED
 from benchmarks.settings import Setting
 from benchmarks.workload import Evaluated, Workload, seconds_of
 from runtime.testing import InMemoryTransport, Link, run_threads

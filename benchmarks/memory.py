@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from benchmarks.own import Own
-from benchmarks.peers import GPipe
-from benchmarks.results import MemoryOf
+from benchmarks.contenders.own import Own
+from benchmarks.contenders.peers import GPipe
+from benchmarks.report.results import MemoryOf
 from benchmarks.settings import Setting
 from benchmarks.workload import Evaluated, Workload
 from runtime.distributed.process_group import process_group

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from benchmarks.loops import BlockingLoop, PrefetchingLoop
-from benchmarks.own import Own
-from benchmarks.peers import GPipe, ScheduleRuntime
-from benchmarks.results import ONE_PROCESS, OWN_AUTO, OWN_BLOCKING, OWN_GLOO, OWN_OVERLAPPED
+from benchmarks.contenders.loops import BlockingLoop, PrefetchingLoop
+from benchmarks.contenders.own import Own
+from benchmarks.contenders.peers import GPipe, ScheduleRuntime
+from benchmarks.report.results import ONE_PROCESS, OWN_AUTO, OWN_BLOCKING, OWN_GLOO, OWN_OVERLAPPED
 from benchmarks.settings import Setting
 from benchmarks.workload import Evaluated, Workload
 from runtime.distributed.process_group import process_group

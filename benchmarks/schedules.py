@@ -7,11 +7,11 @@ whether it holds one stage or two. torch's engine runs in the same threads over 
 from typing import NamedTuple
 
 import schedcc
+from benchmarks.contenders.own import Own
+from benchmarks.contenders.threaded_torch import Interleaved, over_emulated_links
 from benchmarks.links import Contender, predicted, timed_over_links
-from benchmarks.own import Own
-from benchmarks.results import INFERENCE, ONE_PROCESS, TORCH_INTERLEAVED, WIDE
+from benchmarks.report.results import INFERENCE, ONE_PROCESS, TORCH_INTERLEAVED, WIDE
 from benchmarks.settings import Setting
-from benchmarks.threaded_torch import Interleaved, over_emulated_links
 from benchmarks.workload import Workload, seconds_of
 from runtime.testing import InMemoryTransport
 from schedcc.schedules.schedule import Overlap

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from runtime.failure import AgreementError, LostPeerError, RemoteError, StalledError
     from runtime.modules.layers import LayersError, LayerSpec, TiedLayerSpec
     from runtime.modules.partition import PartitionError
-    from runtime.modules.weight_agreement import DifferentWeightsError
+    from runtime.modules.weights.agreement import DifferentWeightsError
     from runtime.outputs.logits import label_log_probs
     from runtime.outputs.metrics import MetricError
     from runtime.outputs.nonfinite import NonFiniteError
@@ -31,7 +31,7 @@ _MODULES = {
     "CudaGraphError": "runtime.execution.cuda_graphs",
     "DataError": "runtime.data.micro_batches",
     "DifferentDataError": "runtime.data.fingerprint",
-    "DifferentWeightsError": "runtime.modules.weight_agreement",
+    "DifferentWeightsError": "runtime.modules.weights.agreement",
     "EvalResult": "runtime.outputs.results",
     "Evaluator": "runtime.evaluator",
     "LayersError": "runtime.modules.layers",

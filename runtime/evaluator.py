@@ -25,8 +25,8 @@ from runtime.modules.division import Division
 from runtime.modules.layers import LayerLike, StageModule, build_stage, require_layers
 from runtime.modules.partition import Partition, divide
 from runtime.modules.profile import agreed_profile
-from runtime.modules.ties import Ties
-from runtime.modules.weight_agreement import RankWeights, digests_of
+from runtime.modules.weights.agreement import RankWeights, digests_of
+from runtime.modules.weights.ties import Ties
 from runtime.outputs.metrics import Metric, StatefulMetrics, split_metrics
 from runtime.outputs.options import (
     EvalKeywords,
@@ -94,7 +94,7 @@ class Evaluator(Closable):
                 which only those of this stage are built. Each takes the output of the one before it
                 as its only argument (a tuple is one); the first takes a micro-batch's inputs.
                 Layers that are tied share their weights over the stages, see
-                `runtime.modules.ties`.
+                `runtime.modules.weights.ties`.
             loss_fn: `(output, label) -> loss`, the mean over the micro-batch as a scalar tensor, or
                 several in nested tuples, lists and dicts.
             metrics: By name. Functions `(output, label) -> value` are reduced like the loss.

@@ -12,7 +12,7 @@ from schedcc.schedules import Schedule, find_schedule
 from schedcc.schedules.epilogue import Outcome, epilogue, epilogues
 from schedcc.schedules.schedule import Overlap
 from schedcc.table.materialise import collection_paused, steps_of
-from schedcc.table.table import Rows
+from schedcc.table.rows import Rows
 from schedcc.verify import check
 from schemas import PipelinePlan, RankProgram, StagePlan, Step, TransportModel
 

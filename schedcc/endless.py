@@ -14,8 +14,8 @@ from schedcc.proof import proven
 from schedcc.schedules import Schedule
 from schedcc.schedules.epilogue import Outcome, epilogue
 from schedcc.schedules.schedule import Overlap
+from schedcc.table.codes import IS_BUFFER
 from schedcc.table.materialise import steps_of
-from schedcc.table.table import IS_BUFFER
 from schemas import EpilogueInstruction, Placed, Step
 from schemas.plans import placed_in
 

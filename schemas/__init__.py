@@ -13,8 +13,17 @@ from schemas.checkpoints import (
     TensorSummary,
 )
 from schemas.costs import Costs, SingleCost
-from schemas.effects import Access, BufferPlace, Direction, Effects, Phase, Place, Position, places
-from schemas.epilogue import (
+from schemas.instruction_set.effects import (
+    Access,
+    BufferPlace,
+    Direction,
+    Effects,
+    Phase,
+    Place,
+    Position,
+    places,
+)
+from schemas.instruction_set.epilogue import (
     AllReduceLoss,
     AllReduceMetrics,
     BroadcastLogits,
@@ -30,7 +39,7 @@ from schemas.epilogue import (
     Reduction,
     ResultInstruction,
 )
-from schemas.instructions import (
+from schemas.instruction_set.instructions import (
     BufferInstruction,
     CopyActivation,
     ForwardPass,
@@ -50,8 +59,8 @@ from schemas.instructions import (
     WaitSendActivation,
 )
 from schemas.plans import PipelinePlan, Placed, PlanHeader, RankProgram, StagePlan, Step
-from schemas.reports import Finding, FindingCode, Report
-from schemas.results import (
+from schemas.reports.check import Finding, FindingCode, Report
+from schemas.reports.results import (
     DocumentScore,
     LanguageModelEvaluation,
     MicroBatchLosses,
@@ -61,7 +70,7 @@ from schemas.results import (
     TokenScore,
     Verification,
 )
-from schemas.timeline import Span, StageTimeline, Timeline
+from schemas.reports.timeline import Span, StageTimeline, Timeline
 from schemas.transport import TransportModel
 
 __all__ = [

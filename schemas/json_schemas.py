@@ -9,23 +9,23 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from schemas.breakdown import Breakdowns
 from schemas.checkpoints import CheckpointInspection, CheckpointManifest
-from schemas.conformance import Conformance
 from schemas.costs import Costs
 from schemas.plan_schemas import plan_schema
 from schemas.plans import PipelinePlan, StagePlan
-from schemas.postmortem import Postmortem
 from schemas.recording import LINE
-from schemas.reports import Report
-from schemas.results import (
+from schemas.reports.breakdown import Breakdowns
+from schemas.reports.check import Report
+from schemas.reports.conformance import Conformance
+from schemas.reports.postmortem import Postmortem
+from schemas.reports.results import (
     DocumentScore,
     LanguageModelEvaluation,
     MicroBatchLosses,
     ResultsHeader,
     TokenScore,
 )
-from schemas.timeline import Comparison, Timeline
+from schemas.reports.timeline import Comparison, Timeline
 
 DIRECTORY = Path(__file__).parent / "json"
 FORMATS: dict[str, type[BaseModel] | TypeAdapter[Any]] = {

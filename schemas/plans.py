@@ -16,9 +16,9 @@ from pydantic import model_validator
 
 from schemas.base import Count, Extensible, Id, Size
 from schemas.display import Displayed
-from schemas.epilogue import EpilogueInstruction
 from schemas.first_format import MOST_IMPLIED, upgraded_plan, upgraded_stage_plan
-from schemas.instructions import Instruction, StepInstruction
+from schemas.instruction_set.epilogue import EpilogueInstruction
+from schemas.instruction_set.instructions import Instruction, StepInstruction
 
 Step = tuple[StepInstruction, ...]
 

@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 from pydantic import Field, Strict, TypeAdapter
 
 from schemas.base import Annotatable, Count
-from schemas.instructions import Instruction
+from schemas.instruction_set.instructions import Instruction
 from schemas.plans import StagePlan
 
 Number = Annotated[int, Strict(), Field(ge=0, lt=2**61)]

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 
 from benchmarks.gpu.machine import Machine
-from runtime.transport.torch_distributed.nccl_settings import set_process_defaults
+from runtime.transport.torch_distributed.groups.nccl_settings import set_process_defaults
 
 Function = Callable[[Machine, Any], Any]
 """What a rank does: `(machine, argument) -> value`, both picklable."""

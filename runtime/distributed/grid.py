@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from runtime.distributed.launch_environment import processes_of_launcher
 from runtime.failure.errors import AgreementError
 from runtime.transport import Channels, SingleProcessTransport, TorchTransport, Transport
-from runtime.transport.torch_distributed.backends import KINDS, backend_of, default_device
+from runtime.transport.torch_distributed.groups.backends import KINDS, backend_of, default_device
 
 DATA, PIPELINE = "dp", "pp"
 

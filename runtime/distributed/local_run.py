@@ -12,8 +12,8 @@ from torch._C._distributed_c10d import FileStore, Store
 
 from runtime.transport.private_store import OF_TORCH, require_private
 from runtime.transport.shared_memory.sockets import host_key
-from runtime.transport.torch_distributed.backends import UNCONNECTED
-from runtime.transport.torch_distributed.nccl_settings import set_process_defaults
+from runtime.transport.torch_distributed.groups.backends import UNCONNECTED
+from runtime.transport.torch_distributed.groups.nccl_settings import set_process_defaults
 
 DIRECTORY = "SCHEDCC_DIRECTORY"
 """The variable that names the directory in which the processes of a local run meet."""

@@ -9,7 +9,7 @@ from runtime.data.samples import WeightFunction
 from runtime.execution.listeners import Listener
 from runtime.modules.division import Division
 from runtime.modules.found_modules import modules_in
-from runtime.modules.weight_agreement import RankWeights
+from runtime.modules.weights.agreement import RankWeights
 from runtime.outputs.metrics import StatefulMetrics
 from runtime.outputs.options import EvalOptions
 from runtime.outputs.values import LossFunction

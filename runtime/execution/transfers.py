@@ -16,8 +16,7 @@ channel is in one order, header, activation, window, whatever groups transfers a
 """
 
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -93,12 +92,15 @@ class Transfers:
         Raises:
             ActivationError: an activation cannot travel, or is not what the other end expects.
         """
-        with self._group(transfers):
-            for transfer in transfers:
-                if transfer.direction is Direction.RECV:
-                    self._put_off(transfer)
-                else:
-                    self._send(transfer)
+        if len(transfers) > 1:
+            self._transport.start_group()
+        for transfer in transfers:
+            if transfer.direction is Direction.RECV:
+                self._put_off(transfer)
+            else:
+                self._send(transfer)
+        if len(transfers) > 1:
+            self._transport.end_group()
 
     def finish(self, transfer: Transfer) -> Any:
         """Wait for a transfer; the activation, where it was received."""
@@ -292,11 +294,3 @@ class Transfers:
         sends = direction is Direction.SEND
         post = self._transport.post_send if sends else self._transport.post_receive
         prepared.transfer.pending.append(post(memory, rank, joined=joined))
-
-    @contextmanager
-    def _group(self, members: Sequence[Transfer]) -> Iterator[None]:
-        if len(members) > 1:
-            self._transport.start_group()
-        yield
-        if len(members) > 1:
-            self._transport.end_group()

@@ -23,7 +23,7 @@ from runtime.failure.guard import Guard
 from runtime.modules.division import Division
 from runtime.modules.layers import Layer, LayerSpec, StageModule
 from runtime.modules.operations import Operations
-from runtime.modules.ties import Ties
+from runtime.modules.weights.ties import Ties
 from runtime.transport.protocol import Transport
 
 RandomState = list[torch.Tensor]

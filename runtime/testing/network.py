@@ -46,10 +46,7 @@ class Link:
 
 
 Queues = Literal["stage", "channel"]
-"""Whether the transfers of a rank end in the order of posting, or only those of a channel.
-
-The names are those of `schedcc.TransportModel`.
-"""
+"""As of `TransportModel`: transfers of a rank end in the order of posting, or those of a channel."""
 
 Kind = Literal["send", "receive", "meeting"]
 

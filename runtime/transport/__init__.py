@@ -3,7 +3,7 @@
 from runtime.transport.protocol import Pending, Transport, TransportError
 from runtime.transport.single_process import SingleProcessTransport
 from runtime.transport.torch_distributed.channel_groups import Channels
-from runtime.transport.torch_distributed.nccl_settings import NcclSettings
+from runtime.transport.torch_distributed.groups.nccl_settings import NcclSettings
 from runtime.transport.torch_distributed.transport import TorchTransport
 
 __all__ = [

@@ -3,9 +3,10 @@
 import numpy as np
 
 from schedcc.analysis.levels import Seconds
-from schedcc.table.table import IS_FORWARD, IS_PAIRED, IS_SEND, PlanTable, lookup
+from schedcc.table.codes import IS_FORWARD, IS_PAIRED, IS_SEND, lookup
+from schedcc.table.table import PlanTable
 from schemas import LoadMicroBatch
-from schemas.breakdown import Breakdown, RankSeconds, StageSeconds
+from schemas.reports.breakdown import Breakdown, RankSeconds, StageSeconds
 
 _IS_LOAD = lookup(lambda op: issubclass(op, LoadMicroBatch))
 

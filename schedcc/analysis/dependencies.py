@@ -25,17 +25,17 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from schedcc.table.channels import collectives
-from schedcc.table.table import (
+from schedcc.table.codes import (
     IS_GROUP_END,
     IS_GROUP_START,
     IS_POST,
     IS_SEND,
     IS_TRANSFER,
     Ints,
-    PlanTable,
     lookup,
-    same_as_before,
 )
+from schedcc.table.rows import same_as_before
+from schedcc.table.table import PlanTable
 from schemas import HandOver, ResultInstruction, TransportModel
 
 Why = Literal["program", "data", "rendezvous", "queue", "collective", "barrier"]

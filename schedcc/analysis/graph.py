@@ -9,7 +9,9 @@ import networkx as nx
 import numpy as np
 
 from schedcc.analysis.dependencies import Dependencies, dependencies
-from schedcc.table.table import Bools, PlanTable, fitting
+from schedcc.table.codes import Bools
+from schedcc.table.rows import fitting
+from schedcc.table.table import PlanTable
 from schemas import PipelinePlan, TransportModel
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schedcc.analysis.dependencies import Dependencies
-from schedcc.table.table import Bools, Ints
+from schedcc.table.codes import Bools, Ints
 
 Seconds = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ import numpy as np
 from schedcc.analysis.dependencies import Dependencies
 from schedcc.analysis.graph import Node, event_nodes, networkx_graph
 from schedcc.analysis.levels import Seconds, levels
-from schedcc.table.table import Bools
+from schedcc.table.codes import Bools
 from schemas import RankProgram
 
 Backend = Literal["networkx", "arrays"]

@@ -35,16 +35,8 @@ from typing import NamedTuple
 import numpy as np
 
 from schedcc.analysis.dependencies import Dependencies, ends, goes_on, starts
-from schedcc.table.table import (
-    IS_FORWARD,
-    IS_PAIRED,
-    IS_POST,
-    IS_SEND,
-    IS_TRANSFER,
-    NONE,
-    Ints,
-    PlanTable,
-)
+from schedcc.table.codes import IS_FORWARD, IS_PAIRED, IS_POST, IS_SEND, IS_TRANSFER, NONE, Ints
+from schedcc.table.table import PlanTable
 
 UNITS_PER_STEP = 3
 """What a step allows where every rank has one stage: a send, a receive and a forward."""

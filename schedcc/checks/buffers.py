@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from schedcc.checks.question import ProgramQuestion, finding
+from schedcc.table.codes import Ints
 from schedcc.table.positions import by_position, positions
-from schedcc.table.table import Ints, PlanTable
+from schedcc.table.table import PlanTable
 from schemas import (
     Access,
     BufferInstruction,

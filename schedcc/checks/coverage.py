@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from schedcc.checks.question import ProgramQuestion, finding
+from schedcc.table.codes import IS_COPY, IS_FORWARD, IS_SEND, IS_TRANSFER, Ints
 from schedcc.table.ranges import gaps, in_words
-from schedcc.table.table import IS_COPY, IS_FORWARD, IS_SEND, IS_TRANSFER, Ints, PlanTable
+from schedcc.table.table import PlanTable
 from schemas import (
     BufferInstruction,
     Finding,

@@ -12,7 +12,9 @@ from schedcc.analysis.order import Order
 from schedcc.analysis.times import Backend, event_times
 from schedcc.analysis.timetable import allowed, unit_cost
 from schedcc.checks.question import OrderQuestion, in_full
-from schedcc.table.table import IS_FORWARD, IS_POST, IS_TRANSFER, Ints, PlanTable, fitting
+from schedcc.table.codes import IS_FORWARD, IS_POST, IS_TRANSFER, Ints
+from schedcc.table.rows import fitting
+from schedcc.table.table import PlanTable
 from schemas import Finding, FindingCode, PipelinePlan, TransportModel
 
 _SHOWN = 8

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from schedcc.checks.question import ProgramQuestion, finding
-from schedcc.table.table import IS_POST, IS_SEND, IS_WAIT, PlanTable
+from schedcc.table.codes import IS_POST, IS_SEND, IS_WAIT
+from schedcc.table.table import PlanTable
 from schemas import (
     Finding,
     FindingCode,

@@ -1,14 +1,12 @@
 """`structure`: does every instruction make sense where it stands?"""
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
 
-from schedcc.checks.epilogues import check_order_of_results
 from schedcc.checks.question import ProgramQuestion, finding
-from schedcc.table.positions import by_position, positions
-from schedcc.table.ranges import in_words, needed, runs
-from schedcc.table.table import (
+from schedcc.table.codes import (
     IS_BUFFER,
     IS_COPY,
     IS_GROUP_END,
@@ -17,8 +15,10 @@ from schedcc.table.table import (
     IS_POST,
     IS_SEND,
     Ints,
-    PlanTable,
 )
+from schedcc.table.positions import by_position, positions
+from schedcc.table.ranges import in_words, needed, runs
+from schedcc.table.table import PlanTable
 from schemas import (
     BufferInstruction,
     CopyActivation,
@@ -34,6 +34,7 @@ from schemas import (
     Placed,
     PlanHeader,
     RankProgram,
+    ResultInstruction,
     TransferInstruction,
 )
 
@@ -107,7 +108,7 @@ def check_structure(header: PlanHeader, program: RankProgram) -> Iterator[Findin
         for message in complaints:
             yield _finding(header, rank, placed, f"{instruction}: {message}")
     yield from _check_groups(header, program)
-    yield from check_order_of_results(header, program)
+    yield from _check_epilogue(header, program)
 
 
 def _of_buffer_instruction(
@@ -211,6 +212,39 @@ def _check_groups(header: PlanHeader, program: RankProgram) -> Iterator[Finding]
             yield _finding(header, program.rank, placed, f"{instruction} {complaint}")
     if group is not None:
         yield _finding(header, program.rank, group, f"{group.instruction} is not ended in its step")
+
+
+def _check_epilogue(header: PlanHeader, program: RankProgram) -> Iterator[Finding]:
+    """Does every instruction find the result that it works on, and is none handed out twice?"""
+    last = program.rank == header.rank_of(header.stages - 1)
+    seen: set[ResultInstruction] = set()
+    ops: set[str] = set()
+    handed_out: defaultdict[str, dict[str, ResultInstruction]] = defaultdict(dict)
+    for instruction in program.epilogue:
+        assert isinstance(instruction, ResultInstruction)
+        complaints = []
+        if instruction.op in ops:
+            complaints.append("found a second time in the epilogue, needed once")
+        if instruction.gives is not None:
+            complaints += [
+                f"{earlier} has handed out the {instruction.gives} already"
+                for op, earlier in handed_out[instruction.gives].items()
+                if op != instruction.op
+            ]
+            handed_out[instruction.gives].setdefault(instruction.op, instruction)
+        if last and instruction.needs and seen.isdisjoint(instruction.needs):
+            needed = " or ".join(map(str, instruction.needs))
+            complaints.append(f"no {needed} before it, on whose result it works")
+        complaints += [
+            f"found after {op}, which hands out what it changes"
+            for op in instruction.precedes
+            if op in ops
+        ]
+        for complaint in complaints:
+            message = f"epilogue: {instruction}: {complaint}"
+            yield finding(FindingCode.STRUCTURE, header, program.rank, message)
+        seen.add(instruction)
+        ops.add(instruction.op)
 
 
 def _finding(header: PlanHeader, rank: int, placed: Placed, message: str) -> Finding:

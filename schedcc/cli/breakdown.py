@@ -35,7 +35,7 @@ from schedcc.recordings.files import read_recording
 from schedcc.recordings.recording import Recording
 from schedcc.recordings.timed import recorded_breakdown
 from schedcc.simulation.simulate import prediction
-from schemas.breakdown import Breakdown, Breakdowns, RankSeconds
+from schemas.reports.breakdown import Breakdown, Breakdowns, RankSeconds
 
 _COLUMNS = ("forward", "data", "receive", "send", "other", "idle")
 

@@ -16,7 +16,7 @@ from schedcc.io.plan_table import read_plan_table
 from schedcc.recordings.conform import CLOCK_ERROR, conform
 from schedcc.recordings.files import read_recording
 from schedcc.recordings.postmortem import postmortem
-from schemas.postmortem import Postmortem, RankStatus
+from schemas.reports.postmortem import Postmortem, RankStatus
 
 Directory = Annotated[Path, typer.Argument(help="Directory of a recording (pipeval --record).")]
 

@@ -44,7 +44,7 @@ from schedcc.simulation.compiled import compiled_table
 from schedcc.simulation.side_by_side import side_by_side, variant_name, variants
 from schedcc.simulation.simulate import Prediction, prediction
 from schemas import Costs, PipelinePlan
-from schemas.timeline import Comparison
+from schemas.reports.timeline import Comparison
 
 _NARROWEST = 72
 """Columns into which a comparison fits, with headings of two lines."""

@@ -9,8 +9,8 @@ import numpy as np
 
 from schedcc.errors import ScheduleError
 from schedcc.schedules.schedule import Schedule
+from schedcc.table.codes import Ints
 from schedcc.table.ranges import gaps, in_words, needed
-from schedcc.table.table import Ints
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,9 @@ import numpy as np
 
 from schedcc.derive.programs import Programs
 from schedcc.passes import Pass, overlapped, overlapped_by_channel
+from schedcc.table.codes import FIELDS, NONE, Ints
 from schedcc.table.materialise import steps_of
-from schedcc.table.table import FIELDS, NONE, Ints, Rows
+from schedcc.table.rows import Rows
 from schemas import PlanHeader, RankProgram
 
 

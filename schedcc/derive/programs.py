@@ -13,7 +13,8 @@ import numpy as np
 
 from schedcc.derive.forwards import Forwards
 from schedcc.derive.transfers import slots
-from schedcc.table.table import CODES, FIELDS, NONE, Ints, Rows
+from schedcc.table.codes import CODES, FIELDS, NONE, Ints
+from schedcc.table.rows import Rows
 from schemas import (
     CopyActivation,
     ForwardPass,

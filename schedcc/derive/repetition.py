@@ -26,7 +26,8 @@ from schedcc.derive.overlap import overlapped_programs
 from schedcc.derive.programs import Programs, blocking_programs
 from schedcc.errors import ScheduleError
 from schedcc.schedules.schedule import Overlap, Period, Schedule
-from schedcc.table.table import FIELDS, IS_BUFFER, Bools, Ints, Rows
+from schedcc.table.codes import FIELDS, IS_BUFFER, Bools, Ints
+from schedcc.table.rows import Rows
 
 _TRIED = (2, 4, 8)
 """Periods of the shortest programs in which a repetition is looked for."""

@@ -17,7 +17,7 @@ from collections import deque
 import networkx as nx
 import numpy as np
 
-from schedcc.table.table import Ints
+from schedcc.table.codes import Ints
 
 
 def slots(source: Ints, destination: Ints, step: Ints, ranks: int) -> tuple[Ints, int]:

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from schedcc.table.codes import CODES, FIELDS, IS_BUFFER, NONE, OPS, Bools
 from schedcc.table.materialise import steps_of
-from schedcc.table.table import CODES, FIELDS, IS_BUFFER, NONE, OPS, Bools, PlanTable, Rows
+from schedcc.table.rows import Rows
+from schedcc.table.table import PlanTable
 from schemas import (
     EpilogueInstruction,
     Instruction,

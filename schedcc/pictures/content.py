@@ -11,14 +11,7 @@ import numpy as np
 from schedcc.io.picture import SYMBOLS
 from schedcc.pictures.colours import is_dark, stage_colours
 from schedcc.pictures.panel import Panel
-from schedcc.table.table import (
-    IS_BUFFER,
-    IS_FORWARD,
-    IS_PAIRED,
-    IS_POST,
-    IS_SEND,
-    OPS,
-)
+from schedcc.table.codes import IS_BUFFER, IS_FORWARD, IS_PAIRED, IS_POST, IS_SEND, OPS
 
 FORMAT = "schedcc.picture/1"
 

@@ -12,8 +12,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from schedcc.analysis.levels import Seconds
-from schedcc.table.table import IS_FORWARD, Bools, Ints, PlanTable
-from schemas.breakdown import Breakdown
+from schedcc.table.codes import IS_FORWARD, Bools, Ints
+from schedcc.table.table import PlanTable
+from schemas.reports.breakdown import Breakdown
 
 Severity = Literal["error", "warning"]
 Unit = Literal["seconds", "steps"]

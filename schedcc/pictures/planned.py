@@ -7,7 +7,9 @@ import numpy as np
 from schedcc.io.plain_text import visible
 from schedcc.pictures.panel import Panel, Severity, arrange, matched, placed_marks
 from schedcc.simulation.simulate import Prediction, prediction
-from schedcc.table.table import NONE, PlanTable, Rows, same_as_before
+from schedcc.table.codes import NONE
+from schedcc.table.rows import Rows, same_as_before
+from schedcc.table.table import PlanTable
 from schedcc.verify import check
 from schemas import (
     Costs,

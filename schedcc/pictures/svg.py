@@ -9,7 +9,7 @@ import numpy as np
 from schedcc.pictures.colours import is_dark
 from schedcc.pictures.content import colours_of, kind_of, rank_name, symbol_of
 from schedcc.pictures.panel import Panel
-from schedcc.table.table import IS_POST, OPS
+from schedcc.table.codes import IS_POST, OPS
 
 MOST_DRAWN = 20_000
 """Boxes of a picture; viewers are slow with more, and nobody sees them."""

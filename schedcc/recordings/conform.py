@@ -13,7 +13,7 @@ from schedcc.recordings.recording import PipelineId, Recording
 from schedcc.recordings.sequence import Planned, compared
 from schedcc.table.table import PlanTable
 from schemas import PipelinePlan
-from schemas.conformance import Conformance, Deviation
+from schemas.reports.conformance import Conformance, Deviation
 
 CLOCK_ERROR = 0.5
 """Seconds by which the times of day of two machines may differ, by default; NTP does better."""

@@ -20,7 +20,7 @@ from schedcc.io.plan_files import explain
 from schedcc.recordings.executions import Executions
 from schedcc.recordings.pairs import Planned, executed_pairs
 from schedcc.recordings.recording import RankRecording, RecordedPlan, RecordedRun
-from schedcc.table.table import NONE
+from schedcc.table.codes import NONE
 from schemas import Placed
 from schemas.first_format import FIRST_FORMATS, upgraded_instruction
 from schemas.recording import (

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from schedcc.io.plan_columns import ProgramColumns
-from schedcc.table.table import NONE, Bools, Ints, Rows
+from schedcc.table.codes import NONE, Bools, Ints
+from schedcc.table.rows import Rows
 from schemas import Placed
 
 

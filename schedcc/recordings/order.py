@@ -18,9 +18,10 @@ from schedcc.analysis.levels import levels
 from schedcc.io.plain_text import visible
 from schedcc.recordings.recording import PipelineId, Recording
 from schedcc.recordings.run_graph import RunGraph
-from schedcc.table.table import IS_POST, Bools, Ints, PlanTable
+from schedcc.table.codes import IS_POST, Bools, Ints
+from schedcc.table.table import PlanTable
 from schemas import TransportModel
-from schemas.conformance import Deviation
+from schemas.reports.conformance import Deviation
 
 LISTED = 100
 """Contradictions of a run that are listed; the others are counted."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
-from schedcc.table.table import NONE
+from schedcc.table.codes import NONE
 
 Planned = tuple[int | None, dict[str, Any]]
 """The step of an instruction, and its fields with `op`."""

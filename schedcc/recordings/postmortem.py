@@ -16,9 +16,9 @@ import numpy as np
 
 from schedcc.recordings.recording import RankRecording, RecordedRun, Recording, rank_in_words
 from schedcc.recordings.waits import waits
-from schedcc.table.table import IS_FORWARD, IS_PAIRED, IS_SEND
+from schedcc.table.codes import IS_FORWARD, IS_PAIRED, IS_SEND
 from schemas import Placed, TransferInstruction
-from schemas.postmortem import (
+from schemas.reports.postmortem import (
     Activity,
     Cause,
     ExecutionPoint,

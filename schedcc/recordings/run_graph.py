@@ -7,7 +7,9 @@ import numpy as np
 
 from schedcc.analysis.dependencies import Dependencies, Edges, Why, dependencies, ends
 from schedcc.io.plan_columns import placed
-from schedcc.table.table import IS_BUFFER, IS_POST, NONE, Bools, Ints, PlanTable, Rows
+from schedcc.table.codes import IS_BUFFER, IS_POST, NONE, Bools, Ints
+from schedcc.table.rows import Rows
+from schedcc.table.table import PlanTable
 from schemas import Placed, TransportModel
 
 

@@ -10,9 +10,11 @@ from schedcc.io.plan_columns import placed
 from schedcc.recordings.executions import Executions
 from schedcc.recordings.recording import RankRecording
 from schedcc.recordings.run_graph import existing
-from schedcc.table.table import NONE, Bools, Ints, PlanTable, Rows
+from schedcc.table.codes import NONE, Bools, Ints
+from schedcc.table.rows import Rows
+from schedcc.table.table import PlanTable
 from schemas import EpilogueInstruction, Placed
-from schemas.conformance import Deviation
+from schemas.reports.conformance import Deviation
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,10 @@ import numpy as np
 from schedcc.analysis.breakdown import breakdown
 from schedcc.analysis.levels import Seconds
 from schedcc.recordings.recording import PipelineId, RecordedRun, Recording
-from schedcc.table.table import IS_FORWARD, Bools, PlanTable
+from schedcc.table.codes import IS_FORWARD, Bools
+from schedcc.table.table import PlanTable
 from schemas import Costs, PlanHeader
-from schemas.breakdown import Breakdown
+from schemas.reports.breakdown import Breakdown
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,9 +9,9 @@ import numpy as np
 from schedcc.analysis.dependencies import ends, starts
 from schedcc.recordings.recording import PipelineId, RecordedRun, Recording
 from schedcc.recordings.run_graph import Neighbours, RunGraph
-from schedcc.table.table import NONE, Bools
+from schedcc.table.codes import NONE, Bools
 from schemas import Direction, HandOver, TransferInstruction, TransportModel
-from schemas.postmortem import ExecutionPoint, Wait
+from schemas.reports.postmortem import ExecutionPoint, Wait
 
 _MODELS = (TransportModel(queue="channel"), TransportModel())
 """Asked in turn. A queue per channel leaves the waits that no transport can do without; a transfer

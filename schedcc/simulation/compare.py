@@ -5,7 +5,7 @@ from schedcc.schedules import Schedule
 from schedcc.simulation.compiled import compiled_table
 from schedcc.simulation.simulate import prediction
 from schemas import Costs, TransportModel
-from schemas.timeline import ComparedSchedule, Comparison
+from schemas.reports.timeline import ComparedSchedule, Comparison
 
 
 def compare(

@@ -7,14 +7,8 @@ import numpy as np
 
 from schedcc.analysis.dependencies import Dependencies, ends
 from schedcc.analysis.levels import Seconds
-from schedcc.table.table import (
-    IS_FORWARD,
-    IS_SEND,
-    IS_TRANSFER,
-    Bools,
-    PlanTable,
-    lookup,
-)
+from schedcc.table.codes import IS_FORWARD, IS_SEND, IS_TRANSFER, Bools, lookup
+from schedcc.table.table import PlanTable
 from schemas import Costs, HandOver, LoadMicroBatch, ResultInstruction
 
 _IS_LOAD = lookup(lambda op: op is LoadMicroBatch)

@@ -14,7 +14,7 @@ from schedcc.simulation.simulate import simulate
 from schemas import Costs, PipelinePlan, SendActivation, TransportModel
 from schemas.base import Frozen
 from schemas.costs import Seconds
-from schemas.instructions import PostSendActivation
+from schemas.instruction_set.instructions import PostSendActivation
 
 
 class ScheduleFigures(Frozen):

@@ -23,15 +23,9 @@ from schedcc.analysis.order import Order
 from schedcc.analysis.times import Backend, backend_for, event_times
 from schedcc.errors import UnsoundPlanError
 from schedcc.simulation.durations import durations, ideal
+from schedcc.table.codes import IS_FORWARD, IS_GROUP_END, IS_PAIRED, IS_POST, Ints
 from schedcc.table.positions import by_position, positions
-from schedcc.table.table import (
-    IS_FORWARD,
-    IS_GROUP_END,
-    IS_PAIRED,
-    IS_POST,
-    Ints,
-    PlanTable,
-)
+from schedcc.table.table import PlanTable
 from schedcc.verify import locally_sound, order_sound, verdict
 from schemas import (
     BufferInstruction,
@@ -43,8 +37,8 @@ from schemas import (
     TransportModel,
     places,
 )
-from schemas.breakdown import Breakdown
-from schemas.timeline import Spans
+from schemas.reports.breakdown import Breakdown
+from schemas.reports.timeline import Spans
 
 
 def simulate(

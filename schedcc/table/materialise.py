@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from schedcc.table.table import FIELDS, OPS, Rows
+from schedcc.table.codes import FIELDS, OPS
+from schedcc.table.rows import Rows
 from schemas import Step, StepInstruction
 
 

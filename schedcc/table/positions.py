@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from schedcc.table.table import OPS, Ints, PlanTable
+from schedcc.table.codes import OPS, Ints
+from schedcc.table.table import PlanTable
 
 _EXAMPLES = ((1, 3), (0, 2), (1, 2), (0, 1))
 """A middle, a first, a last, an only stage, as `(stage_id, stages)`; see `positions`."""

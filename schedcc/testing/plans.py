@@ -38,7 +38,7 @@ from schemas import (
     WaitRecvActivation,
     WaitSendActivation,
 )
-from schemas.epilogue import LogitsTo, ReduceOutput
+from schemas.instruction_set.epilogue import LogitsTo, ReduceOutput
 
 SYMBOLS: dict[str, type[BufferInstruction]] = {
     "L": LoadMicroBatch,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from schedcc.table.table import is_forward
+from schedcc.table.codes import is_forward
 from schemas import BufferInstruction, Instruction, Phase, TransferInstruction
 
 TraceEvent = dict[str, Any]

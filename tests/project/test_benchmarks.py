@@ -12,7 +12,7 @@ from typer import BadParameter
 from benchmarks.__main__ import main
 from benchmarks.links import predict
 from benchmarks.processes import WrongResultError, require_same
-from benchmarks.results import (
+from benchmarks.report.results import (
     INFERENCE,
     LOOPS,
     ONE_PROCESS,
@@ -28,9 +28,9 @@ from benchmarks.results import (
     Report,
     Timing,
 )
+from benchmarks.report.targets import targets
 from benchmarks.schedules import predict_schedules
 from benchmarks.settings import SETTINGS
-from benchmarks.targets import targets
 from benchmarks.workload import Evaluated
 from runtime.distributed import processes
 from tests.support.forks import Program

@@ -21,7 +21,7 @@ from benchmarks.gpu.rows import ROWS, Row
 from benchmarks.gpu.rows.spinning import CTAS, _beside
 from benchmarks.gpu.stream_transport import LATE, StreamTransport, over_streams
 from runtime.transport import NcclSettings
-from runtime.transport.torch_distributed.nccl_settings import PROCESS_DEFAULTS
+from runtime.transport.torch_distributed.groups.nccl_settings import PROCESS_DEFAULTS
 from tests.support.forks import forks
 
 DRY = Machine(dry=True)

@@ -2,8 +2,8 @@
 
 Each obligation is a formula in which the sizes, stages and micro-batches are unknown. It is
 generated from what the instructions declare of themselves (their effects, phase, direction and
-position, `schemas/instructions.py`) and from the families of a variant; so an instruction or an
-access that is added is asked about, too.
+position, `schemas/instruction_set/instructions.py`) and from the families of a variant; so an
+instruction or an access that is added is asked about, too.
 """
 
 from collections.abc import Iterator

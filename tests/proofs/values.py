@@ -5,7 +5,7 @@ from itertools import product
 from typing import NamedTuple
 
 from schemas import BufferInstruction, Phase, Place, Position
-from schemas.effects import Access
+from schemas.instruction_set.effects import Access
 from tests.proofs.model import Instance
 from tests.proofs.scene import Case, Obligation, Scene, precedes, stands, stands_on
 from tests.proofs.terms import Number, Truth, all_of, any_of, negated

@@ -18,7 +18,7 @@ from benchmarks.gpu.report import Found
 from benchmarks.gpu.workload import data, differing, layers, one_process
 from runtime import Evaluator
 from runtime.transport import TorchTransport
-from runtime.transport.torch_distributed import process_groups
+from runtime.transport.torch_distributed.groups import process_groups
 
 MICRO_BATCHES = 8
 FAULTY = 1

@@ -11,8 +11,8 @@ from benchmarks.gpu.machine import Machine
 from benchmarks.gpu.ranks import run_ranks, values_of
 from benchmarks.gpu.report import Found
 from runtime.transport import NcclSettings
-from runtime.transport.torch_distributed.backends import Timeouts, bounded, new_group
-from runtime.transport.torch_distributed.point_to_point import Call, begin
+from runtime.transport.torch_distributed.groups.backends import Timeouts, bounded, new_group
+from runtime.transport.torch_distributed.groups.point_to_point import Call, begin
 from schemas import Direction
 
 CTAS = (2, 4, 8, 16, 32)

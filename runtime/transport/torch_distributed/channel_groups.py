@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 
 from runtime.transport.protocol import PeerChannel, TransportError
-from runtime.transport.torch_distributed.nccl import require_launch_order
-from runtime.transport.torch_distributed.point_to_point import Call, begin_together
-from runtime.transport.torch_distributed.process_groups import RenewableGroup
+from runtime.transport.torch_distributed.groups.nccl import require_launch_order
+from runtime.transport.torch_distributed.groups.point_to_point import Call, begin_together
+from runtime.transport.torch_distributed.groups.process_groups import RenewableGroup
 from schemas import Direction
 
 Channels = Literal["memory", "shared", "per-edge"]

@@ -7,10 +7,10 @@ import torch
 from runtime.transport.protocol import as_bytes
 from runtime.transport.shared_memory.channels import LocalChannels
 from runtime.transport.shared_memory.coordinator import LocalCollectives
-from runtime.transport.torch_distributed.backends import UNGUARDED_TIMEOUT
 from runtime.transport.torch_distributed.exchanges import Exchanges
+from runtime.transport.torch_distributed.groups.backends import UNGUARDED_TIMEOUT
+from runtime.transport.torch_distributed.groups.process_groups import RenewableGroup
 from runtime.transport.torch_distributed.object_gather import gather_objects
-from runtime.transport.torch_distributed.process_groups import RenewableGroup
 
 
 class Collectives:
@@ -41,6 +41,8 @@ class Collectives:
         Raises:
             RuntimeError: a rank is gone.
         """
+        if self._pipeline.size == 1:
+            return
         if (local := self._next()) is not None:
             local.broadcast(as_bytes(tensor), source)
             return
@@ -55,6 +57,8 @@ class Collectives:
         Raises:
             RuntimeError: a rank is gone.
         """
+        if self._pipeline.size == 1:
+            return [value]
         through = self._next() or self._pipeline
         return gather_objects(value, through.all_gather)
 

@@ -12,9 +12,9 @@ from runtime.transport.private_store import PrivateStore
 from runtime.transport.protocol import TransportError
 from runtime.transport.rendezvous import JobStore
 from runtime.transport.shared_memory.channels import Exchange
-from runtime.transport.torch_distributed.backends import UNGUARDED_TIMEOUT
 from runtime.transport.torch_distributed.channel_groups import ChannelGroups, Route
-from runtime.transport.torch_distributed.process_groups import RenewableGroup
+from runtime.transport.torch_distributed.groups.backends import UNGUARDED_TIMEOUT
+from runtime.transport.torch_distributed.groups.process_groups import RenewableGroup
 from schemas import Direction
 
 _POLL_SECONDS = 0.001

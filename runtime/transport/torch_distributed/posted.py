@@ -10,7 +10,7 @@ import torch.distributed as dist
 from runtime.transport.shared_memory.receiver import Receiving, ReceivingEnd
 from runtime.transport.shared_memory.sender import Sending, SendingEnd
 from runtime.transport.torch_distributed.channel_groups import Route
-from runtime.transport.torch_distributed.point_to_point import Call, begin_together
+from runtime.transport.torch_distributed.groups.point_to_point import Call, begin_together
 from schemas import Direction
 
 

@@ -10,7 +10,8 @@
 - Between CPUs of one host, messages go through shared memory; process groups are for the rest.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,23 @@ from runtime.transport.private_store import PrivateStore
 from runtime.transport.protocol import ConnectionLostError, Pending, TransportError, as_bytes
 from runtime.transport.rendezvous import RendezvousStore
 from runtime.transport.shared_memory.channels import LocalChannels
-from runtime.transport.torch_distributed.backends import (
+from runtime.transport.torch_distributed.channel_groups import ChannelGroups, Channels
+from runtime.transport.torch_distributed.collectives import Collectives
+from runtime.transport.torch_distributed.exchanges import Exchanges
+from runtime.transport.torch_distributed.groups.backends import (
     UNGUARDED_TIMEOUT,
     bounded,
     default_device,
     require_backend,
 )
-from runtime.transport.torch_distributed.channel_groups import ChannelGroups, Channels
-from runtime.transport.torch_distributed.collectives import Collectives
-from runtime.transport.torch_distributed.exchanges import Exchanges
-from runtime.transport.torch_distributed.nccl import device_of_nccl
-from runtime.transport.torch_distributed.nccl_settings import NcclSettings
-from runtime.transport.torch_distributed.point_to_point import require_on
+from runtime.transport.torch_distributed.groups.nccl import device_of_nccl
+from runtime.transport.torch_distributed.groups.nccl_settings import NcclSettings
+from runtime.transport.torch_distributed.groups.point_to_point import require_on
+from runtime.transport.torch_distributed.groups.process_groups import (
+    RenewableGroup,
+    abandon_together,
+)
 from runtime.transport.torch_distributed.posted import Posted, begin_posted, reason_of, together
-from runtime.transport.torch_distributed.process_groups import RenewableGroup, abandon_together
 from runtime.transport.torch_distributed.rendezvous import (
     Grid,
     grid_of,
@@ -173,35 +177,23 @@ class TorchTransport:
 
     def to_host(self, message: torch.Tensor) -> torch.Tensor:
         """Copy a message that is on a GPU; see `Transport`."""
-        try:
+        with self._named("reading of a message"):
             return self._pipeline.download(message)
-        except RuntimeError as error:
-            raise self._failed("reading of a message", error) from error
 
     def broadcast(self, tensor: torch.Tensor, source: int) -> None:
         """Hand `tensor` of rank `source` to all ranks."""
-        if self.ranks == 1:
-            return
-        try:
+        with self._named(f"broadcast from rank {source}"):
             self._collectives.broadcast(tensor, source)
-        except RuntimeError as error:
-            raise self._failed(f"broadcast from rank {source}", error) from error
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Every rank's `value`."""
-        if self.ranks == 1:
-            return [value]
-        try:
+        with self._named("agreement of all ranks"):
             return self._collectives.gather_objects(value)
-        except RuntimeError as error:
-            raise self._failed("agreement of all ranks", error) from error
 
     def gather_from_replicas(self, value: Any) -> list[Any]:
         """The `value` of this rank in every replica."""
-        try:
+        with self._named("agreement of all replicas"):
             return self._collectives.gather_from_replicas(value)
-        except RuntimeError as error:
-            raise self._failed("agreement of all replicas", error) from error
 
     def separate_channels(self) -> None:
         """Between GPUs, with a process group for each; see `Transport`."""
@@ -216,14 +208,12 @@ class TorchTransport:
         """
         wanted = [(Direction.RECV, peer) for peer in receives_from]
         wanted += [(Direction.SEND, peer) for peer in sends_to]
-        try:
+        with self._named("connection of neighbours"):
             for direction, peer in self._channels.open(wanted):
                 with_peer = self._exchanges.over(direction, peer)
                 self._local.open(direction, peer, self._timeout, with_peer)
             if self.device.type == "cpu":
                 self._collectives.open_local()
-        except RuntimeError as error:
-            raise self._failed("connection of neighbours", error) from error
 
     @property
     def rendezvous(self) -> RendezvousStore | None:
@@ -293,6 +283,14 @@ class TorchTransport:
         except RuntimeError as error:
             peer = members[0].peer if len(members) == 1 else None
             raise self._failed(" and ".join(map(str, members)), error, peer) from error
+
+    @contextmanager
+    def _named(self, what: str) -> Iterator[None]:
+        """Say in an error what was being done; not for transfers, which are too many for it."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise self._failed(what, error) from error
 
     def _failed(
         self, what: object, error: RuntimeError, peer: int | None = None

@@ -7,7 +7,7 @@ from io import StringIO
 from schedcc.compiler import require_sound
 from schedcc.io.exchange.actions import Action, Kind
 from schedcc.table.channels import is_transfer
-from schedcc.table.table import is_forward
+from schedcc.table.codes import is_forward
 from schemas import BufferInstruction, Direction, PipelinePlan, RankProgram
 
 

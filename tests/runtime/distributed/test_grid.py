@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from runtime import AgreementError, Evaluator
 from runtime.transport import TorchTransport, TransportError
-from runtime.transport.torch_distributed.backends import backend_of
+from runtime.transport.torch_distributed.groups.backends import backend_of
 from tests.support.models_for_tests import Data, batches, mlp, one_process
 from tests.support.ranks import Said, attempt, run_ranks
 

@@ -21,10 +21,10 @@ from runtime.failure.watchdog import Watchdog
 from runtime.testing import InMemoryNetwork
 from runtime.transport import TransportError
 from runtime.transport.rendezvous import RendezvousStore
-from runtime.transport.torch_distributed import process_groups as groups_module
 from runtime.transport.torch_distributed.channel_groups import ChannelGroups
-from runtime.transport.torch_distributed.point_to_point import Call, begin_together
-from runtime.transport.torch_distributed.process_groups import RenewableGroup
+from runtime.transport.torch_distributed.groups import process_groups as groups_module
+from runtime.transport.torch_distributed.groups.point_to_point import Call, begin_together
+from runtime.transport.torch_distributed.groups.process_groups import RenewableGroup
 from schemas import Direction
 
 CPU = torch.device("cpu")

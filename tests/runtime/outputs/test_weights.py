@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from runtime import Evaluator
-from runtime.modules.digests import complete
-from runtime.modules.weight_agreement import DifferentWeightsError
+from runtime.modules.weights.agreement import DifferentWeightsError
+from runtime.modules.weights.digests import complete
 from runtime.testing import run_threads
 from tests.support.models_for_tests import batches, mlp, over_stages
 

@@ -18,7 +18,7 @@ from schedcc import compile_pipeline
 from schedcc.recordings.conform import conform
 from schedcc.recordings.files import read_recording
 from schedcc.recordings.postmortem import postmortem
-from schemas.postmortem import RankState
+from schemas.reports.postmortem import RankState
 from tests.support.forks import launch_forks
 from tests.support.models_for_tests import batches, mlp
 from tests.support.ranks import run_ranks

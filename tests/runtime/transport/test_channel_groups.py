@@ -10,7 +10,7 @@ from runtime import Evaluator
 from runtime.testing import InMemoryNetwork
 from runtime.transport import TransportError
 from runtime.transport.torch_distributed.channel_groups import ChannelGroups
-from runtime.transport.torch_distributed.nccl import LAUNCH_ORDER, require_eager
+from runtime.transport.torch_distributed.groups.nccl import LAUNCH_ORDER, require_eager
 from schemas import Direction
 
 GROUP: Any = SimpleNamespace()

@@ -12,8 +12,8 @@ from torch._C._distributed_c10d import HashStore, PrefixStore
 from runtime.distributed import process_group as process_group_module
 from runtime.language.scoring import worker
 from runtime.transport import NcclSettings
-from runtime.transport.torch_distributed.backends import Timeouts, bounded, new_group
-from runtime.transport.torch_distributed.nccl_settings import (
+from runtime.transport.torch_distributed.groups.backends import Timeouts, bounded, new_group
+from runtime.transport.torch_distributed.groups.nccl_settings import (
     BLOCKING_WAIT,
     PROCESS_DEFAULTS,
     set_process_defaults,

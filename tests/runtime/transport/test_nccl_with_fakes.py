@@ -15,12 +15,15 @@ from runtime.failure.report import Failure
 from runtime.failure.state import FailureState
 from runtime.testing import InMemoryNetwork
 from runtime.transport import TransportError
-from runtime.transport.torch_distributed import abort as abort_module
-from runtime.transport.torch_distributed import nccl, process_groups
-from runtime.transport.torch_distributed.backends import require_backend
-from runtime.transport.torch_distributed.nccl import device_of_nccl
-from runtime.transport.torch_distributed.point_to_point import Call, begin_together
-from runtime.transport.torch_distributed.process_groups import RenewableGroup, abandon_together
+from runtime.transport.torch_distributed.groups import abort as abort_module
+from runtime.transport.torch_distributed.groups import nccl, process_groups
+from runtime.transport.torch_distributed.groups.backends import require_backend
+from runtime.transport.torch_distributed.groups.nccl import device_of_nccl
+from runtime.transport.torch_distributed.groups.point_to_point import Call, begin_together
+from runtime.transport.torch_distributed.groups.process_groups import (
+    RenewableGroup,
+    abandon_together,
+)
 from schemas import Direction
 from tests.support.fake_nccl import SOON, FakeDevice, FakeNccl
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import tomllib
 
-from runtime.transport.torch_distributed.torch_version import OLDEST
+from runtime.transport.torch_distributed.groups.torch_version import OLDEST
 from tests.support.paths import ROOT
 
 OLD = """

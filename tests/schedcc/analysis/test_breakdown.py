@@ -9,7 +9,7 @@ from schedcc.recordings.files import read_recording
 from schedcc.recordings.timed import recorded_breakdown
 from schedcc.simulation.simulate import prediction
 from schedcc.testing.strategies import at_corners, sizes
-from schemas.breakdown import RankSeconds, StageSeconds
+from schemas.reports.breakdown import RankSeconds, StageSeconds
 from tests.support.recorded_lines import CLOSE, write, write_all
 
 

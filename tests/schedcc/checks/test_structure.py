@@ -18,7 +18,7 @@ from schemas import (
     RankProgram,
     ReduceLoss,
 )
-from schemas.epilogue import KEPT, REDUCED
+from schemas.instruction_set.epilogue import KEPT, REDUCED
 
 
 def header(micro_batches: int, stages: int, num_buffers: int = 2) -> PlanHeader:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from schedcc import Costs, compile_pipeline, simulate
-from schemas.breakdown import Breakdowns
+from schemas.reports.breakdown import Breakdowns
 from tests.support.pictures import Page, rows_of
 from tests.support.recorded_lines import write_all
 

@@ -13,7 +13,7 @@ from schedcc import PlanFileError, check, compile_pipeline
 from schedcc.io.exchange import from_torch_csv, to_torch_csv
 from schedcc.testing.strategies import at_corners, sizes
 from schemas import Direction, PipelinePlan, TransferInstruction
-from schemas.effects import Phase
+from schemas.instruction_set.effects import Phase
 from tests.support.forks import launch_forks
 from tests.support.models_for_tests import batches, mlp, one_process, over_stages
 from tests.support.paths import ROOT

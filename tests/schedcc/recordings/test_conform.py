@@ -15,7 +15,7 @@ from schedcc.recordings.files import read_recording
 from schedcc.testing.plans import pipeline
 from schedcc.testing.strategies import at_corners, sizes
 from schemas import PipelinePlan
-from schemas.conformance import Conformance
+from schemas.reports.conformance import Conformance
 from tests.schedcc.recordings.test_postmortem import RING
 from tests.support.recordings import (
     CLOSE,

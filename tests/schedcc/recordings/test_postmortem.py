@@ -14,7 +14,7 @@ from schedcc.recordings.postmortem import postmortem
 from schedcc.testing.plans import pipeline
 from schedcc.testing.strategies import at_corners, sizes
 from schemas import PipelinePlan
-from schemas.postmortem import Postmortem, RankState
+from schemas.reports.postmortem import Postmortem, RankState
 from tests.support.recorded_stops import stop_at
 from tests.support.recordings import (
     BROKEN,

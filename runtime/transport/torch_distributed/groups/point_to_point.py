@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from runtime.transport.protocol import TransportError
-from runtime.transport.torch_distributed.nccl import refuse_from_here
+from runtime.transport.torch_distributed.groups.nccl import refuse_from_here
 from schemas import Direction
 
 _TAG = 0

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
 from runtime.transport.protocol import TransportError
-from runtime.transport.torch_distributed.nccl_settings import NcclSettings, without_watchdog
-from runtime.transport.torch_distributed.torch_version import require_torch
+from runtime.transport.torch_distributed.groups.nccl_settings import NcclSettings, without_watchdog
+from runtime.transport.torch_distributed.groups.torch_version import require_torch
 
 require_torch()
 

@@ -17,15 +17,15 @@ from torch._C._distributed_c10d import PrefixStore, Store
 
 from runtime.device import POLL_SECONDS, Clock
 from runtime.transport.protocol import TransportError
-from runtime.transport.torch_distributed import nccl
-from runtime.transport.torch_distributed.abort import (
+from runtime.transport.torch_distributed.groups import nccl
+from runtime.transport.torch_distributed.groups.abort import (
     END_SECONDS,
     Calls,
     Ending,
     abort_gloo,
     abort_nccl,
 )
-from runtime.transport.torch_distributed.backends import (
+from runtime.transport.torch_distributed.groups.backends import (
     CONNECT_TIMEOUT,
     KINDS,
     UNCONNECTED,
@@ -33,7 +33,7 @@ from runtime.transport.torch_distributed.backends import (
     backend_of,
     new_group,
 )
-from runtime.transport.torch_distributed.nccl_settings import NcclSettings
+from runtime.transport.torch_distributed.groups.nccl_settings import NcclSettings
 
 _UNGUARDED = nullcontext()
 

@@ -1,14 +1,14 @@
 """Weights: what processes make sure of before an evaluation, beside the data.
 
-- *Ties* hold, see `runtime.modules.ties`.
+- *Ties* hold, see `runtime.modules.weights.ties`.
 - *Replicas* evaluate one model: parameters and persistent buffers of a stage are the same in all.
 - *Layers that every process has built* (modules of the list) have the same parameters: where each
   process draws its own, the stages together are a model that nobody has made. Layers that have
   changed since, because weights were loaded, are not compared.
 
-For the last two, samples are compared (see `runtime.modules.digests`): cheap, and enough to tell
-apart weights that were drawn or loaded differently. What forwards write to, such as a counter, is a
-state of the layer, and not compared any more.
+For the last two, samples are compared (see `runtime.modules.weights.digests`): cheap, and enough to
+tell apart weights that were drawn or loaded differently. What forwards write to, such as a counter,
+is a state of the layer, and not compared any more.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -21,10 +21,10 @@ from torch.nn.parameter import is_lazy
 
 from runtime.distributed.agreement import require_same
 from runtime.failure.errors import AgreementError
-from runtime.modules.digests import buffers_of, parameters_of, sampled
 from runtime.modules.division import Division
 from runtime.modules.layers import Layer
-from runtime.modules.ties import Layers, State, Ties
+from runtime.modules.weights.digests import buffers_of, parameters_of, sampled
+from runtime.modules.weights.ties import Layers, State, Ties
 from runtime.transport.protocol import Transport
 
 Digests = tuple[str | None, ...]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from benchmarks.results import (
+from benchmarks.report.results import (
     INFERENCE,
     OWN_BLOCKING,
     OWN_OVERLAPPED,

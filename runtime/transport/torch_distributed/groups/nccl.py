@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 from runtime.transport.protocol import TransportError
-from runtime.transport.torch_distributed.nccl_settings import LAUNCH_ORDER
+from runtime.transport.torch_distributed.groups.nccl_settings import LAUNCH_ORDER
 
 
 def require_launch_order() -> None:

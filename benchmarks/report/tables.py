@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from benchmarks.results import Measured, MemoryOf, Report
+from benchmarks.report.results import Measured, MemoryOf, Report
+from benchmarks.report.targets import targets
 from benchmarks.settings import MIB
-from benchmarks.targets import targets
 
 
 def tables(report: Report, *, judged: bool = True) -> Iterator[Table]:

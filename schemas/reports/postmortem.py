@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from schemas.base import Frozen
-from schemas.instructions import Instruction
+from schemas.instruction_set.instructions import Instruction
 from schemas.recording import ErrorRaised
 
 

@@ -10,7 +10,7 @@ from pydantic_core import CoreSchema, core_schema
 from schemas.base import Frozen
 from schemas.costs import Costs
 from schemas.display import Displayed
-from schemas.instructions import Instruction
+from schemas.instruction_set.instructions import Instruction
 from schemas.plans import Placed
 from schemas.transport import TransportModel
 

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from schemas.base import Id
-from schemas.effects import (
+from schemas.instruction_set.effects import (
     INPUT,
     INPUT_ON_FIRST,
     LABEL_ON_LAST,
@@ -27,7 +27,7 @@ from schemas.effects import (
     Phase,
     Position,
 )
-from schemas.epilogue import BaseInstruction, Epilogue
+from schemas.instruction_set.epilogue import BaseInstruction, Epilogue
 
 
 class BufferInstruction(BaseInstruction):

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from runtime.failure.errors import AgreementError
-from runtime.modules.digests import complete, local
 from runtime.modules.division import Division
 from runtime.modules.layers import Layer, TiedLayer, TiedLayerSpec
+from runtime.modules.weights.digests import complete, local
 from runtime.transport.protocol import Transport
 
 

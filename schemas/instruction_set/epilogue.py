@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import Field
 
 from schemas.base import Frozen, Id
-from schemas.effects import Position
+from schemas.instruction_set.effects import Position
 
 ReduceOutput = Literal["avg", "sum", "mean_of_means"]
 """What losses can be reduced to, see `ReduceLoss`."""

@@ -1,0 +1,1 @@
+"""Weights: shared by layers of several ranks, and compared between processes."""

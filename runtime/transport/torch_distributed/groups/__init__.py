@@ -1,0 +1,1 @@
+"""Process groups of torch: made, used with a bound on every wait, ended and made anew."""
