@@ -36,9 +36,16 @@ class Measurement:
     peak: int
 
 
-def write_model(directory: Path, *, hidden: int, blocks: int, shard_layers: int = 4) -> int:
+def write_model(
+    directory: Path,
+    *,
+    hidden: int,
+    blocks: int,
+    shard_layers: int = 4,
+    vocabulary: int | None = None,
+) -> int:
     """Write a Llama with random weights in shards, one shard in memory at a time; its bytes."""
-    vocabulary, inner = 8 * hidden, 11 * hidden // 4
+    vocabulary, inner = vocabulary or 8 * hidden, 11 * hidden // 4
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

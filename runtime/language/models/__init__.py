@@ -13,8 +13,11 @@ from runtime.language.models.split.scores import (
     LabelScores,
     PendingLogits,
     ScoringLayer,
+    Targets,
     label_scores,
+    logits_in_pieces,
     mean_loss,
+    target_losses,
 )
 from runtime.language.models.tokenizers.loading import check_tokenizer, load_tokenizer
 from runtime.language.models.tokenizers.vocabulary import check_token_ids
@@ -32,6 +35,7 @@ __all__ = [
     "ModelFiles",
     "PendingLogits",
     "ScoringLayer",
+    "Targets",
     "check_sequence_length",
     "check_token_ids",
     "check_tokenizer",
@@ -42,6 +46,8 @@ __all__ = [
     "load_causal_lm",
     "load_tokenizer",
     "locate_model",
+    "logits_in_pieces",
     "mean_loss",
     "split_causal_lm",
+    "target_losses",
 ]

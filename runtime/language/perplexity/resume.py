@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from runtime.language.models import ModelFiles
+from runtime.language.models.split.scores import LOGITS_AT_ONCE
 from runtime.language.perplexity.job import Job
 from runtime.language.text import Windows
 from schedcc.io.plain_text import visible
@@ -50,6 +51,7 @@ def fingerprint(job: Job, files: ModelFiles, windows: Windows) -> dict[str, str]
         "micro_batch_size": str(job.micro_batch_size),
         "stride": str(job.stride),
         "max_windows": str(job.max_windows),
+        "logits_at_once": str(LOGITS_AT_ONCE),  # rows of a product decide its last bits
         "torch": str(torch.__version__),
         "transformers": version("transformers"),
     }

@@ -15,18 +15,21 @@ from runtime.failure.guard import Guard
 from runtime.language.models import (
     LazyModel,
     ModelFiles,
+    PendingLogits,
+    Targets,
     check_token_ids,
     layer_costs,
     lazy_causal_lm,
     load_tokenizer,
 )
 from runtime.language.perplexity.advice import advice
-from runtime.language.perplexity.job import Job, count_tokens, next_token_loss
+from runtime.language.perplexity.job import Job
 from runtime.language.perplexity.measured import Measured
 from runtime.language.perplexity.order import DEFAULT_SCHEDULE
 from runtime.language.perplexity.outputs import document_scores, token_scores, write_lines
 from runtime.language.perplexity.reference import LogitsDigests
 from runtime.language.perplexity.resume import ResultLog, fingerprint
+from runtime.language.perplexity.scores import mean_target_loss
 from runtime.language.perplexity.summary import (
     Finished,
     evaluation_of,
@@ -166,12 +169,21 @@ def _run(
     left = None if windows is None else len(windows) - resumed
     if 0 in transport.gather_objects(left):
         return None
-    data = None if windows is None else windows.after(resumed)
+    left_over = () if windows is None else windows.after(resumed)
+    data = None if windows is None else ((ids, Targets.of(labels)) for ids, labels in left_over)
     # Moved by the evaluator, which waits for the device watchfully; a digest would block.
-    options: EvalKeywords = {"on_logits": on_logits, "logits_device": "cpu"}
+    options: EvalKeywords = {
+        "on_logits": on_logits,
+        "logits_fn": _all_logits,
+        "logits_device": "cpu",
+    }
     options = options if on_logits is not None else {}
     with measured or nullcontext():
         return evaluator.evaluate(data, **options)
+
+
+def _all_logits(output: PendingLogits, _: Targets) -> torch.Tensor:
+    return output.logits()
 
 
 def _write_scores(job: Job, documents: Documents, losses: torch.Tensor, tokenizer: Any) -> None:
@@ -193,14 +205,14 @@ def _evaluator(
     """Load this rank's layers, and nothing of the others."""
     order = job.order
     return Evaluator(
-        model.specs(transport.device),
-        loss_fn=next_token_loss if measured is None else measured.loss_fn,
+        model.specs(transport.device, scoring=True),
+        loss_fn=mean_target_loss if measured is None else measured.loss_fn,
         stages=order.stages,
         schedule=order.schedule if order.plan is None else DEFAULT_SCHEDULE,
         plan=order.plan,
         partition=balanced(costs, order.placement) if job.partition is None else job.partition,
         overlap=job.overlap,
-        weight_fn=count_tokens,
+        weight_fn=len,
         transport=transport,
         guard=guard,
         cuda_graphs=job.cuda_graphs,

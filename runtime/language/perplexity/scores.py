@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from runtime.device import Clock, Mark
+from runtime.language.models import PendingLogits, Targets, target_losses
 from runtime.language.text import IGNORED, Windows
 
 CHUNK = 1 << 20
@@ -29,6 +30,11 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def mean_loss(losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The mean of `token_losses` over the targets, float64."""
     return losses.sum(dtype=torch.float64) / (labels != IGNORED).sum()
+
+
+def mean_target_loss(output: PendingLogits | torch.Tensor, targets: Targets) -> torch.Tensor:
+    """The mean of `target_losses`, float64."""
+    return target_losses(output, targets).mean(dtype=torch.float64)
 
 
 def exact_loss(losses: torch.Tensor) -> float:
@@ -94,23 +100,18 @@ class LossCollector:
     def __init__(self, device: torch.device, take: Callable[[torch.Tensor], None]) -> None:
         """Give `take` the losses of each micro-batch's targets, in order, float32 `[targets]`."""
         self._clock, self._take = Clock(device), take
-        self._open: list[tuple[torch.Tensor, torch.Tensor, Mark]] = []
+        self._open: list[tuple[torch.Tensor, Mark]] = []
 
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The mean loss of a micro-batch; see `token_losses` for the arguments."""
-        losses = token_losses(logits, labels)
-        moved = [each.to("cpu", non_blocking=True) for each in (losses, labels)]
-        self._open.append((moved[0], moved[1], self._clock.mark()))
-        while self._open and self._clock.reached(self._open[0][2]):
-            self._hand_out()
-        return mean_loss(losses, labels)
+    def __call__(self, output: PendingLogits | torch.Tensor, targets: Targets) -> torch.Tensor:
+        """The mean loss of a micro-batch, float64; see `target_losses` for the arguments."""
+        losses = target_losses(output, targets)
+        self._open.append((losses.to("cpu", non_blocking=True), self._clock.mark()))
+        while self._open and self._clock.reached(self._open[0][1]):
+            self._take(self._open.pop(0)[0])
+        return losses.mean(dtype=torch.float64)
 
     def finish(self) -> None:
         """Wait for what is still on the device."""
         self._clock.synchronize()
         while self._open:
-            self._hand_out()
-
-    def _hand_out(self) -> None:
-        losses, labels, _ = self._open.pop(0)
-        self._take(losses[labels.flatten() != IGNORED])
+            self._take(self._open.pop(0)[0])

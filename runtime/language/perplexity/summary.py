@@ -126,7 +126,16 @@ def verification_of(
         identical_logits=sum(a == b for a, b in zip(digests, expected.digests, strict=True)),
         micro_batches=len(digests),
         reference_seconds=time.perf_counter() - began,
+        tolerance=_tolerance(dtype),
     )
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    """How far the losses may be apart, relative: those here are of logits in pieces.
+
+    The head rounds each logit to `dtype`, and to another value where a product has other rows.
+    """
+    return max(1e-6, torch.finfo(dtype).eps)
 
 
 def evaluation_of(

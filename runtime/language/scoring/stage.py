@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -11,10 +12,10 @@ import torch
 from runtime.evaluator import Evaluator
 from runtime.language.models import ModelFiles, layer_costs, lazy_causal_lm
 from runtime.language.scoring.batching import MicroBatch
-from runtime.language.scoring.head import ScoringHead
+from runtime.language.scoring.head import answers, next_tokens
 from runtime.language.scoring.options import ScorerOptions
-from runtime.modules.layers import LayerSpec
 from runtime.modules.partition import balanced
+from runtime.outputs.options import LogitsFunction
 from schemas import ForwardPass, Placed
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 Kind = Literal["score", "next_tokens"]
-"""What the last stage makes of hidden states; the names of `ScoringHead`'s methods."""
+"""What the last stage makes of hidden states: `answers`, or `next_tokens`."""
 
 TYPICAL_LENGTH = 512
 """Tokens of the sequences for which stages are balanced."""
@@ -82,15 +83,11 @@ class ScoringStage:
         partition = options.partition
         if partition == "balanced":
             partition = balanced(layer_costs(model.layers, TYPICAL_LENGTH), stages)
-        last = len(model.layers) - 1
-
-        def head() -> ScoringHead:
-            layer = model.load(last, device)
-            return ScoringHead(layer, files.vocabulary_size, options.torch_softmax_dtype)
-
+        score = partial(answers, softmax_dtype=options.torch_softmax_dtype)
+        self._answer: dict[Kind, LogitsFunction] = {"score": score, "next_tokens": next_tokens}
         self._counter = _ForwardCounter()
         self.evaluator = Evaluator(
-            [*model.specs(device)[:last], LayerSpec(head)],
+            model.specs(device, scoring=True),
             stages=stages,
             mesh=mesh,
             partition=partition,
@@ -125,8 +122,6 @@ class ScoringStage:
         if data.inputs is not None or data.labels is not None:
             inputs: Sequence[Any] = data.inputs or ({},) * data.micro_batches
             pairs = zip(inputs, data.labels or (None,) * data.micro_batches, strict=True)
-        last: Any = evaluator.module[-1]
-        answer = getattr(last, data.kind) if evaluator.is_last else _nobody
         self._counter.progress = progress
         try:
             result = evaluator.evaluate(
@@ -136,7 +131,7 @@ class ScoringStage:
                 reduce_output=None,
                 logits_to="all" if everywhere else "first",
                 logits_device="cpu",
-                logits_fn=answer,
+                logits_fn=self._answer[data.kind],
             )
         finally:
             self._counter.progress = None
@@ -159,7 +154,3 @@ class _ForwardCounter:
         """Tell of a forward."""
         if self.progress is not None and isinstance(placed.instruction, ForwardPass):
             self.progress()
-
-
-def _nobody(_output: Any, _label: Any) -> Any:
-    raise AssertionError("only the last stage answers")

@@ -18,7 +18,7 @@ from schedcc.io.plain_text import visible
 
 _MAGIC = b"GGUF"
 # Raised whenever the same file has to be converted anew, because the conversion has changed.
-_CONVERSION = 2
+_CONVERSION = 3
 
 
 def converted(path: Path) -> Path:

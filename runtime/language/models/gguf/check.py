@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gguf
-import torch
-from transformers import AutoModelForCausalLM
 
 from runtime.language.models.errors import ModelError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 """Values of `general.architecture` that can be converted. Mistral's files say `llama`."""
@@ -107,27 +105,36 @@ def check_metadata(path: Path, reader: gguf.GGUFReader, config: PreTrainedConfig
             )
 
 
-def check_tensors(path: Path, reader: gguf.GGUFReader, config: PreTrainedConfig) -> None:
-    """Refuse a file whose tensors are not those of the model with this configuration.
+def check_tensors(path: Path, reader: gguf.GGUFReader, model: PreTrainedModel) -> dict[str, str]:
+    """Refuse a file whose tensors are not those of `model`, which may be on the meta device.
+
+    Returns:
+        What the model calls each tensor of the file.
 
     Raises:
         ModelError: naming a tensor.
     """
-    loader: Any = AutoModelForCausalLM
-    with torch.device("meta"):
-        parameters = dict(loader.from_config(config, trust_remote_code=False).named_parameters())
+    parameters = dict(model.named_parameters())
     kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
     kind = kinds[value_of(reader, "general.architecture")]
-    names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
-    needed = {names.get_name(name, (".weight", ".bias")) or name for name in parameters}
-    stored = {tensor.name for tensor in reader.tensors}
-    if stored - needed:
+    names = gguf.get_tensor_name_map(kind, model.config.num_hidden_layers)
+    needed = {names.get_name(name, (".weight", ".bias")) or name: name for name in parameters}
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    if added := stored.keys() - needed.keys():
         raise ModelError(
-            f"{path} holds the tensor {min(stored - needed)}, which is not supported and may "
-            "change the results"
+            f"{path} holds the tensor {min(added)}, which is not supported and may change the "
+            "results"
         )
-    if needed - stored:
-        raise ModelError(f"{path} lacks the tensor {min(needed - stored)}, so it is no whole model")
+    if lacking := needed.keys() - stored.keys():
+        raise ModelError(f"{path} lacks the tensor {min(lacking)}, so it is no whole model")
+    for name, target in needed.items():
+        found = [int(size) for size in reversed(stored[name].shape)]
+        if found != list(parameters[target].shape):
+            raise ModelError(
+                f"the weights of {path} do not fit its configuration: {target} is {found}, and "
+                f"{list(parameters[target].shape)} is needed"
+            )
+    return needed
 
 
 def _understood(config: PreTrainedConfig) -> dict[str, Any]:

@@ -1,31 +1,43 @@
-"""Let transformers convert a GGUF file, after a check that nothing of the model is lost by it."""
+"""Convert a GGUF file tensor by tensor, after a check that nothing of the model is lost by it.
+
+Names, forms and values of the tensors are those that transformers gives them when it loads the
+file. It would hold the whole model in float32, three times over; here a few of the largest tensors
+are in memory at a time.
+"""
 
 from __future__ import annotations
 
-from contextlib import redirect_stderr
+import json
+import mmap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
-from gguf import GGUFReader
-from transformers import AutoConfig, AutoModelForCausalLM
+from gguf import GGUFReader, dequantize
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
 from runtime.language.models.errors import ModelError, one_line
+from runtime.language.models.files.names import WEIGHT_INDEXES
 from runtime.language.models.gguf.check import (
     check_architecture,
     check_metadata,
     check_tensors,
     check_whole,
+    value_of,
 )
 from runtime.language.models.gguf.header import check_header
 from runtime.language.models.gguf.tokenizer import load_gguf_tokenizer
 from runtime.language.models.quiet import LOCAL, quiet_transformers
-from runtime.language.models.weights.fit import require_fully_loaded
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+SHARD_BYTES = 32 * 2**20
+"""Of a file of the result, unless the model has a larger tensor, which then decides."""
 
 
 def convert(path: Path, directory: Path) -> None:
@@ -36,18 +48,32 @@ def convert(path: Path, directory: Path) -> None:
         OSError, SafetensorError: `directory` cannot be written to.
     """
     with quiet_transformers(), redirect_stderr(StringIO()):  # one of the bars knows no other way
-        model, tokenizer = _read(path)
-        model.save_pretrained(directory)
+        # Alone in a directory, since transformers prefers a tokenizer that lies beside the file.
+        with _reading(path), TemporaryDirectory() as alone:
+            check_header(path)
+            (Path(alone) / "model.gguf").symlink_to(path.resolve())
+            source = {"gguf_file": "model.gguf", **LOCAL}
+            reader = GGUFReader(path)
+            check_whole(path, reader)
+            check_architecture(path, reader)
+            config = AutoConfig.from_pretrained(alone, **source)
+            check_metadata(path, reader, config)
+            loader: Any = AutoModelForCausalLM
+            with torch.device("meta"):
+                model: PreTrainedModel = loader.from_config(
+                    config, dtype=torch.float32, trust_remote_code=False
+                )
+            names = check_tensors(path, reader, model)
+            tokenizer = load_gguf_tokenizer(path, reader, alone, source)
+        _write_weights(_tensors(path, reader, config.to_dict(), names), directory)
+        _write_config(model, directory)
         tokenizer.save_pretrained(directory)
 
 
-def _read(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        check_header(path)
-        # Alone in a directory, since transformers prefers a tokenizer that lies beside the file.
-        with TemporaryDirectory() as alone:
-            (Path(alone) / "model.gguf").symlink_to(path.resolve())
-            return _load(path, {"gguf_file": "model.gguf", **LOCAL}, alone)
+        yield
     except ModelError:
         raise
     except Exception as error:
@@ -57,28 +83,55 @@ def _read(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         ) from error
 
 
-def _load(
-    path: Path, source: dict[str, Any], directory: str
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    reader = GGUFReader(path)
-    check_whole(path, reader)
-    check_architecture(path, reader)
-    config = AutoConfig.from_pretrained(directory, **source)
-    check_metadata(path, reader, config)
-    check_tensors(path, reader, config)
-    tokenizer = load_gguf_tokenizer(path, reader, directory, source)
-    loader: Any = AutoModelForCausalLM
-    loaded, report = loader.from_pretrained(
-        directory,
-        **source,
-        config=config,
-        dtype=torch.float32,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-    )
-    require_fully_loaded(str(path), report)
-    # transformers does not save a model that came from GGUF, only one of the same weights.
-    model: PreTrainedModel = type(loaded).from_pretrained(
-        None, config=config, state_dict=loaded.state_dict(), dtype=torch.float32
-    )
-    return model, tokenizer
+def _tensors(
+    path: Path, reader: GGUFReader, config: dict[str, Any], names: Mapping[str, str]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The model's tensors in float32, each as transformers makes it of that of the file."""
+    architecture = value_of(reader, "general.architecture")
+    processor: Any = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config)
+    for stored in reader.tensors:
+        with _reading(path):
+            values = dequantize(stored.data, stored.tensor_type)
+            values = processor.process(weights=values, name=stored.name).weights
+            tensor = torch.from_numpy(np.array(values, dtype=np.float32, order="C"))
+            del values
+            _forget(reader)
+        yield names[stored.name], tensor
+
+
+def _forget(reader: GGUFReader) -> None:
+    """Let go of the pages of the mapped file that have been read."""
+    mapped: Any = reader.data
+    mapped._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+def _write_weights(tensors: Iterator[tuple[str, torch.Tensor]], directory: Path) -> None:
+    """Write shards that are no larger than they have to be, and their index."""
+    weight_map: dict[str, str] = {}
+    total, largest, gathered = 0, SHARD_BYTES, dict[str, torch.Tensor]()
+
+    def write() -> None:
+        shard = f"model-{len(set(weight_map.values())) + 1:05d}.safetensors"
+        save_file(gathered, directory / shard, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(gathered, shard))
+        gathered.clear()
+
+    size = 0
+    for name, tensor in tensors:
+        largest = max(largest, tensor.nbytes)
+        if gathered and size + tensor.nbytes > largest:
+            write()
+            size = 0
+        gathered[name] = tensor
+        size, total = size + tensor.nbytes, total + tensor.nbytes
+    write()
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (directory / WEIGHT_INDEXES[0]).write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def _write_config(model: PreTrainedModel, directory: Path) -> None:
+    """Write what `save_pretrained` of a model writes beside its weights."""
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(directory)
+    if model.can_generate():
+        model.generation_config.save_pretrained(directory)

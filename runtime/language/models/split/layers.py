@@ -182,6 +182,12 @@ class HeadLayer(nn.Module):
         super().__init__()
         self.lm, self.returned = lm, returned
 
+    @property
+    def vocabulary(self) -> int:
+        """The number of logits of a position."""
+        size: int = self.lm.config.get_text_config(decoder=True).vocab_size
+        return size
+
     def forward(self, activation: Activation) -> torch.Tensor:
         """Map a hidden state to logits [micro_batch, sequence, vocabulary]."""
         return self.logits(unpack(activation)[0])

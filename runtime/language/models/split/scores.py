@@ -2,17 +2,19 @@
 
 Logits are [tokens, vocabulary]: with 100 thousand words, the largest tensor of an evaluation.
 A `ScoringLayer` in the place of the head hands out the hidden states and the head itself, and
-`label_scores` goes through the positions with a label, a piece at a time.
+`logits_in_pieces` goes through the positions that somebody asks about, some at a time. Perplexity,
+the scores of answers and greedy generation all read logits through it.
 
 The bits are those of `cross_entropy` on what the head gives for the same piece of hidden states. A
 matrix product over other rows at once may differ from it in the last bits, so pieces depend on the
-labels and on `logits_at_once` alone, never on the stages.
+positions and on `logits_at_once` alone, never on the stages.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import nn
@@ -37,6 +39,26 @@ class LabelScores(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Targets:
+    """The labels of a micro-batch that somebody asks about; int64 [targets] each."""
+
+    positions: torch.Tensor
+    """Where they are predicted, `sequence x row + column`, ascending."""
+    tokens: torch.Tensor
+    """What they are."""
+
+    @classmethod
+    def of(cls, labels: torch.Tensor) -> Self:
+        """Those that are not `IGNORED`, of int64 [micro_batch, sequence]; waits for its device."""
+        flat = labels.flatten()
+        positions = (flat != IGNORED).nonzero().squeeze(1)
+        return cls(positions, flat[positions])
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
 class PendingLogits:
     """The last hidden states, and the head that would make logits of them."""
 
@@ -48,20 +70,14 @@ class PendingLogits:
         """All of them: [micro_batch, sequence, vocabulary], as `HeadLayer` gives them."""
         return self.head.logits(self.hidden)
 
-    def at(self, rows: torch.Tensor) -> torch.Tensor:
-        """The logits of some positions: [rows, vocabulary].
+    def at(self, positions: torch.Tensor) -> torch.Tensor:
+        """The logits of some positions: [positions, vocabulary].
 
         Args:
-            rows: Their numbers in the micro-batch, `sequence x row + column`: int64 [rows].
+            positions: `sequence x row + column` of each: int64 [positions].
         """
-        chosen = self.hidden.flatten(0, 1)[rows]
+        chosen = self.hidden.flatten(0, 1)[positions]
         return self.head.logits(chosen.unsqueeze(1)).squeeze(1)
-
-    @property
-    def vocabulary(self) -> int:
-        """The number of logits of a position."""
-        size: int = self.head.lm.config.get_text_config(decoder=True).vocab_size
-        return size
 
 
 class ScoringLayer(nn.Module):
@@ -78,6 +94,58 @@ class ScoringLayer(nn.Module):
         return PendingLogits(unpack(activation)[0], self._head[0])
 
 
+def logits_in_pieces(
+    output: PendingLogits | torch.Tensor,
+    positions: torch.Tensor,
+    logits_at_once: int = LOGITS_AT_ONCE,
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """The logits of some positions, in pieces of so many positions that few exist at a time.
+
+    Args:
+        output: Of a `ScoringLayer`; or logits [micro_batch, sequence, vocabulary].
+        positions: `sequence x row + column` of each: int64 [positions].
+        logits_at_once: How many logits a piece may have; at least one position is taken.
+
+    Yields:
+        Which of the positions, and their logits [positions of the piece, vocabulary].
+    """
+    length = positions_at_once(output, logits_at_once)
+    for start in range(0, len(positions), length):
+        piece = slice(start, start + length)
+        some = positions[piece]
+        if isinstance(output, PendingLogits):
+            yield piece, output.at(some)
+        else:
+            yield piece, output.flatten(0, 1)[some]
+
+
+def positions_at_once(output: PendingLogits | torch.Tensor, logits_at_once: int) -> int:
+    """How many positions make a piece of `logits_in_pieces`."""
+    if isinstance(output, PendingLogits):
+        return max(1, logits_at_once // output.head.vocabulary)
+    return max(1, logits_at_once // output.shape[-1])
+
+
+def target_losses(
+    output: PendingLogits | torch.Tensor,
+    targets: Targets,
+    *,
+    logits_at_once: int = LOGITS_AT_ONCE,
+) -> torch.Tensor:
+    """The negative log-likelihood of each target in nats, float32 [targets].
+
+    Args:
+        output: Of a `ScoringLayer`; or logits [micro_batch, sequence, vocabulary].
+        targets: Of this micro-batch.
+        logits_at_once: See `logits_in_pieces`.
+    """
+    losses = torch.empty(len(targets), dtype=torch.float32, device=targets.tokens.device)
+    for piece, logits in logits_in_pieces(output, targets.positions, logits_at_once):
+        tokens = targets.tokens[piece]
+        losses[piece] = functional.cross_entropy(logits.float(), tokens, reduction="none")
+    return losses
+
+
 def label_scores(
     output: PendingLogits | torch.Tensor,
     labels: torch.Tensor,
@@ -89,22 +157,15 @@ def label_scores(
     Args:
         output: Of a `ScoringLayer`; or logits [micro_batch, sequence, vocabulary].
         labels: int64 [micro_batch, sequence]; `IGNORED` where nothing is asked.
-        logits_at_once: How many logits a piece may have; at least one position is taken.
+        logits_at_once: See `logits_in_pieces`.
     """
-    rows = (labels != IGNORED).flatten().nonzero().squeeze(1)
-    wanted = labels.flatten()[rows]
+    targets = Targets.of(labels)
     log_probs = torch.zeros(labels.numel(), dtype=torch.float32, device=labels.device)
     greedy = torch.ones(labels.numel(), dtype=torch.bool, device=labels.device)
-    vocabulary = output.vocabulary if isinstance(output, PendingLogits) else output.shape[-1]
-    length = max(1, logits_at_once // vocabulary)
-    for start in range(0, rows.numel(), length):
-        piece, asked = rows[start : start + length], wanted[start : start + length]
-        if isinstance(output, PendingLogits):
-            logits = output.at(piece).float()
-        else:
-            logits = output.flatten(0, 1)[piece].float()
-        log_probs[piece] = -functional.cross_entropy(logits, asked, reduction="none")
-        greedy[piece] = logits.argmax(-1) == asked
+    for piece, found in logits_in_pieces(output, targets.positions, logits_at_once):
+        at, tokens, logits = targets.positions[piece], targets.tokens[piece], found.float()
+        log_probs[at] = -functional.cross_entropy(logits, tokens, reduction="none")
+        greedy[at] = logits.argmax(-1) == tokens
     return LabelScores(log_probs.view_as(labels), greedy.view_as(labels))
 
 

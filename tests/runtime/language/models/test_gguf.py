@@ -1,4 +1,5 @@
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
+from benchmarks.model_memory import peak_bytes
 from runtime.language.models import ModelError, load_causal_lm, load_tokenizer, locate_model
 from runtime.language.models.gguf import conversion
 from runtime.language.models.gguf.cache import converted
@@ -181,6 +183,30 @@ def test_threads_that_ask_at_once_convert_once(path: Path, monkeypatch: pytest.M
     assert calls == [path]
 
 
+def convert_with_bound(paths: tuple[str, str]) -> None:
+    """Print by how much the resident memory grows while the second file is converted."""
+    conversion.SHARD_BYTES = 2**20
+    warm, path = paths
+    converted(Path(warm))  # imports, and what libraries keep
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is the present
+    before = peak_bytes()
+    converted(Path(path))
+    print(peak_bytes() - before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are those of Linux")
+def test_a_conversion_holds_a_few_tensors_at_a_time(path: Path, tmp_path: Path):
+    size = {"hidden_size": 512, "head_dim": 128, "intermediate_size": 1024}
+    model = tiny_model("llama", **size, num_hidden_layers=12)
+    total = sum(parameter.nbytes for parameter in model.parameters())
+    largest = max(parameter.nbytes for parameter in model.parameters())
+    large = write_gguf(tmp_path / "large.gguf", model, storage=gguf.GGMLQuantizationType.Q8_0)
+    done = Program(convert_with_bound, (str(path), str(large))).ended()
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < total / 5
+    assert total > 50 * largest  # it is bounded by these
+
+
 def load(path: str) -> None:
     load_causal_lm(locate_model(path))
 
@@ -252,12 +278,12 @@ def test_a_file_that_is_not_gguf_is_refused_before_anything_is_made(tmp_path: Pa
 
 @pytest.fixture
 def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail where weights would be loaded: what is refused has to be refused before."""
+    """Fail where weights would be read: what is refused has to be refused before."""
 
-    def load(*_: object, **__: object) -> None:
-        raise AssertionError("weights were loaded")
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("weights were read")
 
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
+    monkeypatch.setattr(conversion, "dequantize", read)
 
 
 @pytest.mark.usefixtures("no_weights")
@@ -333,6 +359,7 @@ def test_a_file_without_one_of_its_tensors_is_refused(tmp_path: Path):
     assert "lacks the tensor blk.3.attn_k.weight, so it is no whole model" in refusal(path)
 
 
+@pytest.mark.usefixtures("no_weights")
 def test_a_tensor_of_another_shape_is_refused(tmp_path: Path):
     extra = {"llama.vocab_size": 300}
     path = write_gguf(tmp_path / "m.gguf", tiny_model("llama"), extra_metadata=extra)

@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, log_softmax
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from runtime import EvalResult, Evaluator
 from runtime.language.models import (
@@ -21,6 +19,7 @@ from runtime.language.models import (
 )
 from runtime.testing import InMemoryTransport, run_threads
 from tests.support.families import VOCABULARY, family_model
+from tests.support.largest import Largest
 
 IGNORED = -100
 
@@ -65,21 +64,6 @@ def test_the_greedy_token_is_greedy():
     output = pending("llama", ids)
     with torch.inference_mode():
         assert label_scores(output, output.logits().argmax(-1)).greedy.all()
-
-
-class Largest(TorchDispatchMode):
-    """The number of elements of the largest tensor that was made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        tensors = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
-        owned = [tensor.numel() for tensor in tensors if tensor._base is None]
-        self.elements = max([self.elements, *owned])
-        return output
 
 
 def test_no_more_logits_exist_than_were_allowed():

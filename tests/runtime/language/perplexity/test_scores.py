@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from runtime.language.models import Targets
 from runtime.language.perplexity.outputs import document_scores, token_scores
 from runtime.language.perplexity.scores import (
     LossCollector,
@@ -42,7 +43,7 @@ def scored(documents: Documents, length: int, stride: int | None = None) -> Toke
     collect = LossCollector(CPU, scores.add)
     with torch.no_grad():
         for inputs, labels in windows:
-            collect(model()(input_ids=inputs).logits, labels)
+            collect(model()(input_ids=inputs).logits, Targets.of(labels))
     collect.finish()
     return scores
 
