@@ -26,7 +26,8 @@ ROUNDS = 8
 """Recoverable faults in the same processes, before one that is not."""
 
 TIMEOUT = 1.5
-HOSTS_SHARE = 0.25
+PRIVATE_SHARE = 0.3
+HOSTS_SHARE = 0.3
 
 
 @contextmanager
@@ -34,6 +35,10 @@ def cluster_of(chance: random.Random) -> Iterator[Cluster]:
     """Two to four processes that are connected in any way."""
     stages, overlap = chance.choice([2, 3, 4]), chance.random() < 0.5
     channels = chance.choice(get_args(Channels))
+    if chance.random() < PRIVATE_SHARE:
+        with Cluster(Setup(stages, overlap, TIMEOUT, private=True)) as cluster:
+            yield cluster
+        return
     if missing() or chance.random() > HOSTS_SHARE:
         with Cluster(Setup(stages, overlap, TIMEOUT, channels=channels)) as cluster:
             yield cluster

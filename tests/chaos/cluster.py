@@ -2,24 +2,29 @@
 
 import gc
 import os
+import resource
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 
 from runtime import Evaluator, RemoteError
+from runtime.distributed.local_run import Meeting, init_process_group, store_in
 from runtime.failure.error_text import text_of
 from runtime.failure.report import Failure
 from runtime.failure.store import FailureStore
 from runtime.transport import Channels
+from runtime.transport.private_store import make_directory, remove_directory
 from tests.chaos.faults import MICRO_BATCHES, Fault, Saboteur, Trap, layers
 from tests.support.forks import forks
 from tests.support.hosts import enter
@@ -28,7 +33,8 @@ PATIENCE = 30.0
 """Seconds after which a process that has not answered hangs, for the tests."""
 
 
-FEW_SEGMENTS = 16
+DESCRIPTORS = 256
+"""That a process may have open; faults use them up."""
 
 Operation = Literal["evaluate", "save", "load"]
 
@@ -48,6 +54,8 @@ class Setup:
     """The host of each rank (`tests.support.hosts`); the first one also hosts the store."""
     address: str = "127.0.0.1"
     """Of the store."""
+    private: bool = False
+    """Whether they meet in a directory, as those of a run that opens no port."""
 
     @property
     def processes(self) -> int:
@@ -94,7 +102,11 @@ class Cluster:
         self._silent = context.Array("b", setup.processes)
         self._store: Any = None
         self._servers = []
-        if setup.namespaces:
+        self._directory = make_directory() if setup.private else None
+        port = 0
+        if setup.private:
+            pass
+        elif setup.namespaces:
             ours, theirs = context.Pipe()
             work = (setup.namespaces[0], setup.address, theirs)
             self._servers = [context.Process(target=_serve, args=work, daemon=True)]
@@ -112,8 +124,9 @@ class Cluster:
         self.processes = []
         for rank in range(setup.processes):
             ours, theirs = context.Pipe()
+            where = self._directory or port
             shared = (theirs, self._struck, self._silent)
-            process = context.Process(target=_work, args=(rank, setup, port, *shared), daemon=True)
+            process = context.Process(target=_work, args=(rank, setup, where, *shared), daemon=True)
             process.start()
             theirs.close()
             self._ends.append(ours)
@@ -130,6 +143,8 @@ class Cluster:
         for end in self._ends:
             end.close()
         self._store = None
+        if self._directory is not None:
+            remove_directory(self._directory)
 
     def evaluate(self, *faults: Fault) -> dict[int, Outcome]:
         """Evaluate under faults: what each process that answers saw, by rank."""
@@ -186,14 +201,26 @@ def _serve(namespace: str, address: str, end: Connection) -> None:
     time.sleep(3600)
 
 
-def _work(rank: int, setup: Setup, port: int, end: Connection, struck: Any, silent: Any) -> None:
+def _meet(rank: int, setup: Setup, where: int | Path) -> None:
+    """Join the others through the store at a port, or in a directory."""
+    if isinstance(where, Path):
+        meeting = Meeting(store_in(where, setup.processes), rank, setup.processes)
+        init_process_group(torch.device("cpu"), timedelta(minutes=5), meeting, connected=False)
+        return
+    host = setup.store_on_rank_0 and rank == 0
+    store = dist.TCPStore(setup.address, where, is_master=host, wait_for_workers=False)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=setup.processes)
+
+
+def _work(
+    rank: int, setup: Setup, where: int | Path, end: Connection, struck: Any, silent: Any
+) -> None:
     if setup.namespaces:
         enter(setup.namespaces[rank])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "eth0" if setup.namespaces else "lo"
-    host = setup.store_on_rank_0 and rank == 0
-    store = dist.TCPStore(setup.address, port, is_master=host, wait_for_workers=False)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=setup.processes)
+    _meet(rank, setup, where)
     trap, model = Trap(rank, struck, silent), layers(setup.stages)
     saboteur = model[2 * (rank % setup.stages) + 1]
     assert isinstance(saboteur, Saboteur)
@@ -251,26 +278,23 @@ def _attempt(evaluator: Evaluator, trap: Trap, order: Order) -> Outcome:
     except BaseException as raised:
         error = raised
     ended = time.monotonic()
-    outcome = Outcome(
+    name, text = ("", "") if error is None else (type(error).__name__, text_of(error))
+    notes = tuple(getattr(error, "__notes__", ()))
+    failure = error.failure if isinstance(error, RemoteError) else None
+    del error  # with all that its frames hold
+    if order.faults == (Fault("none", 0),):
+        gc.collect()  # what only cycles hold is not left behind
+    return Outcome(
         loss=loss,
-        error=None if error is None else type(error).__name__,
-        text="" if error is None else text_of(error),
-        notes=tuple(getattr(error, "__notes__", ())),
-        failure=error.failure if isinstance(error, RemoteError) else None,
+        error=name or None,
+        text=text,
+        notes=notes,
+        failure=failure,
         ended=ended,
         sockets=_open("socket:"),
-        segments=_segments(),
+        segments=_open("/memfd:"),
         threads=threading.active_count(),
     )
-    del error
-    return outcome
-
-
-def _segments() -> int:
-    """Segments of shared memory, without those of which only the collector has not heard yet."""
-    if _open("/memfd:") > FEW_SEGMENTS:
-        gc.collect()  # takes a tenth of a second
-    return _open("/memfd:")
 
 
 def _open(kind: str) -> int:
