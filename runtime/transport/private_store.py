@@ -22,7 +22,7 @@ from pathlib import Path
 
 from torch._C._distributed_c10d import PrefixStore, Store
 
-from runtime.transport import reserve
+from runtime.transport.reserve import opened
 
 POLL_SECONDS = 0.005
 """Between two looks for a key that is not there yet."""
@@ -166,7 +166,7 @@ class PrivateStore:
 
     def _read(self, file: str) -> bytes | None:
         try:
-            with reserve.opened(file, os.O_RDONLY) as descriptor:
+            with opened(file, os.O_RDONLY) as descriptor:
                 return _all_of(descriptor)
         except FileNotFoundError:
             self._require()
@@ -175,7 +175,7 @@ class PrivateStore:
     def _write(self, file: str, value: str | bytes) -> None:
         new = f"{self.directory}/new {os.getpid()} {threading.get_ident()}"
         try:
-            with reserve.opened(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
+            with opened(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
                 _write_all(descriptor, value.encode() if isinstance(value, str) else value)
             os.replace(new, file)
         except OSError as error:
@@ -192,7 +192,7 @@ class PrivateStore:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:
-            with reserve.opened(
+            with opened(
                 f"{self.directory}/{_LOCK}", os.O_WRONLY | os.O_CREAT
             ) as descriptor:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
