@@ -24,6 +24,7 @@ from typing import Any, Generic, Literal, NoReturn, TypeVar
 import torch
 
 from runtime.distributed.local_run import DIRECTORY, loopback_defaults
+from runtime.failure.error_text import text_of
 from runtime.failure.errors import RemoteError
 from runtime.failure.report import Failure
 from runtime.transport.private_store import make_directory, remove_directory
@@ -103,7 +104,7 @@ class _Work(Generic[Argument, Result]):
         except BaseException as error:
             failure = error.failure if isinstance(error, RemoteError) else None
             trace = traceback.format_exc()
-            end.send(WorkerReport(None, type(error).__name__, str(error), trace, failure))
+            end.send(WorkerReport(None, type(error).__name__, text_of(error), trace, failure))
         with suppress(EOFError):
             end.recv()  # tensors of the result are in this process's memory until they are read
 

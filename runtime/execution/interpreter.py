@@ -16,6 +16,7 @@ from runtime.execution.listeners import Listener
 from runtime.execution.program import Program
 from runtime.execution.transfer import Transfer
 from runtime.execution.transfers import Transfers
+from runtime.failure.error_text import note
 from runtime.outputs.results import Results
 from runtime.transport.protocol import Transport
 from schemas import (
@@ -113,7 +114,7 @@ class Interpreter:
         except Exception as error:
             if placed is not None:
                 where = f"at {self.program.unit} {self.program.rank}, {placed.where}"
-                error.add_note(f"{where}: {placed.instruction!r}")
+                note(error, f"{where}: {placed.instruction!r}")
             raise
         finally:
             self._posted.clear()

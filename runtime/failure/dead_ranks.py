@@ -34,7 +34,8 @@ def lost(
     seen = f"{error} (seen by {here} at {at})"
     gone = tuple(sorted(silent))
     if heartbeats.store_lost is not None:
-        reason = f"a connection and {ranks.place} were lost: {STORE_HOST} has ended; {seen}"
+        ended = f"{STORE_HOST} has ended ({heartbeats.store_error})"
+        reason = f"a connection and {ranks.place} were lost: {ended}; {seen}"
         gone = tuple(set(range(ranks.size)) - {ranks.rank})
     elif known := {error.peer} if error.peer in silent else silent:
         who = names([ranks.names[rank] for rank in sorted(known)])

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from runtime.device import Clock
+from runtime.failure.error_text import note
 from runtime.failure.errors import AgreedError, AgreementError, RemoteError, error_of
 from runtime.failure.instruction_pointer import ALL_STAGES, InstructionPointer
 from runtime.failure.monitored_barrier import MonitoredBarrier
@@ -169,7 +170,7 @@ class Guard:
             agreed = isinstance(error, AgreedError) and error.agreed
             if agreed and self._transport.replicas == 1:
                 raise  # the other replicas have to be told
-            self._raise(error, session.fail(error), ranks, session)
+            self._raise(error, session.fail(error), ranks)
         finally:
             session.stop()
 
@@ -194,21 +195,17 @@ class Guard:
                     failure = session.fail(error)
                     if failure.kind == "disagreement" and ranks.rank in failure.gone:
                         continue  # the others abandoned that attempt while this rank was elsewhere
-                    self._raise(error, failure, ranks, session)
+                    self._raise(error, failure, ranks)
                 finally:
                     session.stop()
             return session
 
-    def _raise(
-        self, error: BaseException, failure: Failure, ranks: RendezvousStore, session: Session
-    ) -> NoReturn:
+    def _raise(self, error: BaseException, failure: Failure, ranks: RendezvousStore) -> NoReturn:
         """Raise what this rank is to raise, after `error` made it leave the run."""
         if failure.kind == "lost" and failure.gone:
             self._shared.lost = failure
-        if failure.kind == "error" and failure == session.state.reported:
-            note = f"at {ranks.names[ranks.rank]}, {failure.at}"
-            if note not in getattr(error, "__notes__", []):
-                error.add_note(note)
+        if failure.kind == "error" and failure.reporter == ranks.rank:
+            note(error, f"at {ranks.names[ranks.rank]}, {failure.at}")
             raise error
         # All stages raise an agreed error; otherwise the user or the system ends this process.
         if isinstance(error, AgreedError) or not isinstance(error, Exception):

@@ -70,13 +70,14 @@ class HeartbeatTask:
         self._barrier = barrier
         self._store, self._rendezvous, self._thread = store, rendezvous, thread
         self._pointer, self._state = pointer, state
-        self._ended = self._acknowledged = False
+        self._ended = self._acknowledged = self._started = False
         self._sent = 0
         self.pause = INTERVAL
         """Seconds between two ticks."""
         self._known_since: float | None = None
         self._fetched = time.monotonic()  # in the beginning there is nothing to fetch
-        self._store_error = ""
+        self.store_error = ""
+        """What was said when it was lost."""
         self.store_lost: float | None = None
         """Since when there is no connection to the store."""
         self.answered = time.monotonic()
@@ -92,16 +93,24 @@ class HeartbeatTask:
         """The number of the latest heartbeat by rank, and when it was first seen."""
 
     def start(self) -> None:
-        """Tick from here on."""
+        """Tick from here on.
+
+        Raises:
+            RuntimeError: the system starts no more threads.
+        """
         self._thread.start(self)
+        self._started = True
 
     def refresh(self, seconds: float) -> bool:
         """Have a whole tick made now; whether it was, within `seconds` and the slack."""
+        if not self._started:  # nobody else will
+            self.tick(requested=True)
+            return self.store_lost is None
         return self._thread.run_now(seconds + self.slack)
 
     def stop(self) -> None:
         """End, with a last tick if the store knows of this run; not if it does not answer."""
-        idle = self._thread.stop(self, STOP_SECONDS)
+        idle = self._started and self._thread.stop(self, STOP_SECONDS)
         if idle and (self._sent or self._state.failure or self._state.reported):
             self._ended = True
             self._thread.start(self)
@@ -119,7 +128,7 @@ class HeartbeatTask:
                 late = max(SLACK_TICKS * (self.answered - began), self.slack / 2)
                 self.slack = min(late, LONGEST_SLACK)
         except Exception as error:  # each kind of store has errors of its own
-            self.store_lost, self._store_error = time.monotonic(), str(error)
+            self.store_lost, self.store_error = time.monotonic(), str(error)
         if self.store_lost is not None and time.monotonic() - self.store_lost > STORE_GRACE:
             self._store_failed()
 
@@ -226,7 +235,7 @@ class HeartbeatTask:
                 name=name,
                 at=at,
                 reason=f"{name} lost {ranks.place} at {at}: {STORE_HOST} has ended "
-                f"({self._store_error})",
+                f"({self.store_error})",
                 gone=tuple(set(range(ranks.size)) - {ranks.rank}),
             )
         )

@@ -52,7 +52,8 @@ class InstructionPointer:
         self._check, self._clock = check, clock
         self._place: tuple[str | Placed, str, float] = (START, ALL_STAGES, time.monotonic())
         self._progress = 0
-        self._patient = False
+        self.patient = False
+        """Whether what the stage is at may take as long as it likes, while its process lives."""
         self.before = 0
         """Micro-batches that came before those which the instructions name."""
         self._marks: deque[tuple[Placed, Mark]] = deque()
@@ -89,7 +90,7 @@ class InstructionPointer:
         """
         self._check()
         self._progress += 1
-        self._patient = patient
+        self.patient = patient
         self._place = (at, waits_for, time.monotonic())
 
     def drain(self) -> None:
@@ -108,7 +109,7 @@ class InstructionPointer:
 
     def alive(self) -> None:
         """The process lives; counts as progress where nothing else is asked for."""
-        self._progress += self._patient
+        self._progress += self.patient
 
     def status(self) -> RankStatus:
         """Where the rank is now."""

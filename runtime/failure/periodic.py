@@ -42,14 +42,18 @@ class PeriodicThread:
         weakref.finalize(self, setattr, self._shared, "over", True).atexit = False
 
     def start(self, task: PeriodicTask) -> None:
-        """Run `task` from here on, in place of any other."""
+        """Run `task` from here on, in place of any other.
+
+        Raises:
+            RuntimeError: the system starts no more threads.
+        """
         shared = self._shared
         with shared.changed:
-            shared.task, shared.due = task, time.monotonic() + task.pause
             if shared.thread is None:
                 thread = threading.Thread(target=_run, args=(shared,), name=self._name, daemon=True)
+                thread.start()  # which may fail, and goes on when this one lets go of the lock
                 shared.thread = thread
-                thread.start()
+            shared.task, shared.due = task, time.monotonic() + task.pause
 
     def run_now(self, seconds: float) -> bool:
         """Have the task run now; whether a whole tick was made, within `seconds`."""

@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Literal
 
+from runtime.failure.error_text import encodable, text_of
 from schemas.base import Frozen
 
 TRACEBACK_LIMIT = 20_000
@@ -36,14 +37,14 @@ class Failure(Frozen):
     @classmethod
     def of(cls, error: BaseException, *, reporter: int, name: str, at: str) -> "Failure":
         """The report of an exception that the rank `name` raised while it was `at` something."""
-        trace = "".join(traceback.format_exception(error))
+        trace = encodable("".join(traceback.format_exception(error))[-TRACEBACK_LIMIT:])
         return cls(
             kind="error",
             reporter=reporter,
             name=name,
             at=at,
-            error=type(error).__name__,
-            reason=str(error),
+            error=encodable(type(error).__name__),
+            reason=text_of(error),
             traceback=trace[-TRACEBACK_LIMIT:],
         )
 

@@ -29,6 +29,10 @@ READ_SECONDS = 5.0
 
 ANSWER_SECONDS = 0.5
 
+LONGEST_WAIT = 24 * 3600.0
+"""Seconds after which a transfer gives up in any case, a second line of defence. A rank may rightly
+wait for long: while another one loads a model, waits for its first data, or forwards."""
+
 
 class Session:
     """What one rank needs for one attempt, from the barrier before it to the one after it."""
@@ -42,7 +46,7 @@ class Session:
         heartbeat_thread: PeriodicThread,
         watchdog_thread: PeriodicThread,
     ) -> None:
-        """Begin to watch this rank.
+        """Prepare to watch this rank.
 
         Args:
             transport: Connection to the others.
@@ -64,23 +68,24 @@ class Session:
         self._watchdog = Watchdog(
             timeout, ranks, pointer, self._heartbeats, state, watchdog_thread, forced_exit
         )
-        self._heartbeats.start()
-        self._watchdog.start()
 
     def meet(self) -> None:
-        """Wait until every rank has come, and make sure that all begin the same.
+        """Begin to watch, wait until every rank has come, and make sure that all begin the same.
 
         Raises:
             AgreementError: they do not.
             RemoteError: a rank will not come.
+            RuntimeError: no thread can be started to watch it.
         """
+        self._heartbeats.start()
+        self._watchdog.start()
         if not self._transport.usable:
             self._wait_for_all()
-            self._transport.open((self._ranks.size + 1) * self._timeout)
+            self._transport.open(max(LONGEST_WAIT, (self._ranks.size + 1) * self._timeout))
         self.pointer.phase(f"the beginning of {self._barrier.task}", waits_for=ALL_STAGES)
         pipeline = self._transport.gather_objects(self._barrier.task)
         replicas = self._transport.gather_from_replicas(pipeline)
-        self._barrier.over = True
+        self._barrier.over, self._watchdog.met = True, time.monotonic()
         tasks: dict[str, list[str]] = {}
         for name, task in zip(self._ranks.names, chain.from_iterable(replicas), strict=True):
             tasks.setdefault(task, []).append(name)
@@ -99,25 +104,30 @@ class Session:
         self._watchdog.stop()
         ranks, heartbeats, state = self._ranks, self._heartbeats, self.state
         at, name = self.pointer.status().at, ranks.names[ranks.rank]
-        if state.failure is None:
-            if isinstance(error, ConnectionLostError):
-                own = lost(error, ranks, at, heartbeats, state)  # perhaps a rank left
-                self._barrier.over = True
-            else:
-                self._barrier.over = True
-                own = Failure.of(error, reporter=ranks.rank, name=name, at=at)
-            if own is not None:
-                state.reported = own
-                told = heartbeats.refresh(ANSWER_SECONDS)
-                state.set(own)  # unless the store has another one
-                if not told:
-                    state.acknowledged_by_all()  # as many as can be
-        assert state.failure is not None
-        alive = state.failure.kind == "disagreement"  # and about to read it, wherever they wait
-        grace = READ_SECONDS if alive else GRACE_SECONDS
-        state.wait_until_acknowledged(grace + heartbeats.slack)
-        state.abort()
+        try:
+            if state.failure is None:
+                if isinstance(error, ConnectionLostError):
+                    own = lost(error, ranks, at, heartbeats, state)  # perhaps a rank left
+                    self._barrier.over = True
+                else:
+                    self._barrier.over = True
+                    own = Failure.of(error, reporter=ranks.rank, name=name, at=at)
+                if own is not None:
+                    self._tell(own)
+            assert state.failure is not None
+            alive = state.failure.kind == "disagreement"  # and about to read it, wherever they wait
+            grace = READ_SECONDS if alive else GRACE_SECONDS
+            state.wait_until_acknowledged(grace + heartbeats.slack)
+        finally:  # also after Ctrl-C: the others go on to the next generation
+            state.abort()
         return state.failure
+
+    def _tell(self, failure: Failure) -> None:
+        self.state.reported = failure
+        told = self._heartbeats.refresh(ANSWER_SECONDS)
+        self.state.set(failure)  # unless the store has another one
+        if not told:
+            self.state.acknowledged_by_all()  # as many as can be
 
     def stop(self) -> None:
         """Watch no more."""

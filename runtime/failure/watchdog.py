@@ -64,6 +64,8 @@ class Watchdog:
         self._pointer, self._heartbeats, self._state = pointer, heartbeats, state
         self._forced_exit = forced_exit
         self._observations: dict[int, Observation] = {}
+        self.met: float | None = None
+        """When all ranks had come; from then on each is expected to leave heartbeats."""
 
     def start(self) -> None:
         """Look again and again from here on."""
@@ -89,18 +91,23 @@ class Watchdog:
         own = Heartbeat(number=0, evaluating=True, status=self._pointer.status())
         self._see(here, own, now)
         self._observations[here].alive = now
-        if now - self._observations[here].moved < self._timeout / 4:
-            return
+        if not self._pointer.patient and now - self._observations[here].moved < self._timeout / 4:
+            return  # who may take its time does not wait for others before it looks at them
         self._heartbeats.watching = True
         for rank, heartbeat in self._heartbeats.latest.items():
             if rank != here:
                 self._see(rank, heartbeat, now)
         observations = self._observations.values()
         stuck = all(now - seen.moved > self._timeout for seen in observations)
-        late = self._timeout + self._heartbeats.slack
-        gone = any(seen.heartbeat.evaluating and now - seen.alive > late for seen in observations)
-        if stuck or gone:
+        if stuck or self._someone_is_silent(now):
             self._report(now)
+
+    def _someone_is_silent(self, now: float) -> bool:
+        late = self._timeout + self._heartbeats.slack
+        seen = [s.alive for s in self._observations.values() if s.heartbeat.evaluating]
+        if self.met is not None and len(seen) < self._ranks.size:
+            seen.append(self.met)
+        return now - min(seen) > late
 
     def _see(self, rank: int, heartbeat: Heartbeat, now: float) -> None:
         if rank in self._observations:
@@ -110,12 +117,17 @@ class Watchdog:
 
     def _report(self, now: float) -> None:
         heartbeats = {rank: seen.heartbeat for rank, seen in self._observations.items()}
+        if self.met is not None:  # others are from runs before
+            heartbeats = {
+                rank: heartbeat for rank, heartbeat in heartbeats.items() if heartbeat.evaluating
+            }
         silence = {rank: now - seen.alive for rank, seen in self._observations.items()}
         alive = SILENT_SECONDS + self._heartbeats.slack
         silent = {r for r in range(self._ranks.size) if silence.get(r, now) > alive}
         unanswered = now - self._heartbeats.answered
         said = (heartbeats, silence, unanswered, alive, self._ranks.place)
-        reason = describe(self._ranks.names, self._timeout, *said)
+        met = self.met is not None
+        reason = describe(self._ranks.names, self._timeout, *said, met=met)
         failure = Failure(
             kind="stalled",
             reporter=self._ranks.rank,
@@ -139,6 +151,8 @@ def describe(
     unanswered: float = 0.0,
     alive: float = SILENT_SECONDS,
     place: str = "the store",
+    *,
+    met: bool = False,
 ) -> str:
     """Who waits for whom, and who keeps them waiting.
 
@@ -150,14 +164,16 @@ def describe(
         unanswered: Seconds since the store answered; without it no heartbeat comes.
         alive: Seconds of silence that mean nothing.
         place: Where the store is.
+        met: Whether all ranks have begun.
     """
     cut_off = unanswered > alive
     silent, outside, busy, lines = [], [], [], []
     for rank, name in enumerate(ranks):
         if rank not in heartbeats:
             if not cut_off:
-                outside.append(name)
-            what = "nothing was heard of it" if cut_off else "has not begun this evaluation"
+                (silent if met else outside).append(name)
+            unheard = "nothing was heard of it"
+            what = unheard if cut_off or met else "has not begun this evaluation"
             lines.append(f"  {name}: {what}")
         elif silence[rank] > alive:
             if not cut_off:

@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from runtime.device import random_state_kept
+from runtime.failure.error_text import note
 
 ForwardFunction = Callable[[Any, Any], Any]
 """`(module, input) -> output`: another way to use a tied layer's module."""
@@ -245,7 +246,7 @@ def build_stage(
             with random_state_kept(_current_device()) if again else nullcontext():
                 layer = _build(entry, tied)
         except Exception as error:
-            error.add_note(f"when layer {index} was built: {entry!r}")
+            note(error, f"when layer {index} was built: {entry!r}")
             raise
         built[str(index) if names is None else names[index]] = layer
     return StageModule(built, keyword_inputs=keyword_inputs and first == 0)

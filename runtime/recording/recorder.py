@@ -18,6 +18,7 @@ from typing import Protocol
 from pydantic import BaseModel
 
 import schedcc
+from runtime.failure.error_text import encodable, text_of
 from runtime.failure.errors import RemoteError
 from runtime.recording.line_log import LineLog
 from runtime.tensors.activation import Signature
@@ -172,7 +173,7 @@ class Recorder:
             ErrorRaised(
                 at=self._now(),
                 kind=type(error).__name__,
-                message=str(error),
+                message=text_of(error),
                 traceback=_traceback(error),
                 symptom=symptom,
             )
@@ -211,7 +212,7 @@ def _traceback(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace))
+    return encodable("".join(traceback.format_exception(type(error), error, trace)))
 
 
 def _close(log: LineLog, origin: int) -> None:

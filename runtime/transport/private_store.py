@@ -22,6 +22,8 @@ from pathlib import Path
 
 from torch._C._distributed_c10d import PrefixStore, Store
 
+from runtime.transport.reserve import opened
+
 POLL_SECONDS = 0.005
 """Between two looks for a key that is not there yet."""
 
@@ -33,6 +35,8 @@ OF_TORCH = "schedcc.torch"
 
 _IN_MEMORY = Path("/dev/shm")
 _LOCK = "lock"
+_PART = 1 << 20
+"""Bytes that are read at once."""
 
 
 class PrivateStoreError(RuntimeError):
@@ -71,6 +75,18 @@ def require_private(directory: Path) -> None:
             f"{directory} is of user {found.st_uid} with mode {mode:o}, needed a directory of user "
             f"{os.getuid()} that nobody else can enter (mode 700)"
         )
+
+
+def _all_of(descriptor: int) -> bytes:
+    parts = []
+    while part := os.read(descriptor, _PART):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _write_all(descriptor: int, value: bytes) -> None:
+    while value:
+        value = value[os.write(descriptor, value) :]
 
 
 @dataclass(frozen=True)
@@ -150,8 +166,8 @@ class PrivateStore:
 
     def _read(self, file: str) -> bytes | None:
         try:
-            with open(file, "rb", buffering=0) as opened:
-                return opened.read()
+            with opened(file, os.O_RDONLY) as descriptor:
+                return _all_of(descriptor)
         except FileNotFoundError:
             self._require()
             return None
@@ -159,8 +175,8 @@ class PrivateStore:
     def _write(self, file: str, value: str | bytes) -> None:
         new = f"{self.directory}/new {os.getpid()} {threading.get_ident()}"
         try:
-            with open(new, "wb", buffering=0) as opened:
-                opened.write(value.encode() if isinstance(value, str) else value)
+            with opened(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
+                _write_all(descriptor, value.encode() if isinstance(value, str) else value)
             os.replace(new, file)
         except OSError as error:
             raise self._failed(error) from error
@@ -176,14 +192,13 @@ class PrivateStore:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:
-            descriptor = os.open(f"{self.directory}/{_LOCK}", os.O_WRONLY | os.O_CREAT, 0o600)
+            with opened(
+                f"{self.directory}/{_LOCK}", os.O_WRONLY | os.O_CREAT
+            ) as descriptor:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                yield
         except OSError as error:
             raise self._failed(error) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
 
 AnyStore = Store | PrivateStore

@@ -131,7 +131,7 @@ def measured_costs(recording: Recording, run: int | None = None) -> Costs:
     How long a transfer takes cannot be told from waiting for it.
 
     Raises:
-        ValueError: there is no such run, or a stage forwarded nothing in it.
+        ValueError: there is no such run, a stage forwarded nothing in it, or its times are absurd.
     """
     numbers = numbers_of_runs(recording, run)
     took: dict[int, list[Seconds]] = {}
@@ -149,5 +149,10 @@ def measured_costs(recording: Recording, run: int | None = None) -> Costs:
             f"the recording has no forward of stage {(missing or [0])[0]}, needed one of each "
             "stage to predict from (or --forward)"
         )
-    medians = (float(np.median(np.concatenate(took[stage]))) for stage in range(stages))
+    medians = [float(np.median(np.concatenate(took[stage]))) for stage in range(stages)]
+    if (least := min(medians)) < 0:
+        raise ValueError(
+            f"the recording is damaged: the forwards of stage {medians.index(least)} ended "
+            f"{-least:g} s before they began"
+        )
     return Costs(forward=tuple(medians))

@@ -28,6 +28,7 @@ from runtime.distributed.local_run import (
     store_in,
 )
 from runtime.distributed.process_group import TIMEOUT
+from runtime.failure.error_text import text_of
 from runtime.language.models import ModelFiles
 from runtime.language.scoring.options import ScorerOptions
 from runtime.language.scoring.stage import ScoringStage, StageData
@@ -84,7 +85,8 @@ def main(descriptor: int, directory: Path) -> None:
     except BaseException as error:
         status = 1
         with suppress(OSError):
-            send(connection, Failed(f"{type(error).__name__}: {error}", traceback.format_exc()))
+            said = f"{type(error).__name__}: {text_of(error)}"
+            send(connection, Failed(said, traceback.format_exc()))
     os._exit(status)
 
 

@@ -12,6 +12,7 @@ from runtime.transport.peer_process import liveness_address
 from runtime.transport.private_store import OF_TORCH, PrivateStore, part_of, require_private
 from runtime.transport.protocol import TransportError
 from runtime.transport.rendezvous import JobStore, RendezvousStore
+from runtime.transport.reserve import hold
 
 Grid = list[list[int]]
 """Global ranks, by replica and rank of the pipeline."""
@@ -51,6 +52,7 @@ def _private_store() -> PrivateStore | None:
     if file.name != OF_TORCH:
         return None
     require_private(file.parent)
+    hold()
     return PrivateStore(str(file.parent))
 
 

@@ -248,8 +248,12 @@ class RenewableGroup:
             return self._new(name, rank, size)
         made: list[dist.ProcessGroup] = []
         making = Ending("schedcc connects", [lambda: made.append(self._new(name, rank, size))])
-        while not making.over(POLL_SECONDS):
-            self.require_usable()
+        try:
+            while not making.over(POLL_SECONDS):
+                self.require_usable()
+        except TransportError:
+            self._connection = None  # the thread may wait on it for as long as a group may take
+            raise
         if making.errors:
             raise making.errors[0]
         return made[0]

@@ -1,0 +1,58 @@
+"""Descriptors in reserve: a process that has used up all others can still say so.
+
+A private store needs a descriptor for a moment. Where a layer or a loader has opened as many as the
+system gives (`ulimit -n`), the failure could not be told to the other ranks without one.
+"""
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+COUNT = 2
+"""A lock, and a file that is read or written under it."""
+
+_lock = threading.RLock()
+_held: list[int] = []
+
+
+def hold() -> None:
+    """Take as many descriptors in reserve as are missing, if there are so many."""
+    with _lock, suppress(OSError):
+        while len(_held) < COUNT:
+            _held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+
+
+@contextmanager
+def opened(file: str, flags: int) -> Iterator[int]:
+    """A descriptor of a file, in place of one in reserve if there is no other; closed in the end.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    try:
+        descriptor = _open(file, flags)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE) or not _held:
+            raise
+    else:
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+        return
+    with _lock:  # other threads wait for what is in reserve
+        os.close(_held.pop())
+        try:
+            descriptor = _open(file, flags)
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
+        finally:
+            hold()
+
+
+def _open(file: str, flags: int) -> int:
+    return os.open(file, flags | os.O_CLOEXEC, 0o600)

@@ -1,0 +1,101 @@
+"""What is tried on a cluster: one fault or a pair, in any phase, and what must come of it."""
+
+import random
+from tempfile import TemporaryDirectory
+
+from tests.chaos.cluster import Cluster, Operation
+from tests.chaos.expectations import check, check_recovery, check_refusal, check_story
+from tests.chaos.faults import (
+    INTERRUPTING,
+    LOST,
+    MICRO_BATCHES,
+    RECOVERABLE,
+    STALLED,
+    Fault,
+    Kind,
+    Phase,
+)
+from tests.chaos.odd_errors import ODD_ERRORS
+
+RAISING: tuple[Kind, ...] = ("layer raises", "listener raises", "iterator raises", *ODD_ERRORS)
+BESIDE: tuple[Kind, ...] = ("raises", "interrupted", "killed", "crashes", "stopped")
+"""What may happen to a second rank."""
+OPERATIONS: dict[Phase, Operation] = {"saving": "save", "loading": "load"}
+PHASES: tuple[Phase, ...] = ("opening", "saving", "loading")
+
+
+class Trial:
+    """Faults on a cluster, of which it recovers or not."""
+
+    def __init__(self, cluster: Cluster, chance: random.Random, sockets: dict[int, int]) -> None:
+        """On `cluster`, whose processes held so many sockets after their first evaluation."""
+        self._cluster, self._chance, self._sockets = cluster, chance, sockets
+        self._connecting = 0
+        self.over = False
+        """Whether the processes cannot be used any more."""
+
+    def single(self, *, fatal: bool) -> tuple[str, float]:
+        """A fault in a run: its name, and the seconds until all knew."""
+        kinds = (*LOST, *STALLED) if fatal else (*RECOVERABLE, *ODD_ERRORS)
+        fault = Fault.draw(self._chance, self._cluster.setup.stages, kinds)
+        outcomes = self._cluster.evaluate(fault)
+        check(fault, self._cluster.setup.stages, outcomes)
+        seconds = self._cluster.seconds(outcomes)
+        self._go_on(fault)
+        return fault.kind, seconds
+
+    def in_phase(self, *, fatal: bool) -> tuple[str, float]:
+        """A fault outside a run."""
+        phase = self._chance.choice(PHASES)
+        kind = self._chance.choice((*LOST, "stopped") if fatal else INTERRUPTING)
+        stage = self._chance.randrange(self._cluster.setup.stages)
+        fault = Fault(kind, stage, self._chance.randrange(3) if phase == "opening" else 0, phase)
+        if phase == "opening":  # which comes after a failure
+            self._cluster.evaluate(Fault("layer raises", 0))
+        with TemporaryDirectory() as directory:
+            if phase == "loading":
+                self._cluster.do("save", directory)
+            outcomes = self._cluster.do(OPERATIONS.get(phase, "evaluate"), directory, fault)
+        assert self._cluster.struck(fault), fault
+        check_story([fault], outcomes)
+        seconds = self._cluster.seconds(outcomes)
+        self._go_on(fault)
+        return f"{phase}: {kind}", seconds
+
+    def pair(self, *, fatal: bool) -> tuple[str, float]:
+        """A fault on one rank, and another one on another: in the same run, or of who is told."""
+        first, second = self._chance.sample(range(self._cluster.setup.stages), 2)
+        kinds = ("killed", "stopped", "crashes") if fatal else ("raises", "interrupted")
+        telling = self._chance.random() < 0.5
+        one = self._chance.choice((*RAISING, *kinds) if not telling else RAISING)
+        micro_batch = self._chance.randrange(MICRO_BATCHES)
+        beside = "interrupted" if telling and not fatal else self._chance.choice(kinds)
+        there = self._chance.choice((micro_batch, self._chance.randrange(MICRO_BATCHES)))
+        if one == "iterator raises":
+            first, second = 0, max(first, second)
+        faults = (
+            Fault(one, first, micro_batch),
+            Fault(beside, second, there, "telling" if telling else "running"),
+        )
+        outcomes = self._cluster.evaluate(*faults)
+        check_story(faults, outcomes)
+        seconds = self._cluster.seconds(outcomes)
+        self._go_on(*faults)
+        where = "while told" if telling else "at once"
+        return f"two {where}: {beside}", seconds
+
+    def _go_on(self, *faults: Fault) -> None:
+        """Let stopped ranks go on; the others and they evaluate again, or refuse to."""
+        struck = [fault for fault in faults if self._cluster.struck(fault)]
+        for fault in struck:
+            if fault.kind == "stopped":
+                assert self._cluster.resume(fault.stage).error
+        kinds = {fault.kind for fault in struck}
+        if "hangs" in kinds:
+            self.over = True
+        elif kinds & {*LOST}:
+            check_refusal(self._cluster)
+            self.over = True
+        else:
+            self._connecting += any(fault.phase == "opening" for fault in struck)
+            check_recovery(self._cluster, self._sockets, self._connecting)
