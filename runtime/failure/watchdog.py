@@ -167,7 +167,7 @@ def describe(
         met: Whether all ranks have begun.
     """
     cut_off = unanswered > alive
-    silent, outside, busy, lines = [], [], [], []
+    silent, outside, busy, lines = list[str](), list[str](), list[str](), list[str]()
     for rank, name in enumerate(ranks):
         if rank not in heartbeats:
             if not cut_off:

@@ -192,9 +192,7 @@ class PrivateStore:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:
-            with opened(
-                f"{self.directory}/{_LOCK}", os.O_WRONLY | os.O_CREAT
-            ) as descriptor:
+            with opened(f"{self.directory}/{_LOCK}", os.O_WRONLY | os.O_CREAT) as descriptor:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 yield
         except OSError as error:

@@ -217,6 +217,7 @@ def _work(
 ) -> None:
     if setup.namespaces:
         enter(setup.namespaces[rank])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what runs beside a shell
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "eth0" if setup.namespaces else "lo"

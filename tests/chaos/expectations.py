@@ -130,7 +130,7 @@ def check_story(faults: Sequence[Fault], outcomes: dict[int, Outcome]) -> None:
     for rank, outcome in outcomes.items():
         if outcome.failure is None:
             failed = outcome.error in OWN and rank in {fault.stage for fault in faults}
-            assert failed or outcome.error in agreed, outcome
+            assert failed or outcome.error in agreed, (faults, rank, outcome)
         else:
             headline = outcome.text.splitlines()[0]
             assert any(f"stage {fault.stage}" in headline for fault in faults), headline
