@@ -50,4 +50,3 @@ class GeneratedPartsExtension(Extension):
 def makeExtension(**settings: object) -> GeneratedPartsExtension:  # noqa: N802 (Markdown's)
     """What Markdown calls."""
     return GeneratedPartsExtension(**settings)
-

@@ -70,5 +70,7 @@ def _meaning(parameter: Any) -> str:
     default = parameter.default
     shown = default not in (None, False, (), []) and not callable(default)
     notes = ["Required."] * parameter.required + [f"Default: `{default}`."] * shown
-    notes += ["May be given several times."] * (parameter.multiple and "several" not in (parameter.help or ""))
+    notes += ["May be given several times."] * (
+        parameter.multiple and "several" not in (parameter.help or "")
+    )
     return " ".join([parameter.help or "", *notes]).strip()

@@ -33,7 +33,9 @@ def _object(schema: Schema) -> str:
     rows = []
     for key, value in schema["properties"].items():
         default = value.get("default")
-        absent = "needed" if key in required else "" if default is None else f"`{json.dumps(default)}`"
+        absent = (
+            "needed" if key in required else "" if default is None else f"`{json.dumps(default)}`"
+        )
         if "const" in value:
             absent = "needed" if key in required else ""
         rows.append([f"`{key}`", _type(value), absent, str(value.get("description", ""))])

@@ -42,8 +42,8 @@ def start(
 ) -> list["subprocess.Popen[str]"]:
     """The command of the page on each host, for so many processes there."""
     environment = {name: v for name, v in os.environ.items() if name != "GLOO_SOCKET_IFNAME"}
-    (line, *_) = PAGE.split("```")[1].replace("\\\n", "").strip().splitlines()
-    words, *torchrun = shlex.split(line), sys.executable, "-m", "torch.distributed.run"
+    (_, line, *_) = PAGE.split("```")[1].replace("\\\n", "").strip().splitlines()
+    (_, *words), *torchrun = shlex.split(line), sys.executable, "-m", "torch.distributed.run"
     assert words.pop(0) == "torchrun"
     text = model / f"{times}.txt"
     text.write_text(TEXT * times)
