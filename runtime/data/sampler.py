@@ -15,8 +15,9 @@ class ShardSampler(Sampler[int]):
     All stages of a replica use the same shares:
     `ShardSampler(data, evaluator.replicas, evaluator.replica)`.
 
-    >>> [list(ShardSampler(range(5), 2, replica)) for replica in range(2)]
-    [[0, 2, 4], [1, 3]]
+    Examples:
+        >>> [list(ShardSampler(range(5), 2, replica)) for replica in range(2)]
+        [[0, 2, 4], [1, 3]]
     """
 
     def __init__(self, data: Sized, replicas: int, replica: int) -> None:

@@ -2,7 +2,7 @@
 
 | block | what becomes of it |
 |---|---|
-| `python` | it runs, in one namespace for the page; the `text` block right below is what it prints |
+| `python` | it runs, in the page's namespace; the `text` block right below is what it prints |
 | `console` | each line with `$` is a command; below it is what it prints, with `...` for anything |
 | any, with `title="NAME"` | it is the file of this name in the page's own folder |
 | `text` elsewhere | it is shown: a diagram, or a message |

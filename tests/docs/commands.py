@@ -39,8 +39,8 @@ class Ended(NamedTuple):
 def run(command: str, folder: Path) -> Ended:
     """Run a command as a shell in this folder would.
 
-    `schedcc` runs in this process; `pipeval`, `python` and `torchrun` in forks, which need not import
-    torch first; everything else in a shell.
+    `schedcc` runs in this process; `pipeval`, `python` and `torchrun` in forks, which need not
+    import torch first; everything else in a shell.
     """
     launched = _TORCHRUN.fullmatch(command)
     name, *words = shlex.split(launched[2] if launched else command)

@@ -1,7 +1,6 @@
 """The timetables of `docs/explanation/checking.md`, held against the graphs of compiled plans."""
 
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +13,6 @@ from schedcc.testing.executor import execute
 from schedcc.testing.plans import pipeline, with_program
 from schedcc.testing.strategies import at_corners, sizes
 from schemas import Instruction, PipelinePlan, TransportModel
-from tests.support.paths import ROOT
 
 
 def blocking(stage: int, step: int, i: Instruction) -> tuple[int, int]:
@@ -166,28 +164,3 @@ def test_the_span_of_a_post_lasts_until_its_transfer_has_ended():
     assert of_send["PostSendActivation"] == of_send["WaitSendActivation"] == (1.0, 11.0)
     assert of_send["GroupEnd"] == (1.0, 11.0)
     assert of_receive["PostRecvActivation"] == of_receive["WaitRecvActivation"] == (0.0, 11.0)
-
-
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("name", "texts", "micro_batches", "options"),
-    [
-        ("lazy.json", ("L0 F0 S0 |", "| L0 R0 F0"), 1, ["--step-barrier"]),
-        (
-            "swapped.json",
-            ("L0 F0 | L1 S0 F1 | S1", "| L1 R1 F1 | L0 R0 F0"),
-            2,
-            [],
-        ),
-    ],
-)
-def test_the_findings_in_the_readme_are_what_the_command_prints(
-    run, tmp_path, monkeypatch, name, texts, micro_batches, options
-):
-    monkeypatch.chdir(tmp_path)
-    Path(name).write_text(pipeline(*texts, micro_batches=micro_batches).model_dump_json())
-    done = run("check", name, *options)
-    assert done.status == 1
-    assert "\n".join(["$ schedcc check " + " ".join([name, *options]), done.out]) in README
