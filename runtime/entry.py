@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from runtime.distributed.launch_environment import LaunchError, launched_process
 from runtime.distributed.signals import ending_at_once
+from runtime.imports import uncollected
 
 MESSAGE = "pipeval: interrupted"
 INTERRUPTED = 130
@@ -23,7 +24,8 @@ def main() -> NoReturn:
         default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         if default:  # it may be ignored, in the background
             signal.signal(signal.SIGINT, _end)
-        from runtime.cli import main as run
+        with uncollected():
+            from runtime.cli import main as run
 
         if default:
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -4,7 +4,6 @@ import os
 import sys
 import time
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -17,7 +16,9 @@ from runtime.distributed.launch_environment import (
     launched_process,
     processes_of_launcher,
 )
+from runtime.imports import uncollected
 from runtime.language.extras import require_installed
+from runtime.language.preload import MODULES, preload
 from runtime.language.progress import Display, style_for
 from schedcc import __version__
 from schedcc.io.plain_text import visible
@@ -28,13 +29,7 @@ if TYPE_CHECKING:
     from runtime.cli.exits import Exit
     from runtime.language.perplexity.job import Job
 
-WORKERS_IMPORT = (
-    "runtime.language.perplexity.run",
-    "accelerate",
-    "transformers.models.auto.modeling_auto",
-    "transformers.models.auto.tokenization_auto",
-    "transformers.models.llama.modeling_llama",  # and with it what all families import
-)
+WORKERS_IMPORT = ("runtime.language.perplexity.run", *MODULES)
 """What every process of an evaluation needs; it is imported once for all of them."""
 
 
@@ -225,7 +220,7 @@ def evaluate(
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is no page of C++ frames
     require_installed()
     # Here, not above: torch takes seconds to import, which --help need not.
-    with others_on_stderr():
+    with others_on_stderr(), uncollected():
         from runtime.language.perplexity.job import Job
         from runtime.language.perplexity.order import order_of
 
@@ -276,13 +271,14 @@ def _boundaries(text: str) -> tuple[int, ...]:
 
 
 def _run(make: "Callable[[], Job]", display: Display, *, as_json: bool) -> int:
-    from runtime.cli.exits import exit_for
-    from runtime.distributed.process_group import launched, require_environment
-    from runtime.distributed.processes import Terminated, launch
-    from runtime.language.perplexity.report import print_report
-    from runtime.language.perplexity.run import run_rank
-    from runtime.language.text import read_texts
-    from runtime.recording.recorder import require_new
+    with uncollected():
+        from runtime.cli.exits import exit_for
+        from runtime.distributed.process_group import launched, require_environment
+        from runtime.distributed.processes import Terminated, launch
+        from runtime.language.perplexity.report import print_report
+        from runtime.language.perplexity.run import run_rank
+        from runtime.language.text import read_texts
+        from runtime.recording.recorder import require_new
 
     running = False
     try:
@@ -291,6 +287,8 @@ def _run(make: "Callable[[], Job]", display: Display, *, as_json: bool) -> int:
             if launched():
                 require_environment(job.order.ranks, job.order.stages)
             job.check()
+            with uncollected():
+                preload()
             if launched():
                 display.clear()
                 running = True
@@ -301,8 +299,6 @@ def _run(make: "Callable[[], Job]", display: Display, *, as_json: bool) -> int:
                 texts = read_texts(job.texts, job.record_field, conversations=job.chat_template)
                 starting = Display(job.progress)  # what follows is no bad input, of one line
                 starting.phase(f"starting {job.order}")
-                for module in WORKERS_IMPORT:
-                    import_module(module)
                 starting.clear()
                 running = True
                 told = replace(job, read=texts)

@@ -26,7 +26,7 @@ ROOMS = {
         ("entry",),
     ),
     "runtime": (
-        ("device", "tensors"),
+        ("device", "imports", "tensors"),
         ("transport",),
         ("failure",),
         ("testing",),

@@ -42,6 +42,18 @@ END_SECONDS = 1.0
 """How long a worker may take to end by itself before it is killed."""
 
 
+_PROGRAM = """
+import pathlib, sys
+sys.path[:] = {!r}
+from runtime.imports import uncollected
+with uncollected():
+    from runtime.language.preload import preload
+    from runtime.language.scoring.worker import main
+    preload()
+main({!r}, pathlib.Path({!r}))
+"""
+
+
 class WorkerError(RuntimeError):
     """A process that this one has started failed or ended."""
 
@@ -175,11 +187,7 @@ class _Workers:
         self.directory = directory = make_directory()
         for _ in range(count):
             ours, theirs = socket.socketpair()
-            program = (
-                f"import pathlib, sys; sys.path[:] = {sys.path!r}; "
-                "from runtime.language.scoring.worker import main; "
-                f"main({theirs.fileno()}, pathlib.Path({str(directory)!r}))"
-            )
+            program = _PROGRAM.format(sys.path, theirs.fileno(), str(directory))
             with theirs:
                 self._processes.append(
                     subprocess.Popen(

@@ -88,7 +88,8 @@ def _tensors(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """The model's tensors in float32, each as transformers makes it of that of the file."""
     architecture = value_of(reader, "general.architecture")
-    processor: Any = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config)
+    kind: Any = TENSOR_PROCESSORS.get(architecture, TensorProcessor)
+    processor = kind(config=config)
     for stored in reader.tensors:
         with _reading(path):
             values = dequantize(stored.data, stored.tensor_type)

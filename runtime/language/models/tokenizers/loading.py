@@ -43,7 +43,8 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerFast:
     try:
         with quiet_transformers():
             tokenizer = other = loader.from_pretrained(files.directory, **LOCAL)
-            if (files.directory / TOKENIZER[0]).is_file():
+            of_file = (files.directory / TOKENIZER[0]).is_file()
+            if of_file and type(other) is not exact:
                 tokenizer = exact.from_pretrained(files.directory, **LOCAL)
                 known_to_class = _ends_of_text(tokenizer, other)
                 if known_to_class:
