@@ -34,14 +34,10 @@ class StreamTransport(InMemoryTransport):
     def __init__(self, network: InMemoryNetwork, rank: int, machine: Machine) -> None:
         """Take the end of `rank`."""
         super().__init__(network, rank, 0)
+        self.device = machine.device
         self._machine, self._copies = machine, machine.stream()
         self._filled: dict[int, Any] = network.__dict__.setdefault("filled", {})
         """By the number of a message's tensor: when it is there."""
-
-    @property
-    def device(self) -> torch.device:
-        """The GPU."""
-        return self._machine.device
 
     def joins(self, direction: Direction, peer: int) -> bool:  # noqa: ARG002 - as on NCCL
         """No channel does."""
@@ -57,7 +53,7 @@ class StreamTransport(InMemoryTransport):
         """Begin to copy what the rank's stream will have made."""
         assert not joined
         views = [as_bytes(tensor) for tensor in payload]
-        operation = Operation("send", self._global_rank, (self._global_rank_of(peer),), views=views)
+        operation = Operation("send", self.global_rank, (self._global_rank_of(peer),), views=views)
         self._copies.wait_stream(self._machine.current_stream())
         with self._machine.on(self._copies):
             self._machine.busy(LATE)

@@ -17,6 +17,7 @@ from typing import Self
 class Route:
     """What one rank has to do with the stream."""
 
+    rank: int
     stages: frozenset[int]
     """The stages that the rank holds."""
     last: int
@@ -31,7 +32,7 @@ class Route:
         """The route of a rank, where stage `s` is on rank `placement[s]`.
 
         >>> Route.of([0, 1, 2, 0, 1, 2], rank=1)
-        Route(stages=frozenset({1, 4}), last=5, told_at=1, tells_at=frozenset({1}))
+        Route(rank=1, stages=frozenset({1, 4}), last=5, told_at=1, tells_at=frozenset({1}))
         """
         first = {holder: stage for stage, holder in reversed(list(enumerate(placement)))}
         tells = frozenset(
@@ -40,7 +41,7 @@ class Route:
             if holder == rank != placement[stage + 1] and first[placement[stage + 1]] == stage + 1
         )
         stages = frozenset(stage for stage, holder in enumerate(placement) if holder == rank)
-        return cls(stages, len(placement) - 1, first[rank] or None, tells)
+        return cls(rank, stages, len(placement) - 1, first[rank] or None, tells)
 
     @property
     def reads_inputs(self) -> bool:
@@ -51,3 +52,8 @@ class Route:
     def reads_labels(self) -> bool:
         """Whether the rank holds the last stage."""
         return self.last in self.stages
+
+    @property
+    def receiving_stages(self) -> int:
+        """How many of the rank's stages have their inputs from another rank."""
+        return sum(stage > 0 and stage - 1 not in self.stages for stage in self.stages)

@@ -3,21 +3,20 @@
 from collections import ChainMap, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from itertools import pairwise
 from typing import Any
 
 import torch
 
 import schedcc
 from runtime.data.fingerprint import Digests
-from runtime.data.micro_batches import DataError, EmptyDataError, Prefetcher, Reading
+from runtime.data.micro_batches import DataError, EmptyDataError
 from runtime.data.route import Route
 from runtime.data.samples import SampleWeights
 from runtime.data.stream import FETCHING, Stream, Window, window_of
-from runtime.device import OwnRandomState
 from runtime.evaluation.evaluation import Evaluation
 from runtime.evaluation.forwards import forwards_of
 from runtime.evaluation.outcome import outcome_of, part_of
+from runtime.evaluation.reading import prefetcher_of
 from runtime.evaluation.setup import Setup
 from runtime.execution.buffers import BufferPool
 from runtime.execution.headers import Rooms
@@ -45,8 +44,7 @@ class Runner:
     def __init__(self, transport: Transport, guard: Guard, setup: Setup) -> None:
         """Evaluate what `setup` says over `transport`, watched by `guard`."""
         self._transport, self._guard, self._setup = transport, guard, setup
-        self._placement = setup.division.placement
-        self._route = Route.of(self._placement, transport.rank)
+        self._route = Route.of(setup.division.placement, transport.rank)
         self._buffers = BufferPool(transport.receive_memory, transport.release_memory)
         self._generation: int | None = None
         self._layout: Layout | None = None
@@ -79,13 +77,13 @@ class Runner:
             shaken = self._handshake(evaluation, run, setup.weights.token)
             if asked is not None and (misfit := setup.plans.misfit(asked)) is not None:
                 raise AgreementError(misfit)  # all ranks ask for the same, and raise it
+            if shaken.everywhere == 0:  # raised before a look at whether another rank has
+                raise EmptyDataError("the data holds no micro-batch, needed at least one")
             run.phase("the comparison of weights")
             setup.weights.settle(shaken.weights)
             entered.enter_context(
                 evaluating(*setup.evaluated(options, last=self._route.reads_labels))
             )
-            if shaken.everywhere == 0:
-                raise EmptyDataError("the data holds no micro-batch, needed at least one")
             while not self._run(evaluation, shaken, run):
                 shaken = self._handshake(evaluation, run)
             run.drain()
@@ -137,46 +135,10 @@ class Runner:
             options,
             outcome,
             asked,
-            self._prefetcher(data, options, asked),
+            prefetcher_of(data, options, asked, setup, self._route, self._buffers, device),
             Results(Losses(device, self._layout), setup.metrics, logits),
             SampleWeights(needed=averages),
         )
-
-    def _prefetcher(
-        self, data: Iterable[Any] | None, options: EvalOptions, asked: int | None
-    ) -> Prefetcher | None:
-        """What fetches this stage's micro-batches, if it reads any."""
-        labels = self._route.reads_labels and options.needs_labels
-        # A last stage that needs no labels now still goes on in step with the first.
-        if not (
-            self._route.reads_inputs or labels or (self._route.reads_labels and data is not None)
-        ):
-            return None
-        reading = Reading(
-            inputs=self._route.reads_inputs,
-            labels=labels,
-            fingerprints=self._compares_data,
-            keyword_inputs=self._setup.keyword_inputs,
-        )
-        return Prefetcher(
-            data,
-            reading,
-            self._transport.device,
-            reader=self._setup.division.name(self._transport.rank),
-            most=asked,
-            take=self._buffers.small.take,
-            around=OwnRandomState(self._transport.device) if asked is None else nullcontext,
-        )
-
-    @property
-    def _receiving_stages(self) -> int:
-        """The stages of this rank whose inputs come from other ranks."""
-        here = self._transport.rank
-        return sum(before != here == after for before, after in pairwise(self._placement))
-
-    @property
-    def _compares_data(self) -> bool:
-        return self._setup.check_data and self._transport.ranks > 1
 
     def _handshake(self, evaluation: Evaluation, run: GuardedRun, weights: Any = None) -> Handshake:
         """Fetch the first micro-batches of a run, and make sure that all stages fit together.
@@ -200,7 +162,7 @@ class Runner:
             fetched = window_of(prefetcher, 0, limit)
             found, ended = len(fetched.notes), fetched.ended
             window = fetched if self._route.reads_inputs else None
-            if self._compares_data:
+            if self._setup.compares_data:
                 digests = tuple(note.digests for note in fetched.notes)
         run.phase("the handshake before the first transfer")
         return handshake(
@@ -239,7 +201,7 @@ class Runner:
 
     def _run(self, evaluation: Evaluation, shaken: Handshake, run: GuardedRun) -> bool:
         """Evaluate the micro-batches that come next; whether these were the last ones."""
-        setup, transport, window = self._setup, self._transport, shaken.window
+        setup, window = self._setup, shaken.window
         run.before = evaluation.micro_batches
         final = shaken.final or evaluation.asked is not None
         run.phase("the connection of the channels")
@@ -247,49 +209,12 @@ class Runner:
         if not final and window.ended and not window.notes:
             return False  # other replicas have more data, and meet this one in the last run
         kind = window.notes[0].kind if window.notes else ""
-        overlap = self._tuner.overlap(kind)
-        limit: int | None = evaluation.asked or setup.plans.micro_batches
-        if window.ended:
-            limit = len(window.notes)
-        elif shaken.endless:
-            limit = None
+        overlap, limit = self._tuner.overlap(kind), self._limit(evaluation, shaken)
         run.phase("the comparison of plans")
         outcome = evaluation.outcome if final else part_of(evaluation.outcome)
         interpreter = self._plans.interpreter(limit, outcome, overlap=overlap)
-        self._buffers.expect(self._receiving_stages, interpreter.program.num_buffers)
-        recorder, results = setup.recorder, evaluation.results
-        stream = Stream(
-            self._route,
-            window,
-            limit,
-            evaluation.prefetcher,
-            run,
-            rank=setup.division.name(transport.rank),
-            before=evaluation.micro_batches,
-            exact=evaluation.asked is not None,
-            ended=recorder.data_ended if recorder else lambda _: None,
-        )
-        transfers = Transfers(
-            transport,
-            self._buffers,
-            stream,
-            self._placement,
-            num_buffers=interpreter.program.num_buffers,
-            dynamic_shapes=setup.dynamic_shapes,
-            rooms=self._rooms,
-        )
-        finite: dict[int, FiniteCheck] = {}
-        if setup.check_finite:
-            assert limit is not None
-            finite = {stage: FiniteCheck(limit, transport.device) for stage in setup.modules}
-        work = Work(
-            forwards=forwards_of(setup, evaluation, stream, transfers, finite, transport.device),
-            stream=stream,
-            transfers=transfers,
-            results=results,
-            own=self._owner.own,
-            listeners=(run, *setup.listeners),
-        )
+        work, finite = self._work(evaluation, window, limit, interpreter.program.num_buffers, run)
+        stream, transfers, recorder = work.stream, work.transfers, setup.recorder
         recorded: AbstractContextManager[None] = nullcontext()
         if recorder is not None:
             assert interpreter.program.plan is not None
@@ -308,6 +233,57 @@ class Runner:
             self._require_finite(finite, stream.count, run)
         return final
 
+    def _limit(self, evaluation: Evaluation, shaken: Handshake) -> int | None:
+        """The micro-batches of the run that comes next; `None`: as many as there are."""
+        if shaken.window.ended:
+            return len(shaken.window.notes)
+        return None if shaken.endless else evaluation.asked or self._setup.plans.micro_batches
+
+    def _work(
+        self,
+        evaluation: Evaluation,
+        window: Window,
+        limit: int | None,
+        num_buffers: int,
+        run: GuardedRun,
+    ) -> tuple[Work, dict[int, FiniteCheck]]:
+        """What a run is about, and the notes that it takes on what is finite."""
+        setup, transport = self._setup, self._transport
+        self._buffers.expect(self._route.receiving_stages, num_buffers)
+        stream = Stream(
+            self._route,
+            window,
+            limit,
+            evaluation.prefetcher,
+            run,
+            rank=setup.division.name(transport.rank),
+            before=evaluation.micro_batches,
+            exact=evaluation.asked is not None,
+            ended=setup.recorder.data_ended if setup.recorder else lambda _: None,
+        )
+        transfers = Transfers(
+            transport,
+            self._buffers,
+            stream,
+            setup.division.placement,
+            num_buffers=num_buffers,
+            dynamic_shapes=setup.dynamic_shapes,
+            rooms=self._rooms,
+        )
+        finite: dict[int, FiniteCheck] = {}
+        if setup.check_finite:
+            assert limit is not None
+            finite = {stage: FiniteCheck(limit, transport.device) for stage in setup.modules}
+        work = Work(
+            forwards=forwards_of(setup, evaluation, stream, transfers, finite, transport.device),
+            stream=stream,
+            transfers=transfers,
+            results=evaluation.results,
+            own=self._owner.own,
+            listeners=(run, *setup.listeners),
+        )
+        return work, finite
+
     def _require_finite(
         self, finite: Mapping[int, FiniteCheck], count: int, run: GuardedRun
     ) -> None:
@@ -316,5 +292,5 @@ class Runner:
         run.phase("the comparison of losses")
         notes = {stage: check.notes(count) for stage, check in finite.items()}
         gathered = ChainMap(*self._transport.gather_objects(notes))
-        by_stage = [gathered[stage] for stage in range(len(self._placement))]
+        by_stage = [gathered[stage] for stage in range(self._setup.division.stages)]
         require_finite(by_stage, self._setup.division.boundaries, run.before)

@@ -47,6 +47,11 @@ class Setup:
     on file."""
     recorder: Recorder | None
 
+    @property
+    def compares_data(self) -> bool:
+        """Whether the ranks that read micro-batches compare fingerprints of them."""
+        return self.check_data and self.division.ranks > 1
+
     def evaluated(self, options: EvalOptions, *, last: bool) -> list[nn.Module]:
         """What has to be in evaluation mode: the layers, and what their outputs are given to."""
         given = (self.loss_fn, self.metric_fns, self.metrics, self.weight_fn, options.logits_fn)

@@ -36,47 +36,19 @@ class InMemoryNetwork(Network):
 class InMemoryTransport:
     """One rank's end of an in-memory network."""
 
+    device = torch.device("cpu")
+    name: str | None = None
+    """A network holds one pipeline."""
+
     def __init__(self, network: Network, rank: int, replica: int) -> None:
         """Take the end of `rank` in `replica`."""
-        self._network, self._rank, self._replica = network, rank, replica
-        self._global_rank = self._global_rank_of(rank)
-        self._generation, self._usable = 0, True
+        self._network = network
+        self.rank, self.ranks = rank, network.ranks
+        self.replica, self.replicas = replica, network.replicas
+        self.global_rank = self._global_rank_of(rank)
+        """Its number among all threads of the network."""
+        self.generation, self.usable = 0, True
         self._group: list[Operation] | None = None
-
-    @property
-    def rank(self) -> int:
-        """The rank of this end in its replica."""
-        return self._rank
-
-    @property
-    def ranks(self) -> int:
-        """The number of ranks of a replica."""
-        return self._network.ranks
-
-    @property
-    def replica(self) -> int:
-        """The replica of this end."""
-        return self._replica
-
-    @property
-    def replicas(self) -> int:
-        """The number of replicas."""
-        return self._network.replicas
-
-    @property
-    def device(self) -> torch.device:
-        """The CPU."""
-        return torch.device("cpu")
-
-    @property
-    def global_rank(self) -> int:
-        """Position among all threads of the network."""
-        return self._global_rank
-
-    @property
-    def name(self) -> str | None:
-        """None: a network holds one pipeline."""
-        return None
 
     def joins(self, direction: Direction, peer: int) -> bool:  # noqa: ARG002 - all do
         """Every channel does."""
@@ -92,7 +64,7 @@ class InMemoryTransport:
         """Begin to send; see `Transport`."""
         views = [as_bytes(tensor) for tensor in payload]
         message = [view.clone() for view in views]
-        operation = Operation("send", self._global_rank, (self._global_rank_of(peer),), views=views)
+        operation = Operation("send", self.global_rank, (self._global_rank_of(peer),), views=views)
         operation.message, operation.joined = message, joined
         return self._post(operation)
 
@@ -102,7 +74,7 @@ class InMemoryTransport:
         """Begin to receive; see `Transport`."""
         views = [as_bytes(tensor).fill_(_GARBAGE) for tensor in places]
         operation = Operation(
-            "receive", self._global_rank, (self._global_rank_of(peer),), views=views
+            "receive", self.global_rank, (self._global_rank_of(peer),), views=views
         )
         operation.joined = joined
         return self._post(operation)
@@ -124,20 +96,20 @@ class InMemoryTransport:
         assert self._group is not None, "no group was started"
         group, self._group = self._group, None
         if group:
-            self._network.post(self._global_rank, group)
+            self._network.post(self.global_rank, group)
 
     def wait(self, pending: Pending) -> None:
         """Wait for a posted transfer."""
         assert isinstance(pending, Operation)
         if pending.waited:
-            raise TransportError(f"rank {self._global_rank}: {pending} is waited for a second time")
+            raise TransportError(f"rank {self.global_rank}: {pending} is waited for a second time")
         pending.waited = True
         self._network.wait(pending)
         for view, message in zip(pending.views, pending.message, strict=True):
             if pending.kind == "receive" and not bool((view == _GARBAGE).all()):
-                raise TransportError(f"rank {self._global_rank}: place written during {pending}")
+                raise TransportError(f"rank {self.global_rank}: place written during {pending}")
             if pending.kind == "send" and not torch.equal(view, message):
-                raise TransportError(f"rank {self._global_rank}: payload changed during {pending}")
+                raise TransportError(f"rank {self.global_rank}: payload changed during {pending}")
             view[: message.numel()].copy_(message)  # all of it, unless it is joined
 
     def to_host(self, message: torch.Tensor) -> torch.Tensor:
@@ -159,7 +131,7 @@ class InMemoryTransport:
     def connect(self, receives_from: Iterable[int], sends_to: Iterable[int]) -> None:
         """Nothing to warm up; checks that both ends of every channel want it."""
         wanted = self.gather_objects((set(receives_from), set(sends_to)))
-        here = self._rank
+        here = self.rank
         for source in wanted[here][0]:
             if here not in wanted[source][1]:
                 raise TransportError(f"rank {source} does not connect to rank {here} to send")
@@ -172,7 +144,7 @@ class InMemoryTransport:
     @property
     def rendezvous(self) -> RendezvousStore | None:
         """The network's store."""
-        ranks, replicas = self.ranks, self._network.replicas
+        ranks, replicas = self.ranks, self.replicas
         if ranks * replicas == 1:
             return None
         names = [
@@ -180,34 +152,24 @@ class InMemoryTransport:
             for replica in range(replicas)
             for rank in range(ranks)
         ]
-        return RendezvousStore(self._network.store, self._global_rank, tuple(names))
-
-    @property
-    def generation(self) -> int:
-        """How often this rank has abandoned its channels."""
-        return self._generation
-
-    @property
-    def usable(self) -> bool:
-        """Whether the channels of this generation are open."""
-        return self._usable
+        return RendezvousStore(self._network.store, self.global_rank, tuple(names))
 
     def open(self, timeout: float) -> None:  # noqa: ARG002 - a deadlock is seen at once
         """Go over to the network that all use after a failure."""
-        self._network, self._group, self._usable = self._network.successor(), None, True
+        self._network, self._group, self.usable = self._network.successor(), None, True
 
     def abandon(self) -> None:
         """Give the network up."""
-        if self._usable:
-            self._network.give_up(self._global_rank)
-        self._generation, self._usable = self._generation + 1, False
+        if self.usable:
+            self._network.give_up(self.global_rank)
+        self.generation, self.usable = self.generation + 1, False
 
     def close(self) -> None:
         """Nothing was given."""
 
     def finish(self, failure: BaseException | None = None) -> None:
         """Declare that the thread has ended, and with which error if not well."""
-        self._network.finish(self._global_rank, failure)
+        self._network.finish(self.global_rank, failure)
 
     @property
     def _pipeline(self) -> tuple[int, ...]:
@@ -216,22 +178,20 @@ class InMemoryTransport:
     @property
     def _peers(self) -> tuple[int, ...]:
         """This rank in all replicas."""
-        return tuple(range(self._rank, self.replicas * self.ranks, self.ranks))
+        return tuple(range(self.rank, self.replicas * self.ranks, self.ranks))
 
     def _global_rank_of(self, rank: int) -> int:
-        return self._replica * self.ranks + rank
+        return self.replica * self.ranks + rank
 
     def _meet(self, name: str, members: tuple[int, ...], contribution: Any) -> list[Any]:
-        operation = Operation(
-            "meeting", self._global_rank, members, name, contribution=contribution
-        )
-        self._network.post(self._global_rank, [operation])
+        operation = Operation("meeting", self.global_rank, members, name, contribution=contribution)
+        self._network.post(self.global_rank, [operation])
         self._network.wait(operation)
         return operation.contributions
 
     def _post(self, operation: Operation) -> Operation:
         if self._group is None:
-            self._network.post(self._global_rank, [operation])
+            self._network.post(self.global_rank, [operation])
         else:
             self._group.append(operation)
         return operation

@@ -46,7 +46,7 @@ class Link:
 
 
 Queues = Literal["stage", "channel"]
-"""As of `TransportModel`: transfers of a rank end in the order of posting, or those of a channel."""
+"""As of `TransportModel`: transfers of a rank end in the order of posting, or each channel's."""
 
 Kind = Literal["send", "receive", "meeting"]
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from schedcc.compiler import compile_pipeline
 from schedcc.schedules import SCHEDULES, Schedule
 from schedcc.schedules.schedule import Overlap, first_allowed
-from schedcc.simulation.simulate import simulate
-from schemas import Costs, PipelinePlan, SendActivation, TransportModel
+from schedcc.simulation.simulate import prediction
+from schedcc.table.codes import IS_SEND, IS_TRANSFER
+from schemas import Costs, PipelinePlan, TransportModel
 from schemas.base import Frozen
 from schemas.costs import Seconds
-from schemas.instruction_set.instructions import PostSendActivation
 
 
 class ScheduleFigures(Frozen):
@@ -166,22 +166,15 @@ def _numbers(held: int) -> Iterator[int]:
 def _figures(
     plan: PipelinePlan, overlap: bool, costs: Costs, transport: TransportModel
 ) -> ScheduleFigures:
-    each = plan.stages // plan.ranks
-    timeline = simulate(plan, costs, transport)
-    sends = (SendActivation, PostSendActivation)
+    predicted = prediction(plan, costs, transport)
     return ScheduleFigures(
         schedule=plan.schedule,
         overlap=overlap,
         stages=plan.stages,
         steps=len(plan.programs[0].steps),
-        makespan=timeline.makespan,
-        bubble=timeline.bubble,
-        buffers=each * plan.num_buffers,
-        peak_bytes=max(stage.peak_bytes for stage in timeline.stages),
-        messages=sum(
-            isinstance(instruction, sends)
-            for program in plan.programs
-            for step in program.steps
-            for instruction in step
-        ),
+        makespan=predicted.makespan,
+        bubble=predicted.bubble,
+        buffers=plan.stages // plan.ranks * plan.num_buffers,
+        peak_bytes=max(predicted.held) * costs.activation_bytes,
+        messages=int((IS_SEND & IS_TRANSFER)[predicted.table.rows.op].sum()),
     )

@@ -113,7 +113,8 @@ class TorchTransport:
         self._collectives = Collectives(self._pipeline, self._peers, self._local, self._exchanges)
         self._timeout = UNGUARDED_TIMEOUT
         self._rendezvous = rendezvous(grid, job)
-        self._closed, self._generation = False, 0
+        self._closed, self.generation = False, 0
+        """How often this rank has abandoned its groups."""
         self._held: list[Posted] | None = None
 
     @property
@@ -223,11 +224,6 @@ class TorchTransport:
         return self._rendezvous
 
     @property
-    def generation(self) -> int:
-        """How often this rank has abandoned its groups."""
-        return self._generation
-
-    @property
     def usable(self) -> bool:
         """Whether the groups are there."""
         return all(group.is_open for group in self._groups)
@@ -239,12 +235,12 @@ class TorchTransport:
         self._channels.clear()
         self._local.clear()
         for group in self._groups:
-            group.open(self._generation, self._timeout)
-        self._exchanges.open(self._generation, self._timeout.total_seconds())
+            group.open(self.generation, self._timeout)
+        self._exchanges.open(self.generation, self._timeout.total_seconds())
 
     def abandon(self) -> None:
         """End the groups and local channels, and every wait in them."""
-        self._generation += 1
+        self.generation += 1
         self._local.abandon()
         abandon_together(self._groups)
 
