@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from runtime.cli.output import others_on_stderr
+from schedcc.cli.output import output_kept
 from schedcc.io.plain_text import visible
 
 
@@ -39,4 +40,5 @@ def convert_command(
         from runtime.language.convert import convert
 
         summary = convert(source, destination, to, config)
-    typer.echo(f"{visible(destination)}: {visible(summary)}")
+    with output_kept():
+        typer.echo(f"{visible(destination)}: {visible(summary)}")

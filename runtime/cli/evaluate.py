@@ -21,6 +21,7 @@ from runtime.language.extras import require_installed
 from runtime.language.preload import MODULES, preload
 from runtime.language.progress import Display, style_for
 from schedcc import __version__
+from schedcc.cli.output import output_kept
 from schedcc.io.plain_text import visible
 
 if TYPE_CHECKING:
@@ -308,10 +309,11 @@ def _run(make: "Callable[[], Job]", display: Display, *, as_json: bool) -> int:
         _end(exit_for(error, running=running))
     if evaluation is None:
         return 0
-    if as_json:
-        typer.echo(evaluation.model_dump_json(indent=2))
-    else:
-        print_report(evaluation)
+    with output_kept():
+        if as_json:
+            typer.echo(evaluation.model_dump_json(indent=2))
+        else:
+            print_report(evaluation)
     verification = evaluation.verification
     return 0 if verification is None or verification.passed else 1
 

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from runtime.cli.output import others_on_stderr
+from schedcc.cli.output import output_kept
 
 
 def inspect_command(
@@ -36,7 +37,8 @@ def inspect_command(
         from runtime.language.inspect import inspection, print_inspection
 
         found = inspection(source, stages, verify=verify)
-    if as_json:
-        typer.echo(found.model_dump_json(indent=2))
-    else:
-        print_inspection(found)
+    with output_kept():
+        if as_json:
+            typer.echo(found.model_dump_json(indent=2))
+        else:
+            print_inspection(found)

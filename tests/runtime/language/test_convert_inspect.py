@@ -1,6 +1,7 @@
 """`pipeval convert` and `pipeval inspect`: checkpoints from format to format, bit for bit."""
 
 import json
+import os
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +32,7 @@ from tests.runtime.language.models.test_lazy import (
     logits_over_stages,
 )
 from tests.support.checkpoints import load, model, save, state_of
+from tests.support.forks import Program, run_pipeval
 from tests.support.paths import DATA
 from tests.support.tiny_models import CONFIGS, saved_llama, tiny_model, tiny_tokenizer, write_gguf
 
@@ -194,6 +196,18 @@ def test_the_partition_of_a_language_model_is_that_of_an_evaluation(tmp_path, mo
     assert found.balanced_by == "arithmetic"
     assert [stage.first_layer for stage in found.stages] == list(expected[:-1])
     assert "2 stages, as pipeval divides" in run(monkeypatch, capsys, "inspect", tmp_path, "-S2")[1]
+
+
+def inspect_for_nobody(directory: Path) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    os.dup2(writes, 1)
+    run_pipeval(["inspect", directory])
+
+
+def test_a_reader_that_goes_away_is_no_fault():
+    done = Program(inspect_for_nobody, DEEPSPEED).ended()
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_a_file_is_shown_by_its_tensors(tmp_path, monkeypatch, capsys):
