@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -48,6 +49,6 @@ def on_all_ranks(transport: Transport, action: Callable[[], Result]) -> list[lis
     return values
 
 
+@dataclass(frozen=True)
 class _Failure:
-    def __init__(self, sentence: str | None) -> None:
-        self.sentence = sentence
+    sentence: str | None

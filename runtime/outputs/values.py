@@ -39,9 +39,14 @@ class Layout:
         values: dict[str, Any] = pytree.tree_unflatten(list(scalars), self.structure)
         return values
 
-    def __reduce__(self) -> tuple[Callable[[Any], "Layout"], tuple[Any]]:
-        # torch warns of its own structures when they are unpickled.
-        return layout_of, (self.rebuild([0.0] * self.size),)
+    def to_message(self) -> dict[str, Any]:
+        """Nested scalars: torch's own structures are no messages."""
+        return self.rebuild([0.0] * self.size)
+
+    @classmethod
+    def from_message(cls, value: Any) -> "Layout":
+        """That of nested scalars."""
+        return layout_of(value)
 
     def __str__(self) -> str:
         return str(self.rebuild([f"#{n}" for n in range(self.size)]))  # type: ignore[misc]

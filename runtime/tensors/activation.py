@@ -14,7 +14,7 @@ their operands, so tensors arrive as they were, byte by byte:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -147,13 +147,18 @@ class Signature:
         """The activation whose blocks are `memory`."""
         return put_together(self.structure, self.over(memory))
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Short and quick for what most activations are: headers hold it.
+    def to_message(self) -> tuple[Any, ...]:
+        """Short and quick for what most activations are: headers hold it."""
         if len(self.tensors) == 1:
             (one,), (block,) = self.tensors, self.blocks
             layout = (one.dtype, one.strides, block.lead, one.conjugate, one.negative)
-            return _of_one, (self.structure, one.shape, *layout)
-        return Signature, (self.structure, self.tensors, self.blocks)
+            return self.structure, one.shape, *layout
+        return self.structure, self.tensors, self.blocks
+
+    @classmethod
+    def from_message(cls, value: Any) -> "Signature":
+        """The signature of which `to_message` has told."""
+        return cls(*value) if len(value) == len(fields(cls)) else _of_one(*value)
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -162,7 +167,7 @@ class Signature:
             return NotImplemented
         if (self.tensors, self.blocks) != (other.tensors, other.blocks):
             return False
-        # Equal values may be pickled into different bytes: strings that are one object, or two.
+        # Equal values may be written as different bytes, where pickle carries a part of them.
         texts = [f"tensor {n}" for n in range(len(self.tensors))]
         return self.structure == other.structure or (
             (own := shown(self.structure, texts)) is not None

@@ -1,22 +1,23 @@
 """Structure: nested values taken apart into tensors and everything else, and put together again.
 
-What a layer returns may be any value that pickle can carry: tuples, lists, dicts, named tuples and
-dataclasses, with tensors and plain values anywhere inside. Pickling stops at each tensor and writes
-its number instead, so the bytes that come out are the value without its tensors.
+What a layer returns may be any value that can travel: tuples, lists, dicts, named tuples and
+dataclasses, with tensors and plain values anywhere inside. In place of each tensor there is its
+number, so the bytes that come out are the value without its tensors.
 """
 
-import io
-import pickle
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
+from runtime.tensors.decoding import decode
+from runtime.tensors.encoding import EncodingError, Tensors, encode
+
 ALONE = b""
 """The structure of a value that is one tensor."""
 
-NOTHING = pickle.dumps(None)
+NOTHING = encode(None)
 """The structure of a value whose tensors do not matter."""
 
 
@@ -32,13 +33,11 @@ def take_apart(value: Any) -> tuple[bytes, list[torch.Tensor]]:
     """
     if isinstance(value, torch.Tensor):
         return ALONE, [value]
-    file = io.BytesIO()
-    pickler = _Pickler(file)
+    tensors = Tensors()
     try:
-        pickler.dump(value)
-    except Exception as error:  # what objects of any class raise
-        raise StructureError(f"{type(value).__name__} cannot be pickled: {error}") from error
-    return file.getvalue(), pickler.tensors
+        return encode(value, tensors), tensors.found
+    except EncodingError as error:
+        raise StructureError(str(error)) from error
 
 
 def shown(structure: bytes, parts: Sequence[str]) -> str | None:
@@ -47,8 +46,8 @@ def shown(structure: bytes, parts: Sequence[str]) -> str | None:
     Their code may do anything with texts in place of tensors.
     """
     try:
-        value = _PlainUnpickler(structure, parts).load() if structure != ALONE else parts[0]
-    except pickle.UnpicklingError:
+        value = decode(structure, parts, users=False) if structure != ALONE else parts[0]
+    except EncodingError:
         return None
     return str(value)
 
@@ -57,7 +56,7 @@ def put_together(structure: bytes, parts: Sequence[Any]) -> Any:
     """The value of this structure, with `parts` where its tensors were."""
     if structure == ALONE:
         return parts[0]
-    return _Unpickler(structure, parts).load()
+    return decode(structure, parts)
 
 
 def holds_values(value: Any) -> bool:
@@ -66,32 +65,3 @@ def holds_values(value: Any) -> bool:
         return False
     leaves = pytree.tree_leaves(value)
     return any(leaf is not None and not isinstance(leaf, torch.Tensor) for leaf in leaves)
-
-
-class _Pickler(pickle.Pickler):
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
-        self.tensors: list[torch.Tensor] = []
-        self._numbers: dict[int, int] = {}
-
-    def persistent_id(self, value: Any) -> int | None:
-        if not isinstance(value, torch.Tensor):
-            return None
-        number = self._numbers.setdefault(id(value), len(self.tensors))
-        if number == len(self.tensors):
-            self.tensors.append(value)
-        return number
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, structure: bytes, parts: Sequence[Any]) -> None:
-        super().__init__(io.BytesIO(structure))
-        self._parts = parts
-
-    def persistent_load(self, number: int) -> Any:
-        return self._parts[number]
-
-
-class _PlainUnpickler(_Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"{module}.{name}")

@@ -1,9 +1,8 @@
-"""Control messages between neighbours: picklable values of any size, in order with activations.
+"""Control messages between neighbours: values of any size, in order with activations.
 
 A value is one message of `ROOM` bytes, and where it is longer a second one with the rest.
 """
 
-import pickle
 import struct
 from typing import Any
 
@@ -11,6 +10,8 @@ import numpy as np
 import torch
 
 from runtime.device import Clock
+from runtime.tensors.decoding import decode
+from runtime.tensors.encoding import encode
 from runtime.tensors.ownership import Take, fresh
 from runtime.transport.protocol import Pending, Transport, TransportError
 
@@ -46,11 +47,11 @@ def packed(value: Any, device: torch.device, take: Take = fresh) -> list[torch.T
     """The messages that carry a value, uint8.
 
     Args:
-        value: Picklable.
+        value: One that can be encoded.
         device: Where messages are moved from.
         take: Gives their memory.
     """
-    data = pickle.dumps(value)
+    data = encode(value)
     first = (_SIZE.pack(len(data)) + data[:_FIRST]).ljust(ROOM, b"\0")
     parts = [first, data[_FIRST:]] if len(data) > _FIRST else [first]
     return [_message(part, device, take) for part in parts]
@@ -62,7 +63,7 @@ def packed_in(room: int, value: Any, device: torch.device, take: Take = fresh) -
     Raises:
         TransportError: there is not room enough.
     """
-    data = pickle.dumps(value)
+    data = encode(value)
     if len(data) > room - _SIZE.size:
         raise TransportError(f"a message of {len(data)} bytes, needed at most {room - _SIZE.size}")
     return _message((_SIZE.pack(len(data)) + data).ljust(room, b"\0"), device, take)
@@ -72,7 +73,7 @@ def unpacked_from(message: torch.Tensor, transport: Transport) -> Any:
     """The value in a message of `packed_in` that has been received."""
     data = transport.to_host(message).numpy().tobytes()
     (size,) = _SIZE.unpack_from(data)
-    return pickle.loads(data[_SIZE.size :][:size])
+    return decode(data[_SIZE.size :][:size])
 
 
 def _message(content: bytes, device: torch.device, take: Take) -> torch.Tensor:
@@ -90,4 +91,4 @@ def unpacked(first: torch.Tensor, transport: Transport, peer: int) -> Any:
         rest = torch.empty(size - _FIRST, dtype=torch.uint8, device=transport.device)
         transport.wait(transport.post_receive([rest], peer))
         content += transport.to_host(rest).numpy().tobytes()
-    return pickle.loads(content)
+    return decode(content)

@@ -84,7 +84,9 @@ def _check_failure(fault: Fault, values: dict[str, int], outcomes: dict[int, Out
         text = outcome.text
         if fault.kind in LOST:
             assert outcome.error == "LostPeerError", outcome
-            assert f"stage {fault.stage} ended without a word, or cannot be reached" in text
+            # A connection broke, or on a busy machine the silence was noticed before.
+            ended = f"stage {fault.stage} ended without a word"
+            assert text.startswith((f"{ended}, or cannot be reached: ", f"{ended}: ")), text
             assert "stage" in text.partition(": ")[2]  # the channel
         elif fault.kind in STALLED:
             assert outcome.error == "StalledError", outcome

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from runtime.distributed.process_group import process_group, processes_of_launcher
 from runtime.language.models import ModelFiles
 from runtime.language.scoring import DistributedScorer, LocalScorer, Scorer, ScorerOptions
+from runtime.transport.torch_distributed.object_gather import gather_objects
 
 
 class ScoringProcesses:
@@ -48,9 +49,12 @@ class ScoringProcesses:
         """The values of all replicas on replica `to`, `None` on the others."""
         if self._peers is None:
             return [value]
-        found: list[Any] = [None] * self.replicas
-        dist.all_gather_object(found, value, group=self._peers)
+        found = gather_objects(value, self._from_all)
         return found if self.replica == to else None
+
+    def _from_all(self, own: torch.Tensor) -> list[torch.Tensor]:
+        everyone = self.all_gather(own.to(self.device)).cpu()
+        return list(everyone.view(self.replicas, -1).unbind())
 
     def barrier(self) -> None:
         """Wait for all replicas."""

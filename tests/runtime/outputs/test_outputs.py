@@ -1,7 +1,6 @@
 """What an evaluation hands out: losses of any structure, reductions, metrics, and logits."""
 
 import math
-import pickle
 import warnings
 from typing import Any
 
@@ -12,6 +11,8 @@ from torch import nn
 from runtime import DataError, EvalResult, Evaluator, MetricError, label_log_probs
 from runtime.outputs.values import layout_of
 from runtime.planning.sources import CHUNK
+from runtime.tensors.decoding import decode
+from runtime.tensors.encoding import encode
 from tests.support.models_for_tests import Data, batches, mlp, one_process, over_stages
 
 SIZES = [3, 1, 4, 1, 2]
@@ -307,6 +308,6 @@ def test_a_layout_travels_between_processes_without_a_warning():
     layout = layout_of({"loss": 1.0, "metrics": {"a": (2.0, [3.0]), "b": {}}})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        arrived = pickle.loads(pickle.dumps(layout))
+        arrived = decode(encode(layout))
     assert arrived == layout
     assert arrived.rebuild([4.0, 5.0, 6.0])["metrics"]["a"] == (5.0, [6.0])
