@@ -41,7 +41,8 @@ def _command(title: str, command: Any) -> str:
 
 def _parted(text: str, program: str) -> tuple[list[str], list[str]]:
     """The paragraphs of a help, and the command lines among them."""
-    prose, examples = [], []
+    prose: list[str] = []
+    examples: list[str] = []
     for paragraph in text.strip().split("\n\n"):
         line = _EXAMPLES.sub("", " ".join(paragraph.split()))
         is_example = line.startswith(f"{program} ") or line != " ".join(paragraph.split())

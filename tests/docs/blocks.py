@@ -1,14 +1,4 @@
-"""The fenced blocks of a page, and what each of them is: code, commands, a file, or only shown.
-
-| block | what becomes of it |
-|---|---|
-| `python` | it runs, in the page's namespace; the `text` block right below is what it prints |
-| `console` | each line with `$` is a command; below it is what it prints, with `...` for anything |
-| any, with `title="NAME"` | it is the file of this name in the page's own folder |
-| `text` elsewhere | it is shown: a diagram, or a message |
-| any, below `<!-- not run: REASON -->` | it is not run, and counted |
-| `console`, below `<!-- exit status: N -->` | its last command ends with N; all others with 0 |
-"""
+"""The fenced blocks of a page, and what each of them is; CONTRIBUTING.md has the rules."""
 
 import re
 from collections.abc import Iterable

@@ -34,12 +34,12 @@ NOT_RUN = {
 
 
 def same(shown: str, printed: str) -> bool:
-    """Whether this was printed; `...` stands for anything, spaces at ends of lines for nothing."""
-    tidy = [
-        "\n".join(line.rstrip() for line in text.strip("\n").splitlines())
+    """Whether this was printed, where `...` stands for anything; how many spaces does not count."""
+    shown, printed = (
+        "".join(f"{' '.join(line.split())}\n" for line in text.strip("\n").splitlines()) or "\n"
         for text in (shown, printed)
-    ]
-    return OutputChecker().check_output(f"{tidy[0]}\n", f"{tidy[1]}\n", ELLIPSIS)
+    )
+    return OutputChecker().check_output(shown, printed, ELLIPSIS)
 
 
 def demand(block: Block, shown: str, printed: str) -> None:
