@@ -36,7 +36,7 @@ bench-runtime: $(READY)  ## measure the runtime; BENCH=--quick: small and once, 
 chaos: $(READY)  ## let N=200 random faults happen in real processes; SEED= repeats a run
 	$(BIN)/python -m tests.chaos $(N) $(SEED)
 
-# Whether what is said of GPUs is true, in ten minutes: docs/how-to/gpu.md. GPU_PYTHON has torch with CUDA;
+# Whether what is said of GPUs is true, in ten minutes: docs/explanation/gpu.md. GPU_PYTHON has torch with CUDA;
 # all else is in one folder, which can be made elsewhere and copied. Options: make gpu GPU=--dry
 GPU_PYTHON ?= $(PYTHON)
 GPU_PACKAGES ?= build/gpu-packages

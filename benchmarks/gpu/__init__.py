@@ -1,1 +1,1 @@
-"""Whether what is said of GPUs is true: `make gpu`, see docs/how-to/gpu.md."""
+"""Whether what is said of GPUs is true: `make gpu`, see docs/explanation/gpu.md."""

@@ -22,7 +22,7 @@ NOT_RUN = {
     "it downloads a data set": 3,
     "it installs packages": 1,
     "it makes an environment, and takes minutes": 2,
-    "it needs GPUs": 1,
+    "it needs GPUs": 2,
     "it needs Slurm": 1,
     "it needs root, and is run by the tests marked hosts": 1,
     "it needs two hosts": 3,

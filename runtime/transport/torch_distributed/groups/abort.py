@@ -1,9 +1,9 @@
 """Ending process groups from any thread, all at once.
 
-What is said of NCCL was read and not run, see docs/how-to/gpu.md: `abort()` waits for the device,
-on which a receive of *another* communicator may spin until that is aborted too. So all aborts are
-under way before any of them is waited for. And it is allowed only while no thread is inside a call
-on the communicator, hence `Calls`.
+What is said of NCCL was read and not run, see docs/explanation/gpu.md: `abort()` waits for the
+device, on which a receive of *another* communicator may spin until that is aborted too. So all
+aborts are under way before any of them is waited for. And it is allowed only while no thread is
+inside a call on the communicator, hence `Calls`.
 """
 
 import threading

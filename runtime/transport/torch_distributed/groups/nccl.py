@@ -62,7 +62,7 @@ def refuse_from_here(error: BaseException) -> None:
     """Note an error between `ncclGroupStart` and the end of `ncclGroupEnd`.
 
     Both NCCL and torch count open groups by thread, and nothing sets the counters back: what the
-    thread posts afterwards would never be launched (read, not run: see docs/how-to/gpu.md).
+    thread posts afterwards would never be launched (read, not run: see docs/explanation/gpu.md).
     """
     global _unsound
     _unsound = f"{type(error).__name__}: {error}"

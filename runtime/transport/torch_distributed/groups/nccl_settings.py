@@ -71,7 +71,7 @@ def without_watchdog() -> Iterator[None]:
 class NcclSettings:
     """Settings of the communicators of a pipeline, the same on all ranks.
 
-    Defaults are by reasoning, until they are measured (docs/how-to/gpu.md).
+    Defaults are by reasoning, until they are measured (docs/explanation/gpu.md).
     """
 
     max_ctas: int | None = 4
