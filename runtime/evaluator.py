@@ -1,8 +1,7 @@
 """The evaluator: a model's layers over the stages of a pipeline, evaluated micro-batch by batch."""
 
 import logging
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -10,24 +9,18 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from runtime.checkpoint import Mismatch, load_layers, save_states, state_of_module
 from runtime.data.micro_batches import DataError
 from runtime.data.samples import WeightFunction
-from runtime.distributed.grid import default_transport, require_grid
-from runtime.evaluation.lifetime import Closable, Lifetime
+from runtime.distributed.grid import connected
+from runtime.evaluation.pipeline_module import PipelineModule
 from runtime.evaluation.runner import Runner
 from runtime.evaluation.setup import Setup
 from runtime.execution.cuda_graphs import require_gpu
 from runtime.execution.listeners import Listener
 from runtime.failure.guard import TIMEOUT, Guard
-from runtime.modules.building import build_with_ties, layers_of
-from runtime.modules.division import Division
-from runtime.modules.layers import LayerLike, StageModule, build_stage, require_layers
-from runtime.modules.partition import Partition, divide
-from runtime.modules.profile import agreed_profile
-from runtime.modules.weights.agreement import RankWeights, digests_of
-from runtime.modules.weights.ties import Ties
-from runtime.outputs.metrics import Metric, StatefulMetrics, split_metrics
+from runtime.modules.layers import LayerLike
+from runtime.modules.partition import Partition
+from runtime.outputs.metrics import Metric, Metrics
 from runtime.outputs.options import (
     EvalKeywords,
     EvalOptions,
@@ -42,14 +35,12 @@ from runtime.recording.recorder import Recorder
 from runtime.transport import Channels, Transport
 from schedcc.errors import require_count
 from schedcc.schedules import Schedule
-from schedcc.table.ranges import in_words
-from schemas import CheckpointManifest, LogitsTo, PipelinePlan, ReduceOutput
-from schemas.plans import in_circle
+from schemas import LogitsTo, PipelinePlan, ReduceOutput
 
 _LOG = logging.getLogger(__name__)
 
 
-class Evaluator(Closable):
+class Evaluator(PipelineModule):
     """Evaluates a model whose layers are spread over the stages of a pipeline.
 
     Every stage is a process (or a thread, with the in-memory transport) that makes an evaluator of
@@ -157,66 +148,21 @@ class Evaluator(Closable):
             TransportError: NCCL was not initialised as it has to be, or channels share one queue
                 that lead around in a circle.
         """
-        if transport is not None and channels is not None:
-            raise ValueError(f"channels is {channels!r}, but the transport has channels already")
-        entries = require_layers(layers)
-        named_layers = layers if isinstance(layers, nn.Sequential) else entries
         ranks = stages if schedule == "inference" and plan is None else None
-        self._transport = transport or default_transport(ranks, replicas, mesh, channels)
-        require_grid(self._transport, ranks, replicas)
+        connection = connected(transport, ranks, replicas, mesh, channels)
         if cuda_graphs:
-            require_gpu(self._transport.device)
-        plans = plan_source(schedule, plan, stages, self._transport.ranks)
-        if in_circle(plans.placement):
-            self._transport.separate_channels()
-        self.stages, self.rank = len(plans.placement), self._transport.rank
-        self.replicas, self.replica = self._transport.replicas, self._transport.replica
-        guarded = guard or Guard(self._transport, timeout=timeout)
-        own = None if guard else guarded
-        self._lifetime = Lifetime(self, self._transport, own, owns=transport is None)
-        named = partial(guarded.named, self._lifetime.name)
-        profile = partial(
-            agreed_profile,
-            named_layers,
-            self._transport,
-            named(),
-            sample_inputs,
-            keyword_inputs=keyword_inputs,
-        )
-        self.boundaries = divide(entries, plans.placement, partition, profile)
-        self._division = division = Division.of(self.boundaries, plans.placement)
-        self._guard = named(division.titles)
-        self.stage_ids = division.stages_of(self.rank)
-        """The stages on this rank."""
-        ties = Ties(entries, division, self.rank)
-        built = digests_of(entries, ties.names) if check_weights else None
-        device, tied = self._transport.device, dict[Hashable, nn.Module]()
-
-        def build(stage: int) -> StageModule:
-            first, stop = self.boundaries[stage : stage + 2]
-            module = build_stage(
-                named_layers, first, stop, keyword_inputs=keyword_inputs, tied=tied
-            )
-            return module.to(device)
-
-        self.modules = build_with_ties(entries, ties, division, self._transport, self._guard, build)
-        """The layers of each stage on this rank; nothing keeps the others alive."""
-
-        self._layers = layers_of(self.modules, division)
-        self._weights = RankWeights(self._layers, division, self._transport, ties, built)
+            require_gpu(connection.device)
+        plans = plan_source(schedule, plan, stages, connection.ranks)
+        super().__init__(connection, plans.placement, guard, timeout, owns=transport is None)
+        self._build(layers, partition, sample_inputs, keyword_inputs, check_weights)
         self._micro_batches = micro_batches
-        metric_fns, stateful = split_metrics(metrics or {})
-        recorder = None if record is None else Recorder(record, self._transport)
-        if recorder is not None:
-            self._lifetime.at_end(recorder.close)
         setup = Setup(
             modules=self.modules,
             plans=plans,
-            division=division,
+            division=self._division,
             weights=self._weights,
             loss_fn=loss_fn,
-            metric_fns=metric_fns,
-            metrics=StatefulMetrics(stateful, self._transport),
+            metrics=Metrics(metrics or {}, connection),
             weight_fn=weight_fn,
             keyword_inputs=keyword_inputs,
             overlap=overlap,
@@ -224,48 +170,12 @@ class Evaluator(Closable):
             cuda_graphs=cuda_graphs,
             check_data=check_data,
             check_finite=check_finite,
-            listeners=[*([recorder] if recorder else []), *listeners],
-            recorder=recorder,
+            listeners=listeners,
+            recorder=None if record is None else Recorder(record, connection),
         )
-        self._runner = Runner(self._transport, self._guard, setup)
+        self._runner = Runner(connection, self._guard, setup)
         self._lifetime.at_end(self._runner.close)
-        _LOG.info("rank %d of the job: %r", self._transport.rank, self)
-
-    def __repr__(self) -> str:
-        """Who this process is: its replica, its rank in that pipeline, and what it holds."""
-        held = "; ".join(
-            f"stage {s} of {self.stages}: {in_words('layer', [self._division.layers_of_stage(s)])}"
-            for s in self.stage_ids
-        )
-        place = f"replica {self.replica} of {self.replicas}, rank {self.rank}"
-        return f"<{type(self).__name__} {place}, {self._transport.device}; {held}>"
-
-    @property
-    def stage_id(self) -> int:
-        """The first stage on this rank; mostly the only one."""
-        return self.stage_ids[0]
-
-    @property
-    def module(self) -> StageModule:
-        """The layers of this rank's only stage; of several, see `modules`.
-
-        Raises:
-            ValueError: the rank holds several stages.
-        """
-        if len(self.modules) > 1:
-            held = ", ".join(map(str, self.stage_ids))
-            raise ValueError(f"rank {self.rank} holds the stages {held}: see modules[stage]")
-        return self.modules[self.stage_id]
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this rank reads inputs."""
-        return 0 in self.stage_ids
-
-    @property
-    def is_last(self) -> bool:
-        """Whether this rank reads labels and has the logits."""
-        return self.stages - 1 in self.stage_ids
+        _LOG.info("rank %d of the job: %r", connection.global_rank, self)
 
     def eval_batch(
         self,
@@ -353,49 +263,6 @@ class Evaluator(Closable):
         self._lifetime.require_open()
         data = None if loader is None else _iterated(loader)
         return self._runner.evaluate(data, EvalOptions(**options), None)
-
-    def save_state_dict(
-        self, directory: str | Path, *, parallel_write: bool = True
-    ) -> CheckpointManifest:
-        """Save all layers, a file each; see `runtime.checkpoint`. Every rank has to call this.
-
-        Args:
-            directory: On a file system that all ranks share. A checkpoint that it holds is replaced
-                at the end, at once.
-            parallel_write: Whether the replicas of a stage share the writing of its layers, or
-                replica 0 writes all of them.
-
-        Raises:
-            CheckpointError: a layer cannot be saved or written, on any rank; the same everywhere.
-        """
-        self._lifetime.require_open()
-        with self._guard.run("save_state_dict") as run:
-            run.phase("the saving of a checkpoint", waits_for="", patient=True)
-            self._weights.hold_ties()
-            states = {index: state_of_module(layer) for index, layer in self._layers.items()}
-            return save_states(
-                states, Path(directory), self._transport, parallel_write=parallel_write
-            )
-
-    def load_state_dir(self, directory: str | Path, *, strict: bool = True) -> Mismatch:
-        """Load all layers from a directory, saved with any number of stages and replicas.
-
-        Args:
-            directory: Made by `save_state_dict`, or by DeepSpeed's pipeline engine.
-            strict: Whether to refuse tensors that only the model or only the checkpoint has.
-
-        Returns:
-            Those tensors, of all stages.
-
-        Raises:
-            CheckpointError: the checkpoint is damaged or does not fit; no module has changed.
-        """
-        self._lifetime.require_open()
-        with self._guard.run("load_state_dir") as run:
-            run.phase("the loading of a checkpoint", waits_for="", patient=True)
-            return load_layers(
-                self._layers, self.boundaries[-1], Path(directory), self._transport, strict=strict
-            )
 
 
 def _iterated(loader: Iterable[Any]) -> Iterator[Any]:

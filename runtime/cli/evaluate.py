@@ -4,11 +4,11 @@ import os
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
+from runtime.cli import options
 from runtime.cli.output import others_on_stderr
 from runtime.distributed.launch_environment import (
     LaunchError,
@@ -36,156 +36,37 @@ WORKERS_IMPORT = ("runtime.language.perplexity.run", *MODULES)
 
 def evaluate(
     context: typer.Context,
-    model: Annotated[
-        str,
-        typer.Option(help="smollm2, a GGUF file, or a directory: Hugging Face's, or by layers."),
-    ] = "smollm2",
-    text: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="File, directory, pipe, or - for standard input; may be given several times, and "
-            "all texts count. JSONL and parquet hold records; .gz and .zst are read as they are. "
-            "Default: Python's language reference."
-        ),
-    ] = None,
-    field: Annotated[
-        str | None,
-        typer.Option(
-            help="What records call their text; default: text. If it is given, standard input and "
-            "pipes hold JSONL."
-        ),
-    ] = None,
-    stages: Annotated[
-        int | None,
-        typer.Option(
-            "--stages",
-            "-S",
-            help="S, the number of stages; default: 2, or with R two on each rank if possible.",
-        ),
-    ] = None,
-    schedule: Annotated[
-        str | None,
-        typer.Option(
-            help="inference (fill and drain), interleaved, interleaved_wide or v_shape; default: "
-            "inference."
-        ),
-    ] = None,
-    ranks: Annotated[
-        int | None,
-        typer.Option("--ranks", "-R", help="R, the number of processes; default: one a stage."),
-    ] = None,
-    plan: Annotated[
-        Path | None,
-        typer.Option(help="Plan to be run as it is: JSON, or a CSV file of torch's."),
-    ] = None,
-    micro_batch_size: Annotated[int, typer.Option(help="Windows in a micro-batch.")] = 1,
-    sequence_length: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
-    max_windows: Annotated[
-        int | None, typer.Option(help="Evaluate only the first windows; default: all.")
-    ] = None,
-    documents: Annotated[
-        Literal["whole", "texts", "lines", "packed"],
-        typer.Option(
-            help="whole: a text is one document; the first token of each window is not predicted. "
-            "texts: each text (a file, or a record) is predicted alone, from its first token on. "
-            "lines: the same of each line and of each record, as lm-evaluation-harness does. "
-            "packed: lines and records one behind the other in common windows, so that documents "
-            "see those before them. Separators are never predicted."
-        ),
-    ] = "whole",
-    bos: Annotated[
-        bool | None,
-        typer.Option(
-            help="Put the token for the beginning of a text before every window; default: what the "
-            "tokenizer does, for whole and packed documents."
-        ),
-    ] = None,
-    stride: Annotated[
-        int | None,
-        typer.Option(
-            help="Tokens between the beginnings of windows, which overlap then; no token is "
-            "predicted twice."
-        ),
-    ] = None,
-    chat_template: Annotated[
-        bool,
-        typer.Option(
-            "--chat-template",
-            help="Write texts with the model's chat template: lists of messages in records, and "
-            "other texts as a message of a user.",
-        ),
-    ] = False,
-    separator_id: Annotated[
-        int | None,
-        typer.Option(
-            help="Token before each document, as context; default: the model's bos or eos token."
-        ),
-    ] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")
-    ] = "float32",
-    overlap: Annotated[
-        bool, typer.Option(help="Let transfers cross the forwards; the results are the same.")
-    ] = True,
-    channels: Annotated[
-        Literal["memory", "shared", "per-edge"] | None,
-        typer.Option(
-            help="What activations travel through; default: memory that the CPUs of a host share, "
-            "one process group for all GPUs."
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of each process; default: its share of the cores.")
-    ] = None,
-    verify: Annotated[
-        bool,
-        typer.Option("--verify", help="Compare with the unsplit model in one process as well."),
-    ] = False,
-    record: Annotated[
-        Path | None,
-        typer.Option(help="New directory where each stage writes what it executes, as it goes."),
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option(help="Seconds without any progress after which the run is ended.")
-    ] = 300.0,
-    cuda_graphs: Annotated[
-        bool,
-        typer.Option(
-            "--cuda-graphs",
-            help="Capture forwards into CUDA graphs: for small models, which the host cannot "
-            "launch as fast as a GPU runs them.",
-        ),
-    ] = False,
-    check_finite: Annotated[
-        bool,
-        typer.Option(
-            help="If a loss is NaN or infinite, which is an error in any case, name the stage "
-            "where it began."
-        ),
-    ] = False,
-    per_document: Annotated[
-        Path | None, typer.Option(help="File for the scores of documents, as JSONL.")
-    ] = None,
-    per_token: Annotated[
-        Path | None, typer.Option(help="File for the losses of tokens, as JSONL.")
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            help="Directory where results are kept as they come: a run that was ended goes on "
-            "there."
-        ),
-    ] = None,
-    partition: Annotated[
-        str | None,
-        typer.Option(
-            help="The first layer of each stage, and the number of layers, as 0,12,32; default: "
-            "balanced by arithmetic."
-        ),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    model: options.Model = "smollm2",
+    text: options.Text = None,
+    field: options.Field = None,
+    stages: options.Stages = None,
+    schedule: options.Schedule = None,
+    ranks: options.Ranks = None,
+    plan: options.Plan = None,
+    micro_batch_size: options.MicroBatchSize = 1,
+    sequence_length: options.SequenceLength = 512,
+    max_windows: options.MaxWindows = None,
+    documents: options.Documents = "whole",
+    bos: options.Bos = None,
+    stride: options.Stride = None,
+    chat_template: options.ChatTemplate = False,
+    separator_id: options.SeparatorId = None,
+    dtype: options.Dtype = "float32",
+    overlap: options.Overlap = True,
+    channels: options.Channels = None,
+    threads: options.Threads = None,
+    verify: options.Verify = False,
+    record: options.Record = None,
+    timeout: options.Timeout = 300.0,
+    cuda_graphs: options.CudaGraphs = False,
+    check_finite: options.CheckFinite = False,
+    per_document: options.PerDocument = None,
+    per_token: options.PerToken = None,
+    resume: options.Resume = None,
+    partition: options.Partition = None,
+    quiet: options.Quiet = False,
+    version: options.Version = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Loss and perplexity of a causal language model on a text, over pipeline stages.
 
@@ -202,18 +83,7 @@ def evaluate(
         typer.echo(__version__)
         raise typer.Exit
     if context.invoked_subcommand is not None:
-        given = [name for name in context.params if _is_given(context, name)]
-        if given:
-            option = given[0].replace("_", "-")
-            raise ValueError(f"--{option} is an option of evaluating, not of a subcommand")
-        if others := processes_of_launcher():
-            raise LaunchError(
-                f"{others[0]} started {others[1]} processes, and {context.invoked_subcommand} is "
-                "the work of one: start it without a launcher"
-            )
-        return
-    if version:
-        typer.echo(__version__)
+        _require_alone(context, context.invoked_subcommand)
         return
     started, style = time.time(), style_for(sys.stderr, quiet=quiet)
     display = Display("none" if style == "lines" else style)  # bad input is one line
@@ -260,6 +130,19 @@ def evaluate(
         )
 
     raise typer.Exit(_run(job, display, as_json=as_json))
+
+
+def _require_alone(context: typer.Context, subcommand: str) -> None:
+    """Refuse options of evaluating before a subcommand, and processes beside its own."""
+    given = [name for name in context.params if _is_given(context, name)]
+    if given:
+        option = given[0].replace("_", "-")
+        raise ValueError(f"--{option} is an option of evaluating, not of a subcommand")
+    if others := processes_of_launcher():
+        raise LaunchError(
+            f"{others[0]} started {others[1]} processes, and {subcommand} is the work of one: "
+            "start it without a launcher"
+        )
 
 
 def _boundaries(text: str) -> tuple[int, ...]:

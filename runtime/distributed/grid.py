@@ -80,17 +80,35 @@ def transport_over(
     )
 
 
-def default_transport(
-    ranks: int | None, replicas: int | None, mesh: DeviceMesh | None, channels: Channels | None
+def connected(
+    transport: Transport | None,
+    ranks: int | None,
+    replicas: int | None,
+    mesh: DeviceMesh | None,
+    channels: Channels | None,
 ) -> Transport:
-    """The transport that an evaluator uses when it is given none.
+    """The transport of an evaluator: the one it is given, or one over the processes there are.
 
     A process is alone if nothing says that there are others, or if `ranks` is 1.
 
     Raises:
         AgreementError: the processes there are do not make such a grid.
         LaunchError: a launcher's environment says half of it.
+        ValueError: both a transport and channels are given.
     """
+    if transport is not None and channels is not None:
+        raise ValueError(f"channels is {channels!r}, but the transport has channels already")
+    found = transport or _over_all_processes(ranks, replicas, mesh, channels)
+    if ranks not in (None, found.ranks):
+        raise AgreementError(f"stages is {ranks}, but {found.ranks} processes are connected")
+    if replicas not in (None, found.replicas):
+        raise AgreementError(f"replicas is {replicas}, but {found.replicas} are connected")
+    return found
+
+
+def _over_all_processes(
+    ranks: int | None, replicas: int | None, mesh: DeviceMesh | None, channels: Channels | None
+) -> Transport:
     if mesh is not None:
         return transport_over(mesh, channels=channels)
     if not (dist.is_available() and dist.is_initialized()):
@@ -117,18 +135,6 @@ def default_transport(
     count, length = _grid_shape(ranks, replicas)
     grid = [list(range(first, first + length)) for first in range(0, count * length, length)]
     return TorchTransport(channels=channels, grid=grid)
-
-
-def require_grid(transport: Transport, ranks: int | None, replicas: int | None) -> None:
-    """Refuse a transport that connects another number of processes than asked for.
-
-    Raises:
-        AgreementError: it does.
-    """
-    if ranks not in (None, transport.ranks):
-        raise AgreementError(f"stages is {ranks}, but {transport.ranks} processes are connected")
-    if replicas not in (None, transport.replicas):
-        raise AgreementError(f"replicas is {replicas}, but {transport.replicas} are connected")
 
 
 def _grid_shape(ranks: int | None, replicas: int | None) -> tuple[int, int]:

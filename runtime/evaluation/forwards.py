@@ -39,11 +39,12 @@ def forwards_of(
     }
     last = setup.division.stages - 1
     if last in modules:
+        measure = Measure(setup.loss_fn, setup.metrics.functions)
         forwards[last] = LastStageForward(
             modules[last],
             evaluation.results,
             _weigher(setup, evaluation, stream),
-            measure=Measure(setup.loss_fn, setup.metric_fns) if options.compute_loss else None,
+            measure=measure if options.compute_loss else None,
             logits_fn=options.logits_fn,
             finite=finite.get(last),
             is_first=last == 0,

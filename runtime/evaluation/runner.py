@@ -92,10 +92,12 @@ class Runner:
         return eval_result(evaluation.micro_batches, evaluation.results)
 
     def close(self) -> None:
-        """Let go of plans and memory."""
+        """Let go of plans and memory, and end the recording."""
         self._plans.clear()
         self._buffers.clear()
         self._buffers.memory.clear()
+        if self._setup.recorder is not None:
+            self._setup.recorder.close()
 
     def _forget(self) -> None:
         """Know nothing that ranks agree on."""
@@ -280,7 +282,7 @@ class Runner:
             transfers=transfers,
             results=evaluation.results,
             own=self._owner.own,
-            listeners=(run, *setup.listeners),
+            listeners=(run, *filter(None, [setup.recorder]), *setup.listeners),
         )
         return work, finite
 

@@ -10,7 +10,7 @@ from runtime.execution.listeners import Listener
 from runtime.modules.division import Division
 from runtime.modules.found_modules import modules_in
 from runtime.modules.weights.agreement import RankWeights
-from runtime.outputs.metrics import StatefulMetrics
+from runtime.outputs.metrics import Metrics
 from runtime.outputs.options import EvalOptions
 from runtime.outputs.values import LossFunction
 from runtime.planning.autotuning import Overlap
@@ -30,8 +30,7 @@ class Setup:
     """How the layers are divided into stages, and these are placed on ranks."""
     weights: RankWeights
     loss_fn: LossFunction | None
-    metric_fns: Mapping[str, LossFunction]
-    metrics: StatefulMetrics
+    metrics: Metrics
     weight_fn: WeightFunction | None
     """`None`: by samples, where these are certain."""
     keyword_inputs: bool
@@ -43,9 +42,9 @@ class Setup:
     check_data: bool
     check_finite: bool
     listeners: Sequence[Listener]
-    """Told about every instruction; a recorder is the first, so that whatever another one does is
-    on file."""
+    """Told about every instruction."""
     recorder: Recorder | None
+    """Told first, so that whatever a listener does is on file."""
 
     @property
     def compares_data(self) -> bool:
@@ -54,10 +53,10 @@ class Setup:
 
     def evaluated(self, options: EvalOptions, *, last: bool) -> list[nn.Module]:
         """What has to be in evaluation mode: the layers, and what their outputs are given to."""
-        given = (self.loss_fn, self.metric_fns, self.metrics, self.weight_fn, options.logits_fn)
+        given = (self.loss_fn, self.metrics, self.weight_fn, options.logits_fn)
         return [*self.modules.values(), *(modules_in(*given) if last else ())]
 
     @property
     def computes_something(self) -> bool:
         """Whether there is a loss or a metric."""
-        return self.loss_fn is not None or bool(self.metric_fns) or bool(self.metrics)
+        return self.loss_fn is not None or bool(self.metrics.functions) or bool(self.metrics)

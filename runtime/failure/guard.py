@@ -20,11 +20,11 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from runtime.device import Clock
+from runtime.failure.detection.instruction_pointer import ALL_STAGES, InstructionPointer
+from runtime.failure.detection.monitored_barrier import MonitoredBarrier
+from runtime.failure.detection.periodic import PeriodicThread
 from runtime.failure.error_text import note
 from runtime.failure.errors import AgreedError, AgreementError, RemoteError, error_of
-from runtime.failure.instruction_pointer import ALL_STAGES, InstructionPointer
-from runtime.failure.monitored_barrier import MonitoredBarrier
-from runtime.failure.periodic import PeriodicThread
 from runtime.failure.report import Failure
 from runtime.failure.session import Session
 from runtime.transport.protocol import ConnectionLostError, Transport

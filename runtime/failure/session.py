@@ -7,17 +7,17 @@ import time
 from itertools import chain
 
 from runtime.device import Clock
-from runtime.failure.dead_ranks import lost
+from runtime.failure.detection.dead_ranks import lost
+from runtime.failure.detection.heartbeat import HeartbeatTask
+from runtime.failure.detection.instruction_pointer import ALL_STAGES, InstructionPointer
+from runtime.failure.detection.monitored_barrier import MonitoredBarrier, different
+from runtime.failure.detection.periodic import PeriodicThread
+from runtime.failure.detection.watchdog import Watchdog
 from runtime.failure.errors import AgreementError
 from runtime.failure.forced_exit import ForcedExit
-from runtime.failure.heartbeat import HeartbeatTask
-from runtime.failure.instruction_pointer import ALL_STAGES, InstructionPointer
-from runtime.failure.monitored_barrier import MonitoredBarrier, different
-from runtime.failure.periodic import PeriodicThread
 from runtime.failure.report import Failure
 from runtime.failure.state import FailureState
 from runtime.failure.store import FailureStore
-from runtime.failure.watchdog import Watchdog
 from runtime.transport.protocol import ConnectionLostError, Transport
 from runtime.transport.rendezvous import RendezvousStore
 

@@ -8,7 +8,7 @@ store does; threads of their own make them.
 
 from collections.abc import Iterable
 
-from runtime.failure.instruction_pointer import RankStatus
+from runtime.failure.detection.instruction_pointer import RankStatus
 from runtime.failure.report import Failure
 from runtime.transport.private_store import part_of
 from runtime.transport.rendezvous import RendezvousStore

@@ -39,50 +39,43 @@ class StatefulMetric(Protocol):
 Metric = StatefulMetric | MetricFunction
 
 
-def split_metrics(
-    metrics: Mapping[str, Metric],
-) -> tuple[dict[str, MetricFunction], dict[str, StatefulMetric]]:
-    """The functions, and those that keep a state (which may be callable, too).
+class Metrics:
+    """The metrics of an evaluator; what is computed here is those that keep a state."""
 
-    Raises:
-        MetricError: something is neither.
-    """
-    stateful = {n: metric for n, metric in metrics.items() if isinstance(metric, StatefulMetric)}
-    functions = {}
-    for name, metric in metrics.items():
-        if isinstance(metric, StatefulMetric):
-            continue
-        if not callable(metric):
-            raise MetricError(
-                f"metric {name!r} is {metric!r}, needed a function (output, label) -> value or an "
-                "object with update, compute and reset"
-            )
-        functions[name] = metric
-    return functions, stateful
-
-
-class StatefulMetrics:
-    """The metrics of an evaluator that keep a state."""
-
-    def __init__(self, metrics: Mapping[str, StatefulMetric], transport: Transport) -> None:
-        """Move the metrics to the device, if they are modules.
+    def __init__(self, metrics: Mapping[str, Metric], transport: Transport) -> None:
+        """Move those that keep a state to the device, if they are modules.
 
         Raises:
-            MetricError: there are replicas, and a metric cannot merge their states.
+            MetricError: one is neither a function nor keeps a state, or there are replicas, and it
+                cannot merge their states.
         """
+        self.functions: dict[str, MetricFunction] = {}
+        """Those that are reduced like the loss. (Others may be callable, too.)"""
+        self._metrics: dict[str, StatefulMetric] = {}
+        self._transport = transport
         for name, metric in metrics.items():
-            if transport.replicas > 1 and not hasattr(metric, "merge_state"):
+            if isinstance(metric, StatefulMetric):
+                self._metrics[name] = metric
+            elif callable(metric):
+                self.functions[name] = metric
+            else:
                 raise MetricError(
-                    f"metric {name!r} of type {type(metric).__name__} has no merge_state, "
+                    f"metric {name!r} is {metric!r}, needed a function (output, label) -> value or "
+                    "an object with update, compute and reset"
+                )
+        for name, stateful in self._metrics.items():
+            if transport.replicas > 1 and not hasattr(stateful, "merge_state"):
+                raise MetricError(
+                    f"metric {name!r} of type {type(stateful).__name__} has no merge_state, "
                     f"needed to combine its states in {transport.replicas} replicas"
                 )
-            if isinstance(metric, nn.Module):
-                metric.to(transport.device)
-        self._metrics, self._transport = dict(metrics), transport
+            if isinstance(stateful, nn.Module):
+                stateful.to(transport.device)
         self.computed: dict[str, Any] = {}
         """What was computed last, on the stages that are to know it."""
 
     def __bool__(self) -> bool:
+        """Whether one keeps a state."""
         return bool(self._metrics)
 
     def begin(self, *, fed: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from runtime.outputs.logits import Logits
 from runtime.outputs.losses import Losses
-from runtime.outputs.metrics import StatefulMetrics
+from runtime.outputs.metrics import Metrics
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Results:
 
     losses: Losses
     """With the metrics that are functions."""
-    metrics: StatefulMetrics
+    metrics: Metrics
     logits: Logits
 
 

@@ -1,14 +1,14 @@
 """Where plans come from: a schedule that has one for any number of micro-batches, or the caller."""
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import schedcc
 from schedcc.derive.forwards import placement_of
 from schedcc.derive.repetition import Repetition
 from schedcc.endless import EndlessPlan, endless_programs
-from schedcc.schedules import Schedule, find_schedule
+from schedcc.schedules import SCHEDULES, Schedule, find_schedule
 from schedcc.schedules.epilogue import epilogues
 from schedcc.schedules.schedule import Overlap, first_allowed
 from schemas import GroupStart, PipelinePlan, TransportModel
@@ -16,6 +16,11 @@ from schemas.plans import in_circle
 
 CHUNK = 256
 """Micro-batches between two drains of the pipe, where a plan cannot go on without an end."""
+
+SMALL = 1024
+"""Forwards of a plan that the next evaluator of a process finds compiled."""
+
+_remembered: Callable[..., PipelinePlan] = lru_cache(maxsize=32)(schedcc.compile_pipeline)
 
 
 class PlanSource(Protocol):
@@ -73,10 +78,12 @@ class ScheduledPlans:
             return schedcc.compile_epilogue(
                 self._stages, schedule=self._schedule, ranks=self._ranks, outcome=outcome
             )
-        return schedcc.compile_pipeline(
+        small = _ships(self._schedule) and micro_batches * self._stages <= SMALL
+        compiled = _remembered if small else schedcc.compile_pipeline
+        return compiled(
             micro_batches,
             self._stages,
-            schedule=self._schedule,
+            schedule=self._schedule.name if small else self._schedule,
             ranks=self._ranks,
             overlap=self._variants[overlap],
             outcome=outcome,
@@ -190,14 +197,26 @@ def plan_source(
     """
     if plan is None:
         value = find_schedule(schedule)
-        return ScheduledPlans(
-            value, default_stages(value, ranks) if stages is None else stages, ranks
-        )
+        stages = default_stages(value, ranks) if stages is None else stages
+        if _ships(value):
+            return _shared(value.name, stages, ranks)
+        return ScheduledPlans(value, stages, ranks)
     if stages not in (None, plan.stages):
         raise schedcc.ScheduleError(f"stages is {stages}, but the plan is for {plan.stages}")
     if ranks != plan.ranks:
         raise schedcc.ScheduleError(f"the plan is for {plan.ranks} ranks, but there are {ranks}")
     return GivenPlan(plan)
+
+
+@lru_cache(maxsize=16)
+def _shared(schedule: str, stages: int, ranks: int) -> ScheduledPlans:
+    """The variants without an end are derived and proved once for all evaluators of a process."""
+    return ScheduledPlans(schedule, stages, ranks)
+
+
+def _ships(schedule: Schedule) -> bool:
+    """Whether nobody can change what a schedule says, as that of a user's own value."""
+    return any(schedule is known for known in SCHEDULES)
 
 
 def default_stages(schedule: Schedule, ranks: int) -> int:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, assert_never, get_args
 
 from schedcc.testing.network import End, Network, PlaceKey
 from schemas import (
@@ -14,6 +14,7 @@ from schemas import (
     CollectLogits,
     ComputeMetrics,
     CopyActivation,
+    EpilogueInstruction,
     ForwardPass,
     GroupEnd,
     GroupStart,
@@ -25,6 +26,7 @@ from schemas import (
     PostSendActivation,
     RecvActivation,
     ReduceLoss,
+    ReduceOutput,
     SendActivation,
     TransferInstruction,
     WaitRecvActivation,
@@ -149,14 +151,14 @@ class Machine:
             case _:
                 self._finish(i)
 
-    def _finish(self, i: Instruction) -> None:
+    def _finish(self, i: EpilogueInstruction) -> None:
         """Execute an instruction of the epilogue."""
         match i:
             case ReduceLoss():
                 require(self.last and self.loss is None, "structure", "no losses to reduce")
                 self.loss = i.reduction
             case AllReduceLoss():
-                reduced = self.loss in ("avg", "sum", "mean_of_means") and not self.handed_out
+                reduced = self.loss in get_args(ReduceOutput) and not self.handed_out
                 require(self.last and reduced, "structure", "no reduced loss to extend")
                 self.loss = "over replicas"
             case ComputeMetrics() | AllReduceMetrics():
@@ -177,7 +179,7 @@ class Machine:
                     require(self.rank in ends, "structure", "a rank that takes no part")
                 self.enters, self.collected = i, True
             case _:
-                raise AssertionError(i)
+                assert_never(i)
 
     def _input_of(self, stage_id: int, micro_batch: int) -> str:
         """The input that a stage should have for a micro-batch."""

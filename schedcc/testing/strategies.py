@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, get_args
 
 from hypothesis import example
 from hypothesis import strategies as st
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from schedcc import SCHEDULES, Outcome, Schedule, ScheduleError, compile_pipeline
 from schedcc.testing.mutations import random_mutant
 from schedcc.testing.plans import pipeline
-from schemas import PipelinePlan, TransportModel
+from schemas import LogitsTo, PipelinePlan, ReduceOutput, TransportModel
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
@@ -133,10 +133,10 @@ def outcomes() -> st.SearchStrategy[Outcome]:
     return st.builds(
         Outcome,
         compute_loss=st.booleans(),
-        reduce_output=st.sampled_from(["avg", "sum", "mean_of_means", None]),
+        reduce_output=st.sampled_from([*get_args(ReduceOutput), None]),
         bcast_loss=st.booleans(),
         return_logits=st.booleans(),
-        logits_to=st.sampled_from(["last", "first", "all"]),
+        logits_to=st.sampled_from(get_args(LogitsTo)),
         compute_metrics=st.booleans(),
         replicas=st.integers(1, 3),
     )

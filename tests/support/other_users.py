@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.forks import forks
+
 NOBODY = 65534
 _LISTENS = "0A"
 
@@ -20,9 +22,8 @@ root_only = pytest.mark.skipif(
 
 def as_nobody(function: Callable[[Any], Any], argument: Any) -> Any:
     """What `function(argument)` returns in a process of the user nobody."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_become_nobody, args=(function, argument, theirs))
+    ours, theirs = multiprocessing.Pipe()
+    process = forks().Process(target=_become_nobody, args=(function, argument, theirs))
     process.start()
     theirs.close()
     try:

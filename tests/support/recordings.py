@@ -11,7 +11,7 @@ from runtime.execution.program import Program
 from runtime.execution.transfers import Transfers
 from runtime.outputs.logits import Logits
 from runtime.outputs.losses import Losses
-from runtime.outputs.metrics import StatefulMetrics
+from runtime.outputs.metrics import Metrics
 from runtime.outputs.options import EvalOptions
 from runtime.outputs.results import Results
 from runtime.recording.recorder import Recorder
@@ -70,7 +70,7 @@ def run_recorded(plan: PipelinePlan, directory: Path, *, fails: int | None = Non
             stream=stream,
             transfers=transfers,
             results=Results(
-                Losses(end.device), StatefulMetrics({}, end), Logits(EvalOptions(), end.device)
+                Losses(end.device), Metrics({}, end), Logits(EvalOptions(), end.device)
             ),
             own=Owner([nn.Identity()], buffers.memory.ours).own,
             listeners=(recorder,),

@@ -12,7 +12,7 @@ from benchmarks.gpu.report import Found
 from benchmarks.gpu.workload import data, differing, layers, one_process, tortured
 from runtime import Evaluator
 from runtime.device import Clock, Mark
-from runtime.failure.instruction_pointer import LEAD
+from runtime.failure.detection.instruction_pointer import LEAD
 from runtime.transport import Channels, TorchTransport
 from schemas import ForwardPass, Placed
 

@@ -52,7 +52,7 @@ from runtime.modules.partition import balanced
 from runtime.outputs.options import EvalKeywords
 from runtime.outputs.results import EvalResult
 from runtime.transport import TorchTransport
-from schemas import LanguageModelEvaluation
+from schemas import LanguageModelEvaluation, Verification
 
 
 def run_rank(job: Job) -> LanguageModelEvaluation | None:
@@ -127,12 +127,19 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
         resumed=resumed,
         advice=advice(job, summaries, estimated, len(windows) - resumed),
     )
+    return evaluation_of(job, finished, _verified(job, files, finished, display, device))
+
+
+def _verified(
+    job: Job, files: ModelFiles, finished: Finished, display: Display, device: torch.device
+) -> Verification | None:
+    """What comes of the comparison with one process, if it is wanted."""
     if not job.verify:
-        return evaluation_of(job, finished, None)
+        return None
     display.phase("comparing with one process")
     verification = verification_of(files, getattr(torch, job.dtype), finished, device)
     display.clear()
-    return evaluation_of(job, finished, verification)
+    return verification
 
 
 def _windows(job: Job, documents: Documents) -> Windows:

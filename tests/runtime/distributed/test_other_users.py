@@ -1,6 +1,5 @@
 """A run on one machine, as other users of the machine see it."""
 
-import multiprocessing
 import os
 import socket
 import stat
@@ -31,6 +30,7 @@ from runtime.transport.private_store import (
 )
 from runtime.transport.rendezvous import RendezvousStore
 from runtime.transport.shared_memory.sockets import Listener, connect
+from tests.support.forks import forks, launch_forks
 from tests.support.models_for_tests import batches, mlp, one_process
 from tests.support.other_users import as_nobody, connected, opened, ports, root_only
 
@@ -104,7 +104,8 @@ def sockets_of_runs() -> list[str]:
 def test_another_user_reaches_nothing_of_a_run_and_it_ends_as_it_would_have(tmp_path):
     scene, found = Scene(tmp_path), []
     tmp_path.chmod(0o755)
-    run = threading.Thread(target=lambda: found.append(launch(2, evaluate_in_view, scene)))
+    forks()  # not first in the thread
+    run = threading.Thread(target=lambda: found.append(launch_forks(2, evaluate_in_view, scene)))
     run.start()
     try:
         ranks = [scene.told(rank) for rank in range(2)]
@@ -129,12 +130,12 @@ def test_another_user_reaches_nothing_of_a_run_and_it_ends_as_it_would_have(tmp_
 
 
 def launch_in_view(scene: Scene) -> None:
-    launch(2, evaluate_in_view, scene)
+    launch(2, evaluate_in_view, scene, start_method="fork")
 
 
 def test_a_launcher_that_is_killed_leaves_no_directory_behind(tmp_path):
     scene = Scene(tmp_path)
-    launcher = multiprocessing.get_context("spawn").Process(target=launch_in_view, args=(scene,))
+    launcher = forks().Process(target=launch_in_view, args=(scene,))
     launcher.start()
     directories = {scene.told(rank)[1] for rank in range(2)}
     assert len(directories) == 1

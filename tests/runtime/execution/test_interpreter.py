@@ -16,7 +16,7 @@ from runtime.execution.program import Program
 from runtime.execution.transfers import Transfers
 from runtime.outputs.logits import Logits
 from runtime.outputs.losses import Losses
-from runtime.outputs.metrics import StatefulMetrics
+from runtime.outputs.metrics import Metrics
 from runtime.outputs.options import EvalOptions
 from runtime.outputs.results import EvalResult, Results, eval_result
 from runtime.outputs.values import Measure
@@ -34,7 +34,7 @@ from tests.support.models_for_tests import Data, batches, mlp, one_process, stre
 
 
 def results_of(end: InMemoryTransport, options: EvalOptions | None = None) -> Results:
-    metrics = StatefulMetrics({}, end)
+    metrics = Metrics({}, end)
     return Results(Losses(end.device), metrics, Logits(options or EvalOptions(), end.device))
 
 

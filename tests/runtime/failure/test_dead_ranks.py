@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from runtime.device import Clock
-from runtime.failure.heartbeat import ALL_TO_ALL_RANKS, HeartbeatTask
-from runtime.failure.instruction_pointer import InstructionPointer
-from runtime.failure.periodic import PeriodicThread
+from runtime.failure.detection.heartbeat import ALL_TO_ALL_RANKS, HeartbeatTask
+from runtime.failure.detection.instruction_pointer import InstructionPointer
+from runtime.failure.detection.periodic import PeriodicThread
 from runtime.failure.state import FailureState
 from runtime.failure.store import FailureStore, Heartbeat
 from runtime.testing import InMemoryNetwork

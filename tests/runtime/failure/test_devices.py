@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from runtime.device import Clock
-from runtime.failure import instruction_pointer
+from runtime.failure.detection import instruction_pointer
+from runtime.failure.detection.instruction_pointer import InstructionPointer
 from runtime.failure.forced_exit import ForcedExit
-from runtime.failure.instruction_pointer import InstructionPointer
 from runtime.failure.report import Failure
 from schedcc import compile_stage
 from schemas import ForwardPass

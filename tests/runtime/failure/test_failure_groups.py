@@ -10,14 +10,14 @@ import torch
 import torch.distributed as dist
 
 from runtime.device import Clock
+from runtime.failure.detection.heartbeat import HeartbeatTask
+from runtime.failure.detection.instruction_pointer import InstructionPointer
+from runtime.failure.detection.periodic import PeriodicThread
+from runtime.failure.detection.watchdog import Watchdog
 from runtime.failure.forced_exit import ForcedExit
-from runtime.failure.heartbeat import HeartbeatTask
-from runtime.failure.instruction_pointer import InstructionPointer
-from runtime.failure.periodic import PeriodicThread
 from runtime.failure.report import Failure
 from runtime.failure.state import FailureState
 from runtime.failure.store import FailureStore
-from runtime.failure.watchdog import Watchdog
 from runtime.testing import InMemoryNetwork
 from runtime.transport import TransportError
 from runtime.transport.rendezvous import RendezvousStore

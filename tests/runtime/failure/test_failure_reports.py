@@ -15,12 +15,12 @@ from runtime import (
 )
 from runtime.cli.exits import exit_for
 from runtime.distributed.processes import Terminated, WorkerError
+from runtime.failure.detection.instruction_pointer import RankStatus
+from runtime.failure.detection.watchdog import describe
 from runtime.failure.errors import error_of
 from runtime.failure.guard import Guard
-from runtime.failure.instruction_pointer import RankStatus
 from runtime.failure.report import Failure
 from runtime.failure.store import Heartbeat
-from runtime.failure.watchdog import describe
 from runtime.testing import run_threads
 from tests.support.models_for_tests import batches, mlp, one_process, over_stages
 

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from runtime.failure import periodic as periodic_module
-from runtime.failure.periodic import PeriodicThread
+from runtime.failure.detection import periodic as periodic_module
+from runtime.failure.detection.periodic import PeriodicThread
 
 SOON = 30.0
 

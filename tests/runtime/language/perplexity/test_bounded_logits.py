@@ -15,7 +15,7 @@ from runtime.language.perplexity.job import Job, count_tokens, next_token_loss
 from runtime.language.perplexity.reference import reference
 from runtime.language.perplexity.scores import LossCollector, mean_target_loss
 from runtime.language.text import Text, Windows, tokenize_documents
-from runtime.testing import InMemoryTransport, run_stages
+from runtime.testing import InMemoryTransport, run_threads
 from schemas import LanguageModelEvaluation
 from tests.support.forks import Program, run_pipeval
 from tests.support.largest import Largest
@@ -43,7 +43,7 @@ def losses_over(lazy: LazyModel, stages: int, data: Windows) -> tuple[float, lis
         torch.set_num_threads(1)
         found: list[torch.Tensor] = []
         collect = LossCollector(torch.device("cpu"), found.append)
-        last = end.stage_id == stages - 1
+        last = end.rank == stages - 1
         evaluator = Evaluator(
             specs,
             loss_fn=collect if last else mean_target_loss,
@@ -51,11 +51,11 @@ def losses_over(lazy: LazyModel, stages: int, data: Windows) -> tuple[float, lis
             partition="uniform",
             transport=end,
         )
-        loss = evaluator.evaluate(pairs if last or end.stage_id == 0 else None).loss
+        loss = evaluator.evaluate(pairs if last or end.rank == 0 else None).loss
         collect.finish()
         return loss, found
 
-    return run_stages(stages, stage, timeout=60)[-1]
+    return run_threads(stages, stage, timeout=60)[-1]
 
 
 @pytest.mark.parametrize("mode", ["whole", "lines"])

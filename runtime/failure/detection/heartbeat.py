@@ -7,9 +7,9 @@ answer: then this thread hangs, and the others notice that it does.
 import time
 from collections import deque
 
-from runtime.failure.instruction_pointer import InstructionPointer
-from runtime.failure.monitored_barrier import MonitoredBarrier
-from runtime.failure.periodic import PeriodicThread
+from runtime.failure.detection.instruction_pointer import InstructionPointer
+from runtime.failure.detection.monitored_barrier import MonitoredBarrier
+from runtime.failure.detection.periodic import PeriodicThread
 from runtime.failure.report import Failure, names
 from runtime.failure.state import FailureState
 from runtime.failure.store import FailureStore, Heartbeat

@@ -8,10 +8,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from runtime.failure.detection.heartbeat import STORE_HOST, HeartbeatTask
+from runtime.failure.detection.instruction_pointer import InstructionPointer, RankStatus
+from runtime.failure.detection.periodic import PeriodicThread
 from runtime.failure.forced_exit import ForcedExit
-from runtime.failure.heartbeat import STORE_HOST, HeartbeatTask
-from runtime.failure.instruction_pointer import InstructionPointer, RankStatus
-from runtime.failure.periodic import PeriodicThread
 from runtime.failure.report import Failure, names
 from runtime.failure.state import FailureState
 from runtime.failure.store import Heartbeat

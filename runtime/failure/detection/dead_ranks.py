@@ -6,7 +6,7 @@ a moment. Else a process is gone without a word, and the rank whose heartbeats s
 
 import time
 
-from runtime.failure.heartbeat import STORE_HOST, HeartbeatTask
+from runtime.failure.detection.heartbeat import STORE_HOST, HeartbeatTask
 from runtime.failure.report import Failure, names
 from runtime.failure.state import FailureState
 from runtime.transport.protocol import ConnectionLostError
