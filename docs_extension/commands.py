@@ -1,6 +1,5 @@
 """The commands with their arguments and options, from the definitions that `--help` prints."""
 
-import re
 from typing import Any, get_args
 
 from typer.main import get_command
@@ -10,7 +9,6 @@ from runtime.cli import app as pipeval
 from schedcc.cli import app as schedcc
 
 _APPS = {"schedcc": schedcc, "pipeval": pipeval}
-_EXAMPLES = re.compile(r"\AExamples?: ")
 
 
 def commands(name: str) -> str:
@@ -30,7 +28,7 @@ def _inside(program: Any) -> list[tuple[str, Any]]:
 
 
 def _command(title: str, command: Any) -> str:
-    text, examples = _parted(command.help or "", title.partition(" ")[0])
+    text, examples = _parted(command.help or "")
     shown = [p for p in command.params if not getattr(p, "hidden", False)]
     parts = [f"## `{title}`", *text]
     if examples:
@@ -39,14 +37,16 @@ def _command(title: str, command: Any) -> str:
     return "\n\n".join([*parts, *([table(["option", "value", "meaning"], rows)] if rows else [])])
 
 
-def _parted(text: str, program: str) -> tuple[list[str], list[str]]:
+def _parted(text: str) -> tuple[list[str], list[str]]:
     """The paragraphs of a help, and the command lines among them."""
     prose: list[str] = []
     examples: list[str] = []
-    for paragraph in text.strip().split("\n\n"):
-        line = _EXAMPLES.sub("", " ".join(paragraph.split()))
-        is_example = line.startswith(f"{program} ") or line != " ".join(paragraph.split())
-        (examples if is_example else prose).append(line)
+    for paragraph in text.split("\n\n"):
+        first, *lines = paragraph.strip("\b\n ").splitlines() or [""]
+        if first in ("Example:", "Examples:"):
+            examples += [line.strip() for line in lines]
+        else:
+            prose.append(" ".join([first, *map(str.strip, lines)]))
     return prose, examples
 
 

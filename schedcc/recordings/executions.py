@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from schedcc.io.plan_columns import ProgramColumns
-from schedcc.table.codes import NONE, Bools, Ints
+from schedcc.table.codes import IS_POST, IS_SEND, IS_WAIT, NONE, Bools, Ints
 from schedcc.table.rows import Rows
 from schemas import Placed
 
@@ -149,6 +149,33 @@ class Executions:
             column[others] = new
         found.step[others] = [NONE if p.step is None else p.step for p in self._others.values()]
         return found
+
+    @cached_property
+    def late(self) -> Bools:
+        """`[instructions]`: whether each posts a receive later than the program has it.
+
+        The runtime does so until it knows that the data holds the micro-batch, and in any case
+        before it waits for the message: what it receives is the same.
+        """
+        rows, offset = self.rows, self.offset
+        receives = ~IS_SEND[rows.op]
+        late: Bools = IS_POST[rows.op] & receives & (offset < np.maximum.accumulate(offset))
+        waits = np.flatnonzero(IS_WAIT[rows.op] & receives)
+        if late.any() and len(waits):
+            what = rows.micro_batch.astype(np.int64) * (rows.stage.max(initial=0) + 1) + rows.stage
+            waits = waits[np.argsort(what[waits], kind="stable")]
+            posts = np.flatnonzero(late)
+            found = np.searchsorted(what[waits], what[posts]).clip(max=len(waits) - 1)
+            first = waits[found]
+            late[posts[(what[first] == what[posts]) & (first < posts)]] = False
+        return late
+
+    @cached_property
+    def in_order(self) -> Ints:
+        """`[instructions]`: their positions, with late posts where the program has them."""
+        key = np.maximum.accumulate(np.where(self.late, -1, self.offset))
+        key[self.late] = self.offset[self.late]
+        return np.argsort(2 * key + self.late, kind="stable")
 
 
 def _whole(program: ProgramColumns) -> Rows:

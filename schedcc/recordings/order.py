@@ -105,7 +105,7 @@ class Causality:
             executed = found.executed
             rows = graph.rows_at(number, executed.offset)
             for event_of, when, known in (
-                (starts, executed.start, np.ones(len(executed), dtype=bool)),
+                (starts, executed.start, ~executed.late),
                 (ends, executed.end, executed.left & ~IS_POST[executed.rows.op]),
             ):
                 kept = known & (rows >= 0)

@@ -56,7 +56,8 @@ def compared(
     """Compare a rank's run up to the first difference: after it, all others follow from it.
 
     Where the data held fewer micro-batches than the plan, instructions of later ones are skipped;
-    until a rank knew, it may have entered some of them, in their order.
+    until a rank knew, it may have entered some of them, in their order. Receives may be posted
+    later than planned, see `Executions.late`.
     """
     run = rank.run(number)
     executed = Executions(None) if run is None else run.executed
@@ -79,15 +80,22 @@ def compared(
             return
     count = planned.micro_batches if micro_batches is None else micro_batches
     told = len(executed) if run is None or run.told is None else run.told
+    if executed.late.any():
+        told = int(np.flatnonzero(executed.in_order < told)[-1]) + 1 if told else 0
+        yield (
+            f"{rank.name}, run {number}: receives that were posted later than planned, when their "
+            f"micro-batches were known: {executed.late.sum()}"
+        )
     exists = planned.existing(count)
     position, due = _followed(executed, planned, exists, told)
     if position < len(executed):
-        done = executed.placed(position)
+        entered = int(executed.in_order[position])
+        done = executed.placed(entered)
         if due is None:
             yield deviation(done.step, f"executed {_in_full(done)} after the end of the plan")
             return
         wanted = f"the plan has {_in_full(planned.placed(due))}"
-        if position >= told and not existing(executed.rows[[position]], count).all():
+        if position >= told and not existing(executed.rows[[entered]], count).all():
             wanted = f"though it knew that the data ends after {count} micro-batches"
         yield deviation(done.step, f"executed {_in_full(done)}, {wanted}")
     elif run is None or run.end is None:
@@ -134,14 +142,19 @@ class _Same:
     planned: Planned
 
     @cached_property
+    def _rows(self) -> Rows:
+        """What was executed, with late posts where the plan has them."""
+        return self.executed.rows[self.executed.in_order]
+
+    @cached_property
     def _results(self) -> set[int]:
         """Positions that hold an instruction of an epilogue, whose fields have no columns."""
-        return set(np.flatnonzero(self.executed.rows.step == NONE).tolist())
+        return set(np.flatnonzero(self._rows.step == NONE).tolist())
 
     def prefix(self, offsets: Ints, position: int, stop: int) -> int:
         """How many executed instructions from `position` to `stop` - 1 are those at `offsets`."""
         count = min(len(offsets), stop - position)
-        done = self.executed.rows[position : position + count]
+        done = self._rows[position : position + count]
         due = self.planned.rows[offsets[:count]]
         pairs = zip(done.columns, due.columns, strict=True)
         differs = ~np.logical_and.reduce([a == b for a, b in pairs])
@@ -157,8 +170,11 @@ class _Same:
         """Whether the instruction at `position` is the one at `offset` of the plan."""
         return self.prefix(np.array([offset]), position, position + 1) == 1
 
+    def _placed(self, position: int) -> Placed:
+        return self.executed.placed(int(self.executed.in_order[position]))
+
     def _equal(self, offset: int, position: int) -> bool:
-        due, done = self.planned.placed(offset), self.executed.placed(position)
+        due, done = self.planned.placed(offset), self._placed(position)
         return (due.step, due.instruction) == (done.step, done.instruction)
 
 

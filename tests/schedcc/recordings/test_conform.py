@@ -17,6 +17,7 @@ from schedcc.testing.strategies import at_corners, sizes
 from schemas import PipelinePlan
 from schemas.reports.conformance import Conformance
 from tests.schedcc.recordings.test_postmortem import RING
+from tests.support.models_for_tests import batches, over_stages
 from tests.support.recordings import (
     CLOSE,
     SECOND,
@@ -226,6 +227,46 @@ def test_the_plan_of_one_stage_is_compared_with_its_rank(tmp_path, run):
         0,
         f"{tmp_path / 'r'}: followed the plan (1 run, 13 instructions)\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("behind", "follows"), [("ForwardPass", True), ("WaitRecvActivation", False)]
+)
+def test_a_receive_may_be_posted_later_than_planned_but_not_after_its_wait(
+    tmp_path, behind, follows
+):
+    plan = compile_pipeline(4, 3, overlap=True)
+    for stage in range(3):
+        lines = lines_of_run(plan, stage)
+        if stage == 1:
+            post = place_of(lines, "PostRecvActivation", 2)
+            moved = [lines.pop(post), lines.pop(post)]
+            after = place_of(lines, behind, 1 if follows else 2) + 2
+            lines[after:after] = [{**line, "at": lines[after - 1]["at"]} for line in moved]
+        write(tmp_path, stage, 3, [*lines, CLOSE])
+    found = compare(plan, tmp_path)
+    late = "rank 1 (stage 1), run 0: receives that were posted later than planned, when their"
+    assert found.ok is follows
+    assert [note for note in found.notes if note.startswith(late)] == (
+        [f"{late} micro-batches were known: 1"] if follows else []
+    )
+
+
+def place_of(lines: list[Line], op: str, micro_batch: int) -> int:
+    wanted = {"op": op, "micro_batch": micro_batch}
+    return next(
+        number
+        for number, line in enumerate(lines)
+        if line["event"] == "start" and wanted.items() <= line["instruction"].items()
+    )
+
+
+def test_an_evaluation_of_more_micro_batches_than_are_known_at_first_follows_its_plan(tmp_path):
+    data = batches([1] * 70)
+    over_stages(2, lambda evaluator: evaluator.evaluate(data), record=tmp_path)
+    found = conform(None, read_recording(tmp_path))
+    assert found.ok, messages(found)
+    assert any("posted later than planned" in note for note in found.notes)
 
 
 def test_without_a_plan_each_run_is_compared_with_the_one_that_the_recording_holds(tmp_path, run):
