@@ -81,6 +81,7 @@ class Session:
         self._watchdog.start()
         if not self._transport.usable:
             self._wait_for_all()
+            FailureStore(self._ranks, self.generation - 1).forget()
             self._transport.open(max(LONGEST_WAIT, (self._ranks.size + 1) * self._timeout))
         self.pointer.phase(f"the beginning of {self._barrier.task}", waits_for=ALL_STAGES)
         pipeline = self._transport.gather_objects(self._barrier.task)

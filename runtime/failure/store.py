@@ -63,6 +63,16 @@ class FailureStore:
         found = self._reader.read(list(keys))
         return {keys[key]: Heartbeat.model_validate_json(value) for key, value in found.items()}
 
+    def forget(self) -> None:
+        """Delete what this rank has left there, when all ranks have gone on to a later generation.
+
+        Not where a failure is read that others have published: they have all read it by then.
+        """
+        for key in (f"heartbeat/{self._rank}", f"read/{self._rank}"):
+            self._store.delete_key(key)
+        if self._rank == 0:
+            self._store.delete_key("failure")
+
 
 def _failure(value: bytes | str) -> Failure:
     """A failure as anybody may print it: others can write to the store of several hosts."""

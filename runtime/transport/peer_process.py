@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
 from secrets import token_hex
@@ -87,6 +88,31 @@ class PeerProcesses:
         if over and not error:
             self._reached[remote] = now
         return error == errno.ECONNREFUSED and remote in self._reached
+
+
+def remote_place(address: str) -> tuple[str, int] | None:
+    """The host and port at which other hosts can probe a process; `None`: there is none."""
+    at, _, port = _parts(address)[2].rpartition(" ")
+    return (at, int(port)) if at else None
+
+
+def connectable(places: Iterable[tuple[str, int]], seconds: float = PROBE_SECONDS) -> bool:
+    """Whether a connection to one of these hosts and ports can be made by now.
+
+    The system of the other host makes it, also where the process is stopped: it says that the host
+    lives and the network carries something.
+    """
+    probes = [_connecting(f"{host} {port}") for host, port in places]
+    until, reached = time.monotonic() + seconds, False
+    while probes and not reached and time.monotonic() < until:
+        over = select.select([], probes, [], max(0.0, until - time.monotonic()))[1]
+        reached = any(not probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) for probe in over)
+        for probe in over:
+            probes.remove(probe)
+            probe.close()
+    for probe in probes:
+        probe.close()
+    return reached
 
 
 def _parts(address: str) -> tuple[str, str, str]:

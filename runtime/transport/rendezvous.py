@@ -5,9 +5,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from runtime.transport.peer_process import PeerProcesses
+from runtime.transport.peer_process import PeerProcesses, connectable, remote_place
 from runtime.transport.private_store import AnyStore, part_of
 from runtime.transport.store_reader import StoreReader
+
+MOST_LEFT = 256
+"""Evaluators of a rank of which the store knows whether they were left."""
 
 LEAVE_SECONDS = 0.5
 """How long a process that ends waits for its turn to say so."""
@@ -43,6 +46,8 @@ class RendezvousStore:
     """What each rank is called, as `"rank 1"`."""
     place: str = "the store"
     """Where it is, for messages."""
+    port: tuple[str, int] | None = None
+    """Its host and port, if it has one."""
     job: JobStore | None = None
     """Where it is found out that these ranks wait for each other in different evaluators."""
     turn: threading.Lock = field(default_factory=threading.Lock, compare=False)
@@ -86,13 +91,22 @@ class RendezvousStore:
         """Whether it would be known if the process of a rank had ended, as far as it can be."""
         return self.processes.reached(self.registered(rank)[1])
 
+    def are_connectable(self, ranks: Iterable[int]) -> bool:
+        """Whether a connection to one of some ranks on other hosts can be made now."""
+        places = (remote_place(self.registered(rank)[1]) for rank in ranks)
+        return connectable([place for place in places if place is not None])
+
+    def is_connectable(self) -> bool:
+        """Whether a connection to the store can be made now, if it has a port."""
+        return self.port is not None and connectable([self.port])
+
     def next_evaluator(self) -> str:
         """A name for this rank's next evaluator over these ranks, the same on all of them."""
         store, over = self.store, ""
         if self.job is not None:
             store, over = self.job.store, "-".join(map(str, self.job.ranks))
         name = f"evaluator {store.add(f'evaluators/{over}/{self.rank}', 1)}"
-        self.store.set(self.left_key(name, self.rank), "")  # found at once by whoever looks
+        self.store.set(*self._left(name, ""))  # found at once by whoever looks
         return name
 
     def leave(self, name: str, how: str) -> None:
@@ -104,13 +118,24 @@ class RendezvousStore:
         if not self.turn.acquire(timeout=LEAVE_SECONDS):
             return
         with suppress(RuntimeError):
-            self.store.set(self.left_key(name, self.rank), how)
+            self.store.set(*self._left(name, how))
         self.turn.release()
 
     @staticmethod
     def left_key(name: str, rank: int) -> str:
         """Where it is said how it came that a rank will not use the evaluator of that name again.
 
-        Empty, or not there: it may.
+        See `how_left`. Names that are far apart share a key, so that there are not more and more.
         """
-        return f"left/{name}/{rank}"
+        number = name.rpartition(" ")[2]
+        slot = int(number) % MOST_LEFT if number.isdecimal() else name
+        return f"left/{slot}/{rank}"
+
+    @staticmethod
+    def how_left(name: str, value: bytes) -> str:
+        """How it came, from the value of that key; empty: it may be used."""
+        said, _, how = value.decode().partition("\n")
+        return how if said == name else ""
+
+    def _left(self, name: str, how: str) -> tuple[str, str]:
+        return self.left_key(name, self.rank), f"{name}\n{how}"

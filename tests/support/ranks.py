@@ -34,7 +34,11 @@ def attempt(function: Callable[[], Any]) -> Said:
 
 
 def run_ranks(
-    size: int, function: Function, argument: Any = None, backend: str | None = "gloo"
+    size: int,
+    function: Function,
+    argument: Any = None,
+    backend: str | None = "gloo",
+    patience: float = PATIENCE,
 ) -> list[Any]:
     """Call `function(argument)` on `size` ranks of a default process group.
 
@@ -55,7 +59,7 @@ def run_ranks(
     answers: list[Any] = [None] * size
     try:
         while ends:
-            ready = wait(list(ends), PATIENCE)
+            ready = wait(list(ends), None if patience == float("inf") else patience)
             assert ready, f"ranks {sorted(ends.values())} hang"
             for end in ready:
                 rank = ends.pop(end)  # type: ignore[arg-type]

@@ -80,16 +80,17 @@ class MonitoredBarrier:
     def _who_left(self) -> Failure | None:
         keys = {self._ranks.left_key(self._name, rank): rank for rank in self._looked_for()}
         said = self._left.read(list(keys) if self._name else [])
-        left = {keys[key]: how.decode() for key, how in said.items() if how}
+        ways = {keys[key]: self._ranks.how_left(self._name, value) for key, value in said.items()}
+        left = {rank: how for rank, how in ways.items() if how}
         ended = [r for r in self._looked_for() if r not in left and self._ranks.has_ended(r)]
         left.update(dict.fromkeys(ended, "ended its process"))
         if not left:
             return None
         who = names([self._ranks.names[rank] for rank in left])
-        ways = " or ".join(sorted(set(left.values())))
+        how = " or ".join(sorted(set(left.values())))
         return self._failure(
             "lost",
-            f"{who} will not take part in {self.task}, and never again: {who} {ways}",
+            f"{who} will not take part in {self.task}, and never again: {who} {how}",
             gone=tuple(left),
         )
 

@@ -20,6 +20,8 @@ from runtime.transport.rendezvous import RendezvousStore
 SILENT_SECONDS = 1.0
 """Without a sign of life for so long, a process is stopped, gone or cut off."""
 
+SLOW_OR_STOPPED = "so its process is stopped, or the network is slow and needs a longer timeout"
+
 PUBLISH_SECONDS = 0.5
 TICK_SECONDS = 0.25
 
@@ -126,8 +128,13 @@ class Watchdog:
         silent = {r for r in range(self._ranks.size) if silence.get(r, now) > alive}
         unanswered = now - self._heartbeats.answered
         said = (heartbeats, silence, unanswered, alive, self._ranks.place)
+        answers = (
+            self._ranks.is_connectable()
+            if unanswered > alive
+            else self._ranks.are_connectable(silent)
+        )
         met = self.met is not None
-        reason = describe(self._ranks.names, self._timeout, *said, met=met)
+        reason = describe(self._ranks.names, self._timeout, *said, met=met, answers=answers)
         failure = Failure(
             kind="stalled",
             reporter=self._ranks.rank,
@@ -153,6 +160,7 @@ def describe(
     place: str = "the store",
     *,
     met: bool = False,
+    answers: bool = False,
 ) -> str:
     """Who waits for whom, and who keeps them waiting.
 
@@ -165,6 +173,7 @@ def describe(
         alive: Seconds of silence that mean nothing.
         place: Where the store is.
         met: Whether all ranks have begun.
+        answers: Whether the host of who is silent takes connections.
     """
     cut_off = unanswered > alive
     silent, outside, busy, lines = list[str](), list[str](), list[str](), list[str]()
@@ -201,6 +210,8 @@ def describe(
         causes = [
             f"{place} has not answered for {unanswered:.1f} s, {STORE_HOST} is stopped or cut off"
         ]
+    if answers:
+        causes.append(f"connections to it are taken, {SLOW_OR_STOPPED}")
     cause = "; ".join(causes) or "the stages wait for each other"
     return "\n".join([f"no stage got on for {timeout:g} s (the timeout): {cause}", *lines])
 

@@ -94,11 +94,13 @@ def rendezvous(grid: Grid, job: JobStore) -> RendezvousStore | None:
         for replica, pipeline in enumerate(grid)
         for rank in range(len(pipeline))
     )
-    store, place, host = job.store, "the store", "localhost"
+    store, place, host, port = job.store, "the store", "localhost", None
     while isinstance(store, PrefixStore):
         store = store.underlying_store
     if isinstance(store, TCPStore):
-        host, place = store.host, f"the store at {store.host} port {store.port}"
-    ranks = RendezvousStore(job.own, job.ranks.index(dist.get_rank()), names, place, job)
+        host, port = store.host, (store.host, store.port)
+        place = f"the store at {store.host} port {store.port}"
+    rank = job.ranks.index(dist.get_rank())
+    ranks = RendezvousStore(job.own, rank, names, place, port, job)
     ranks.register(liveness_address(host))
     return ranks

@@ -57,6 +57,14 @@ def test_a_stall_is_told_as_who_waits_for_whom():
     assert "the stages wait for each other" in describe(stages[:2], 5.0, waiting, {0: 0, 1: 0})
     deaf = describe(stages[:2], 5.0, waiting, {0: 0.0, 1: 6.0}, unanswered=6.0)
     assert "the store has not answered for 6.0 s" in deaf
+    slow = describe(stages[:2], 5.0, waiting, {0: 0.0, 1: 6.0}, answers=True)
+    assert slow.splitlines()[0].endswith(
+        "stage 1 gave no sign of life; connections to it are taken, so its process is stopped, or "
+        "the network is slow and needs a longer timeout"
+    )
+    unheard = describe(stages[:2], 5.0, {0: waiting[0]}, {0: 0.0}, met=True)
+    assert "stage 1 gave no sign of life" in unheard
+    assert unheard.endswith("stage 1: nothing was heard of it")
 
 
 def test_errors_travel_with_what_they_tell():

@@ -83,6 +83,8 @@ class RenewableGroup:
         self._group: dist.ProcessGroup | None = None
         self._made: list[dist.ProcessGroup] = []
         """The groups of this generation, without the parent."""
+        self._told: list[tuple[str, int]] = []
+        """Groups of this generation that had an address of this rank, and its number in them."""
         self._abandoned = False
         self._calls = Calls()
         self._ending: Ending | None = None
@@ -193,10 +195,18 @@ class RenewableGroup:
                 f"communicators on {self._device} are still being aborted after "
                 f"{CONNECT_TIMEOUT.total_seconds():g} s: start all processes again"
             )
+        self._forget_addresses()
         self._generation, self._timeouts = generation, Timeouts(CONNECT_TIMEOUT, timeout)
         self._group, self._abandoned, self._ending = None, False, None  # or abandoned in the making
         self._made.clear()
         self._group = self._make("all", self.rank, self.size)
+
+    def _forget_addresses(self) -> None:
+        """Delete what this rank told of itself for groups that all ranks have abandoned."""
+        for name, rank in self._told:
+            if self._kind == "gloo" and self._store is not None:
+                self._store.delete_key(f"generation {self._generation}, {name}/0/{rank}")
+        self._told.clear()
 
     def edge(self, source: int, destination: int) -> dist.ProcessGroup:
         """A group for the channel from one rank to another, 0 and 1 in it; both have to ask.
@@ -267,6 +277,7 @@ class RenewableGroup:
             return self._parent
         if self._store is None:
             raise TransportError("the process group was closed")
+        self._told.append((name, rank))
         if self._connection is None:
             self._connection = self._store.clone()  # type: ignore[attr-defined]
         store = PrefixStore(f"generation {self._generation}, {name}", self._connection)
