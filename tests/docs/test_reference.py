@@ -16,7 +16,7 @@ from runtime.cli import app as pipeval_app
 from schedcc.cli import app as schedcc_app
 from schemas import FindingCode
 from schemas.json_schemas import DIRECTORY
-from tests.docs.blocks import blocks_of
+from tests.docs.blocks import PAGES, blocks_of
 from tests.support.paths import ROOT
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -85,3 +85,11 @@ def test_moving_from_deepspeed_changes_fewer_than_ten_lines():
     removed = [line for line in changes if line.startswith("-")]
     added = [line for line in changes if line.startswith("+")]
     assert 0 < len(added) <= len(removed) < 10
+
+
+def test_the_files_and_folders_of_the_project_that_pages_name_are_there():
+    pages = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "tests" / "README.md"]
+    pattern = re.compile(r"`((?:schemas|schedcc|runtime|tests|benchmarks|examples|docs)/[\w./-]+)`")
+    named = {(p.name, path) for p in pages for path in pattern.findall(p.read_text("utf-8"))}
+    assert len(named) > 40
+    assert {(page, path) for page, path in named if not (ROOT / path).exists()} == set()
