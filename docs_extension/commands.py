@@ -51,7 +51,7 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
 
 
 def _names(parameter: Any) -> str:
-    names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
+    names = ", ".join(f"`{name}`{{ .whole }}" for name in [*parameter.opts, *parameter.secondary_opts])
     return names if parameter.param_type_name == "option" else f"{names} (argument)"
 
 

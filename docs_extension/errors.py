@@ -27,4 +27,4 @@ def _rows(package: str) -> Iterator[list[str]]:
             where = package if node.name in public else module.removesuffix(".__init__")
             first = (ast.get_docstring(node) or "").partition("\n\n")[0]
             bases = ", ".join(f"`{ast.unparse(base)}`" for base in node.bases)
-            yield [f"`{where}.{node.name}`", bases, first]
+            yield [f"`{where}.{node.name}`{{ .whole }}", bases, first]

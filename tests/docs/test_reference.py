@@ -41,6 +41,7 @@ def test_every_public_name_has_its_place_in_the_reference(module, name):
 def test_the_page_of_commands_has_every_option_as_help_has_it(name, app):
     assert f"<!-- commands: {name} -->" in page("commands")
     text = commands(name)
+    assert "\b" not in text  # which only a terminal's help needs
     program = typer.main.get_command(app)
     for word, command in [("", program), *program.commands.items()]:
         assert f"## `{name} {word}".rstrip() + "`\n" in text
