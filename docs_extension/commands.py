@@ -51,8 +51,9 @@ def _parted(text: str) -> tuple[list[str], list[str]]:
 
 
 def _names(parameter: Any) -> str:
-    names = ", ".join(f"`{name}`{{ .whole }}" for name in [*parameter.opts, *parameter.secondary_opts])
-    return names if parameter.param_type_name == "option" else f"{names} (argument)"
+    names = [*parameter.opts, *parameter.secondary_opts]
+    shown = ", ".join(f"`{name}`{{ .whole }}" for name in names)  # not broken at hyphens
+    return shown if parameter.param_type_name == "option" else f"{shown} (argument)"
 
 
 def _values(parameter: Any) -> str:
