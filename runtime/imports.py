@@ -1,5 +1,6 @@
-"""Imports of programs that are ours: without a search for garbage among what is imported."""
+"""Imports that are never searched for garbage: neither while they come, nor when a process ends."""
 
+import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,3 +25,13 @@ def uncollected() -> Iterator[None]:
         gc.freeze()
         if enabled:
             gc.enable()
+
+
+def end_uncollected() -> None:
+    """Let this process end without a search for garbage, which takes a second after torch's import.
+
+    Memory is the system's again in any case. What Python does not promise to do at the end, such as
+    to finalise objects that refer to each other in a circle, is left out.
+    """
+    atexit.unregister(gc.freeze)  # once is enough
+    atexit.register(gc.freeze)

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ import torch.distributed as dist
 
 from runtime.distributed.local_run import store_in
 from runtime.failure.errors import LostPeerError, RemoteError
+from runtime.imports import end_uncollected
 from runtime.language.models import ModelFiles, locate_model
 from runtime.language.scoring.batching import MicroBatch
 from runtime.language.scoring.options import ScorerOptions
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 END_SECONDS = 1.0
-"""How long a worker may take to end by itself before it is killed."""
+"""How long workers may take to end by themselves before they are killed."""
 
 
 _PROGRAM = """
@@ -96,6 +98,7 @@ class LocalScorer(Scorer):
         self._stage: ScoringStage | None = None
         # Also at the end of this process: its threads may still wait for the others then.
         self._end = weakref.finalize(self, self._workers.end)
+        end_uncollected()  # so that whoever waits for the end of this process waits no second more
         try:
             self._stage = self._started(stages)
         except BaseException:
@@ -254,9 +257,10 @@ class _Workers:
         """End them; what does not end by itself is killed."""
         for connection in self.connections:
             connection.close()
+        latest = time.monotonic() + END_SECONDS
         for process in self._processes:
             try:
-                process.wait(END_SECONDS)
+                process.wait(max(0.0, latest - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
