@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from runtime.cli import options
+import runtime.cli.options as options
 from runtime.cli.output import others_on_stderr
 from runtime.distributed.launch_environment import (
     LaunchError,

@@ -1,8 +1,10 @@
 """A process that ends without a word is missed, whatever its channels do."""
 
-import subprocess
-import sys
+import multiprocessing
+import socket
 import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
@@ -15,35 +17,32 @@ from runtime.failure.detection.periodic import PeriodicThread
 from runtime.failure.state import FailureState
 from runtime.failure.store import FailureStore, Heartbeat
 from runtime.testing import InMemoryNetwork
-from runtime.transport.rendezvous import RendezvousStore
-
-LIVES = """
 from runtime.transport.peer_process import liveness_address
-print(liveness_address(), flush=True)
-input()
-"""
+from runtime.transport.rendezvous import RendezvousStore
+from tests.support.forks import forks
 
 
-LIVES_ELSEWHERE = """
-import socket
-listening = socket.create_server(("127.0.0.1", 0))
-print("another host/nobody/127.0.0.1", listening.getsockname()[1], flush=True)
-input()
-"""
+def lives(end: Connection) -> None:
+    end.send(liveness_address())
+    end.recv()
+
+
+def lives_elsewhere(end: Connection) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        end.send(f"another host/nobody/127.0.0.1 {listening.getsockname()[1]}")
+        end.recv()
 
 
 class Other:
     """A process of this host, or like one of another, and the heartbeats of its rank."""
 
-    def __init__(self, rank: int, ranks: int, program: str = LIVES) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        address = self.process.stdout.readline().strip()
+    def __init__(self, rank: int, ranks: int, program: Callable[..., None] = lives) -> None:
+        self._end, theirs = multiprocessing.Pipe()
+        self.process = forks().Process(target=program, args=(theirs,))
+        self.process.start()
+        theirs.close()
+        assert self._end.poll(60), "the process does not begin"
+        address = self._end.recv()
         if not address:
             pytest.skip("processes cannot be probed here")
         self.store = InMemoryNetwork(2).store
@@ -62,7 +61,7 @@ class Other:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait()
+        self.process.join()
 
     def watched_by(self, rank: int) -> tuple[HeartbeatTask, FailureState]:
         """The task of another rank, which the test runs tick by tick."""
@@ -80,7 +79,7 @@ def ticks(task: HeartbeatTask, state: FailureState, seconds: float) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("program", [LIVES, LIVES_ELSEWHERE])
+@pytest.mark.parametrize("program", [lives, lives_elsewhere])
 @pytest.mark.parametrize(("rank", "ranks"), [(1, 2), (1, ALL_TO_ALL_RANKS + 36)])
 def test_a_rank_whose_process_was_killed_is_named(rank, ranks, program):
     other = Other(rank, ranks, program)
