@@ -6,9 +6,7 @@ READY := $(VENV)/.ready
 # Tests of processes use several cores themselves.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-N ?= 200
-
-.PHONY: help demo test chaos gpu bench bench-compiler bench-runtime check docs docs-serve mutants fuzz kill-saves format schemas clean
+.PHONY: help demo test chaos soak gpu bench bench-compiler bench-runtime check docs docs-serve mutants fuzz kill-saves format schemas clean
 
 .DEFAULT_GOAL := help
 
@@ -33,8 +31,13 @@ bench-runtime: $(READY)  ## measure the runtime; BENCH=--quick: small and once, 
 	$(BIN)/python -m benchmarks $(BENCH)
 
 # N random faults in real processes, and the seconds until every stage knew; SEED repeats a run.
+chaos: N = 200
 chaos: $(READY)  ## let N=200 random faults happen in real processes; SEED= repeats a run
 	$(BIN)/python -m tests.chaos $(N) $(SEED)
+
+soak: N = 10000
+soak: $(READY)  ## evaluate N=10000 times in one process group, some failing: nothing may grow
+	$(BIN)/python -m tests.tools.soak --evaluations $(N)
 
 # Whether what is said of GPUs is true, in ten minutes: docs/explanation/gpu.md. GPU_PYTHON has torch with CUDA;
 # all else is in one folder, which can be made elsewhere and copied. Options: make gpu GPU=--dry
@@ -80,7 +83,7 @@ schemas: $(READY)  ## write the JSON Schemas anew
 	$(BIN)/python -m schemas.json_schemas
 
 # Kill N saves of a checkpoint at random moments; each must leave the former or the new one.
-N ?= 100
+kill-saves: N = 100
 kill-saves: $(READY)  ## kill N=100 saves of a checkpoint at random moments
 	$(BIN)/python -m tests.tools.kill_saves --saves $(N)
 

@@ -9,7 +9,7 @@ from runtime.transport.peer_process import PeerProcesses, connectable, remote_pl
 from runtime.transport.private_store import AnyStore, part_of
 from runtime.transport.store_reader import StoreReader
 
-MOST_LEFT = 256
+MOST_LEFT = 16
 """Evaluators of a rank of which the store knows whether they were left."""
 
 LEAVE_SECONDS = 0.5

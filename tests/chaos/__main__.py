@@ -70,7 +70,7 @@ def chaos(count: int, seed: int) -> dict[str, list[float]]:
             trial = Trial(cluster, chance, sockets)
             prefix = "hosts: " if cluster.setup.namespaces else ""
             for number in range(min(left, ROUNDS + 1)):
-                attempt = chance.choice((trial.single, trial.in_phase, trial.pair))
+                attempt = chance.choice((trial.single, trial.outside, trial.pair))
                 name, took = attempt(fatal=number == ROUNDS or chance.random() < 0.1)
                 seconds[prefix + name].append(took)
                 left -= 1

@@ -18,8 +18,6 @@ from tests.chaos.faults import (
 from tests.chaos.odd_errors import ODD_ERRORS
 
 RAISING: tuple[Kind, ...] = ("layer raises", "listener raises", "iterator raises", *ODD_ERRORS)
-BESIDE: tuple[Kind, ...] = ("raises", "interrupted", "killed", "crashes", "stopped")
-"""What may happen to a second rank."""
 OPERATIONS: dict[Phase, Operation] = {"saving": "save", "loading": "load"}
 PHASES: tuple[Phase, ...] = ("opening", "saving", "loading")
 
@@ -44,10 +42,13 @@ class Trial:
         self._go_on(fault)
         return fault.kind, seconds
 
-    def in_phase(self, *, fatal: bool) -> tuple[str, float]:
+    def outside(self, *, fatal: bool) -> tuple[str, float]:
         """A fault outside a run."""
-        phase = self._chance.choice(PHASES)
         kind = self._chance.choice((*LOST, "stopped") if fatal else INTERRUPTING)
+        return self.in_phase(kind, self._chance.choice(PHASES))
+
+    def in_phase(self, kind: Kind, phase: Phase) -> tuple[str, float]:
+        """A fault of that kind on some rank, in that phase."""
         stage = self._chance.randrange(self._cluster.setup.stages)
         fault = Fault(kind, stage, self._chance.randrange(3) if phase == "opening" else 0, phase)
         if phase == "opening":  # which comes after a failure
@@ -64,15 +65,21 @@ class Trial:
 
     def pair(self, *, fatal: bool) -> tuple[str, float]:
         """A fault on one rank, and another one on another: in the same run, or of who is told."""
+        kinds: tuple[Kind, ...] = ("killed", "stopped", "crashes")
+        kinds = kinds if fatal else ("raises", "interrupted")
+        if self._chance.random() < 0.5:
+            beside = self._chance.choice(kinds) if fatal else "interrupted"
+            return self.two(self._chance.choice(RAISING), beside, telling=True)
+        one = self._chance.choice((*RAISING, *kinds))
+        return self.two(one, self._chance.choice(kinds), telling=False)
+
+    def two(self, one: Kind, beside: Kind, *, telling: bool) -> tuple[str, float]:
+        """A fault on some rank, and one on another: at once, or while that tells of the first."""
         first, second = self._chance.sample(range(self._cluster.setup.stages), 2)
-        kinds = ("killed", "stopped", "crashes") if fatal else ("raises", "interrupted")
-        telling = self._chance.random() < 0.5
-        one = self._chance.choice((*RAISING, *kinds) if not telling else RAISING)
-        micro_batch = self._chance.randrange(MICRO_BATCHES)
-        beside = "interrupted" if telling and not fatal else self._chance.choice(kinds)
-        there = self._chance.choice((micro_batch, self._chance.randrange(MICRO_BATCHES)))
         if one == "iterator raises":
             first, second = 0, max(first, second)
+        micro_batch = self._chance.randrange(MICRO_BATCHES)
+        there = self._chance.choice((micro_batch, self._chance.randrange(MICRO_BATCHES)))
         faults = (
             Fault(one, first, micro_batch),
             Fault(beside, second, there, "telling" if telling else "running"),
@@ -81,8 +88,7 @@ class Trial:
         check_story(faults, outcomes)
         seconds = self._cluster.seconds(outcomes)
         self._go_on(*faults)
-        where = "while told" if telling else "at once"
-        return f"two {where}: {beside}", seconds
+        return f"two {'while told' if telling else 'at once'}: {beside}", seconds
 
     def _go_on(self, *faults: Fault) -> None:
         """Let stopped ranks go on; the others and they evaluate again, or refuse to."""

@@ -1,7 +1,7 @@
 """Many evaluations in one process group: nothing grows with their number.
 
 `make soak` (`python -m tests.tools.soak --evaluations 10000`). Two pipelines of two ranks run side
-by side, in the same processes' group. Every 50th evaluation fails on one rank, every 100th is made
+by side, in the same processes' group. Every 50th evaluation fails on one rank, every 40th is made
 by a new evaluator, every 70th from a thread of its own, and the last one has 100,000 micro-batches.
 
 What is measured after each part: resident memory, descriptors and threads of every rank, and keys
@@ -29,10 +29,10 @@ from tests.support.models_for_tests import batches
 from tests.support.ranks import run_ranks
 
 PARTS = 40
-SLACK = {"memory": 8 * 2**20, "descriptors": 2.0, "threads": 1.0, "keys": 4.0}
+SLACK = {"memory": 8 * 2**20, "descriptors": 2.0, "threads": 1.0, "keys": 16.0}
 """What a measurement may rise by, from the first to the last: bytes, and numbers."""
 
-FAILS, RENEWED, THREADED = 50, 100, 70
+FAILS, RENEWED, THREADED = 50, 40, 70
 """Every so many evaluations one fails, is made by a new evaluator, and comes from a thread."""
 
 MICRO_BATCHES = 3
