@@ -49,7 +49,7 @@ gpu: | $(GPU_PACKAGES)  ## ask a GPU whether what is said of GPUs is true; GPU=-
 
 $(GPU_PACKAGES):
 	$(GPU_PYTHON) -m pip install --quiet --target $@ --constraint constraints.txt \
-		pydantic networkx numpy typer rich safetensors transformers gguf
+		pydantic networkx numpy typer rich safetensors msgpack transformers gguf
 
 check: docs  ## run what continuous integration runs: docs, format, lint, types, tests
 	$(BIN)/ruff format --check .

@@ -1,41 +1,38 @@
 """What ranks tell each other, as bytes: a closed set of types, so that reading them runs no code.
 
-=====  ==============================================  =====  ====================================
-tag    value                                           tag    value
-=====  ==============================================  =====  ====================================
-N T F  `None`, `True`, `False`                         t y v  dtype, size, device of torch
-j i n  integers (8 or 64 bits, or text)                a      a tensor of a CPU: dtype, shape, bytes
-f      a float                                         #      a tensor that travels by itself
-s b r  text, bytes, or one that came before
-( [ {  a tuple, a list, a dict                         c e    an object, a member of an enumeration
-< >    a set, a frozen set                             p      pickle: an object of a user's class
-=====  ==============================================  =====  ====================================
-
-Objects and enumerations are those of this project (`OURS`): dataclasses, named tuples and models of
-pydantic, by name, with the values of their fields; no method of theirs is called but a model's
-validation and what `Message` asks for. A user's own object can only be pickled, and unpickling runs
-code; where `SCHEDCC_PICKLE=0` is set, that is refused. See docs/explanation/security.md.
+Messages are written with msgpack: numbers, text, bytes, lists and dicts. What it has no type for is
+one of its extensions, see `_Kind`; a bytearray arrives as bytes. Objects and enumerations are those
+of this project (`OURS`): dataclasses, named tuples and models of pydantic, by name, with the values
+of their fields; no method of theirs is called but a model's validation and what `Message` asks for.
+A user's own object can only be pickled, and unpickling runs code; where `SCHEDCC_PICKLE=0` is set,
+that is refused. See docs/explanation/security.md.
 """
 
 import io
+import os
 import pickle
-import struct
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from functools import cache
 from operator import attrgetter
 from typing import Any, Protocol, Self, runtime_checkable
 
+import msgpack
 import torch
 from pydantic import BaseModel
 
 OURS = ("runtime.", "schemas.", "schedcc.")
 """Packages whose data classes may travel."""
 
-LENGTH, FLOAT = struct.Struct("<I"), struct.Struct("<d")
-SHORT, INTEGER = struct.Struct("<b"), struct.Struct("<q")
-_SHORT, _SMALL = range(-128, 128), range(-(2**63), 2**63)
+PICKLE = "SCHEDCC_PICKLE"
+"""The variable that refuses objects of users' classes, where it is 0."""
+
+_DAMAGE: tuple[type[Exception], ...] = (
+    *(ValueError, TypeError, AttributeError, ArithmeticError, LookupError),
+    *(RuntimeError, msgpack.UnpackException),
+)
 
 
 class EncodingError(ValueError):
@@ -52,6 +49,31 @@ class Message(Protocol):
     @classmethod
     def from_message(cls, value: Any) -> Self:
         """The object that it was made from."""
+
+
+class _Kind(IntEnum):
+    """Extensions of msgpack: what follows is a message itself, if nothing else is said."""
+
+    TUPLE = 1
+    SET = 2
+    FROZENSET = 3
+    SIZE = 4
+    INTEGER = 5  # of more than 64 bits, as text
+    DTYPE = 6  # of torch; its name
+    DEVICE = 7  # of torch; its name
+    TENSOR = 8  # dtype, shape and bytes
+    TRAVELLING = 9  # the number of a tensor that travels by itself
+    OBJECT = 10  # the number of its class's name, and its fields
+    MEMBER = 11  # of an enumeration: the number of its class's name, and the value
+    PICKLED = 12  # pickle
+
+
+_SEQUENCES: dict[type, _Kind] = {
+    tuple: _Kind.TUPLE,
+    set: _Kind.SET,
+    frozenset: _Kind.FROZENSET,
+    torch.Size: _Kind.SIZE,
+}
 
 
 class Tensors:
@@ -82,99 +104,122 @@ def encode(value: Any, tensors: Tensors | None = None) -> bytes:
     """
     writer = _Writer(tensors)
     try:
-        writer.write(value)
-        return b"".join(writer.parts)
-    except RecursionError:  # it contains itself, or nearly so
-        return _pickled(value, tensors)
+        try:
+            content = writer.packed(value)
+        except EncodingError:
+            raise
+        except (RecursionError, ValueError):  # it contains itself, or nearly so
+            content = writer.packed(writer.pickled(value))
     except EncodingError as error:
         raise EncodingError(f"{type(value).__name__} {error}") from error
+    return writer.packed([list(writer.names), content])
+
+
+def decode(data: bytes, tensors: Sequence[Any] = (), *, users: bool = True) -> Any:
+    """The value of bytes that `encode` has made, on whichever rank.
+
+    Args:
+        data: No more than the message.
+        tensors: What its tensors are replaced by, if they travel by themselves.
+        users: Whether it may hold objects of users' classes.
+
+    Raises:
+        EncodingError: they are no such bytes, or hold what is refused.
+    """
+    reader = _Reader(tensors, users=users and os.environ.get(PICKLE) != "0")
+    try:
+        reader.names, content = reader.unpacked(data)
+        return reader.unpacked(content)
+    except EncodingError:
+        raise
+    except _DAMAGE as error:
+        raise EncodingError(f"a message of {len(data)} bytes is damaged: {error}") from error
 
 
 class _Writer:
     def __init__(self, tensors: Tensors | None) -> None:
-        self.parts: list[bytes] = []
+        self.names: dict[str, int] = {}
         self._tensors = tensors
-        self._texts: dict[tuple[bytes, bytes], int] = {}
 
-    def write(self, value: Any) -> None:
+    def packed(self, value: Any) -> bytes:
+        data: bytes = msgpack.packb(
+            value, default=self._extension, strict_types=True, unicode_errors="surrogatepass"
+        )
+        return data
+
+    def pickled(self, value: Any) -> msgpack.ExtType:
+        file = io.BytesIO()
+        try:
+            _Pickler(file, self._tensors).dump(value)
+        except Exception as error:  # what objects of any class raise
+            raise EncodingError(f"cannot be pickled: {error}") from error
+        return msgpack.ExtType(_Kind.PICKLED, file.getvalue())
+
+    def _extension(self, value: Any) -> msgpack.ExtType:
+        """What msgpack has no type for."""
         kind: Any = type(value)
-        put = self.parts.append
-        if (constant := _CONSTANTS.get(id(value))) is not None:
-            put(constant)
-        elif kind is int and value in _SHORT:
-            put(b"j" + SHORT.pack(value))
-        elif kind is int and value in _SMALL:
-            put(b"i" + INTEGER.pack(value))
-        elif kind is float:
-            put(b"f" + FLOAT.pack(value))
-        elif kind is str:
-            self._text(b"s", value.encode("utf-8", "surrogatepass"))
-        elif (tag := _SEQUENCES.get(kind)) is not None:
-            put(tag + LENGTH.pack(len(value)))
-            for item in value:
-                self.write(item)
-        elif kind is dict:
-            put(b"{" + LENGTH.pack(len(value)))
-            for pair in value.items():
-                self.write(pair[0])
-                self.write(pair[1])
-        elif kind is torch.Tensor or (
-            self._tensors is not None and isinstance(value, torch.Tensor)
-        ):
-            self._tensor(value)
-        elif (text := _TEXTS.get(kind)) is not None:
-            self._text(text[0], text[1](value))
-        elif (ours := _kind_of(kind)) is not None:
-            put(ours[0])
-            self._text(b"s", ours[1])
-            self.write(ours[2](value))
-        else:
-            put(_pickled(value, self._tensors))
+        if (sequence := _SEQUENCES.get(kind)) is not None:
+            return self._of(sequence, list(value))
+        if kind is torch.Tensor or (self._tensors is not None and isinstance(value, torch.Tensor)):
+            return self._tensor(value)
+        if kind is torch.dtype:
+            return self._of(_Kind.DTYPE, str(value).removeprefix("torch."))
+        if kind is torch.device:
+            return self._of(_Kind.DEVICE, str(value))
+        if kind is int:
+            return self._of(_Kind.INTEGER, f"{value:x}")
+        if (ours := _contents(kind)) is not None:
+            number = self.names.setdefault(_name(kind), len(self.names))
+            tag = _Kind.MEMBER if issubclass(kind, Enum) else _Kind.OBJECT
+            return self._of(tag, [number, ours(value)])
+        return self.pickled(value)
 
-    def _text(self, tag: bytes, text: bytes) -> None:
-        """Text, or where the same one came before, its number."""
-        number = self._texts.get((tag, text))
-        if number is not None:
-            self.parts.append(b"r" + LENGTH.pack(number))
-        else:
-            self._texts[tag, text] = len(self._texts)
-            self.parts.append(tag + LENGTH.pack(len(text)) + text)
+    def _of(self, kind: _Kind, content: Any) -> msgpack.ExtType:
+        return msgpack.ExtType(kind, self.packed(content))
 
-    def _tensor(self, tensor: torch.Tensor) -> None:
+    def _tensor(self, tensor: torch.Tensor) -> msgpack.ExtType:
         if self._tensors is not None:
-            self.parts.append(b"#" + LENGTH.pack(self._tensors.number(tensor)))
-            return
+            return self._of(_Kind.TRAVELLING, self._tensors.number(tensor))
         content = tensor.detach().cpu().contiguous()
         data = content.reshape(-1).view(torch.uint8).numpy().tobytes()
-        self.parts.append(b"a")
-        self.write((content.dtype, tuple(content.shape), data))
+        return self._of(_Kind.TENSOR, [content.dtype, list(content.shape), data])
 
 
-@cache
-def _kind_of(kind: Any) -> tuple[bytes, bytes, Callable[[Any], Any]] | None:
-    """The tag and the name of a class of ours, and what travels of an object of it."""
-    if not kind.__module__.startswith(OURS):
-        return None
-    name = f"{kind.__module__}:{kind.__qualname__}".encode()
-    if issubclass(kind, Enum):
-        return b"e", name, attrgetter("value")
-    if issubclass(kind, Message):
-        return b"c", name, kind.to_message
-    if issubclass(kind, BaseModel):
-        return b"c", name, lambda value: dict(value.__dict__)
-    if is_dataclass(kind):
-        names = [field.name for field in fields(kind)]
-        return b"c", name, lambda value: [getattr(value, name) for name in names]
-    return (b"c", name, list) if issubclass(kind, tuple) else None
+class _Reader:
+    """Reads a message; msgpack holds the lengths in it to the length of the whole."""
 
+    def __init__(self, tensors: Sequence[Any], *, users: bool) -> None:
+        self.names: list[str] = []
+        self._tensors, self._users = tensors, users
 
-def _pickled(value: Any, tensors: Tensors | None) -> bytes:
-    file = io.BytesIO()
-    try:
-        _Pickler(file, tensors).dump(value)
-    except Exception as error:  # what objects of any class raise
-        raise EncodingError(f"cannot be pickled: {error}") from error
-    return b"p" + LENGTH.pack(file.tell()) + file.getvalue()
+    def unpacked(self, data: bytes) -> Any:
+        return msgpack.unpackb(
+            data,
+            ext_hook=self._extended,
+            strict_map_key=False,
+            unicode_errors="surrogatepass",
+        )
+
+    def _extended(self, number: int, data: bytes) -> Any:
+        kind = _Kind(number)
+        if kind is _Kind.PICKLED:
+            return self._of_user(data)
+        content = self.unpacked(data)
+        if kind is _Kind.TRAVELLING:
+            return self._tensors[content]
+        if kind in (_Kind.OBJECT, _Kind.MEMBER):
+            named, value = content
+            found = _class(self.names[named])
+            return found(value) if kind is _Kind.MEMBER else _object(found, value)
+        return _MADE[kind](content)
+
+    def _of_user(self, data: bytes) -> Any:
+        if not self._users:
+            raise EncodingError(
+                "a message holds an object of a user's class, which only pickle can carry, and "
+                f"{PICKLE} is 0: needed tensors, numbers and texts in tuples, lists and dicts"
+            )
+        return _Unpickler(data, self._tensors).load()
 
 
 class _Pickler(pickle.Pickler):
@@ -188,18 +233,88 @@ class _Pickler(pickle.Pickler):
         return self._tensors.number(value)
 
 
-_SEQUENCES: dict[type, bytes] = {
-    tuple: b"(",
-    list: b"[",
-    set: b"<",
-    frozenset: b">",
-    torch.Size: b"y",
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, data: bytes, tensors: Sequence[Any]) -> None:
+        super().__init__(io.BytesIO(data))
+        self._tensors = tensors
+
+    def persistent_load(self, number: int) -> Any:
+        return self._tensors[number]
+
+
+@cache
+def _name(kind: type) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+@cache
+def _contents(kind: Any) -> Callable[[Any], Any] | None:
+    """What travels of an object of a class of ours; `None` for other classes."""
+    if not kind.__module__.startswith(OURS):
+        return None
+    if issubclass(kind, Enum):
+        return attrgetter("value")
+    if issubclass(kind, Message):
+        to_message: Callable[[Any], Any] = kind.to_message
+        return to_message
+    if issubclass(kind, BaseModel):
+        return lambda value: dict(value.__dict__)
+    if is_dataclass(kind):
+        names = [field.name for field in fields(kind)]
+        return lambda value: [getattr(value, name) for name in names]
+    return list if issubclass(kind, tuple) else None
+
+
+@cache
+def _class(name: str) -> Any:
+    """A data class of ours that has been imported already."""
+    module, _, path = name.partition(":")
+    found: Any = sys.modules.get(module) if module.startswith(OURS) else None
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    ours = isinstance(found, type) and found.__module__ == module
+    data = ours and (
+        issubclass(found, (Enum, BaseModel)) or is_dataclass(found) or hasattr(found, "_fields")
+    )
+    if not data:
+        raise EncodingError(f"a message names {name!r}, needed a data class of this project")
+    return found
+
+
+def _object(kind: Any, content: Any) -> Any:
+    if issubclass(kind, BaseModel):
+        return kind.model_validate(content)
+    if issubclass(kind, Message):
+        return kind.from_message(content)
+    if issubclass(kind, tuple):
+        return kind(*content)
+    made = object.__new__(kind)
+    for field, value in zip(fields(kind), content, strict=True):
+        object.__setattr__(made, field.name, value)
+    return made
+
+
+def _tensor(content: list[Any]) -> torch.Tensor:
+    dtype, shape, data = content
+    if not data and 0 not in shape:
+        raise EncodingError(f"a message has no bytes of a tensor {shape}")
+    if not data:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(dtype).reshape(shape)
+
+
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in vars(torch).values()
+    if isinstance(dtype, torch.dtype)
 }
-_CONSTANTS = {id(None): b"N", id(True): b"T", id(False): b"F"}
-_TEXTS: dict[type, tuple[bytes, Callable[[Any], bytes]]] = {
-    bytes: (b"b", bytes),
-    int: (b"n", lambda number: b"%x" % number),
-    torch.dtype: (b"t", lambda dtype: str(dtype).removeprefix("torch.").encode()),
-    torch.device: (b"v", lambda device: str(device).encode()),
+_MADE: dict[_Kind, Callable[[Any], Any]] = {
+    _Kind.TUPLE: tuple,
+    _Kind.SET: set,
+    _Kind.FROZENSET: frozenset,
+    _Kind.SIZE: torch.Size,
+    _Kind.INTEGER: lambda text: int(text, 16),
+    _Kind.DTYPE: _DTYPES.__getitem__,
+    _Kind.DEVICE: torch.device,
+    _Kind.TENSOR: _tensor,
 }
-"""What travels as text, beside text."""

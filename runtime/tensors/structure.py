@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from runtime.tensors.decoding import decode
-from runtime.tensors.encoding import EncodingError, Tensors, encode
+from runtime.tensors.encoding import EncodingError, Tensors, decode, encode
 
 ALONE = b""
 """The structure of a value that is one tensor."""

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from runtime.tensors.decoding import decode
-from runtime.tensors.encoding import encode
+from runtime.tensors.encoding import decode, encode
 
-FIRST_ROUND = 8192
+FIRST_ROUND = 12 * 1024
 """Bytes that all members exchange first: a size, and as much of the object as there is room.
 
 Enough for what is known of the 64 micro-batches that a rank fetches before a run.
