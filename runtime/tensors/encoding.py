@@ -1,7 +1,7 @@
 """What ranks tell each other, as bytes: a closed set of types, so that reading them runs no code.
 
 Messages are written with msgpack: numbers, text, bytes, lists and dicts. What it has no type for is
-one of its extensions, see `_Kind`; a bytearray arrives as bytes. Objects and enumerations are those
+one of its extensions, see `Kind`; a bytearray arrives as bytes. Objects and enumerations are those
 of this project (`OURS`): dataclasses, named tuples and models of pydantic, by name, with the values
 of their fields; no method of theirs is called but a model's validation and what `Message` asks for.
 A user's own object can only be pickled, and unpickling runs code; where `SCHEDCC_PICKLE=0` is set,
@@ -9,10 +9,8 @@ that is refused. See docs/explanation/security.md.
 """
 
 import io
-import os
 import pickle
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from enum import Enum, IntEnum
 from functools import cache
@@ -25,14 +23,6 @@ from pydantic import BaseModel
 
 OURS = ("runtime.", "schemas.", "schedcc.")
 """Packages whose data classes may travel."""
-
-PICKLE = "SCHEDCC_PICKLE"
-"""The variable that refuses objects of users' classes, where it is 0."""
-
-_DAMAGE: tuple[type[Exception], ...] = (
-    *(ValueError, TypeError, AttributeError, ArithmeticError, LookupError),
-    *(RuntimeError, msgpack.UnpackException),
-)
 
 
 class EncodingError(ValueError):
@@ -51,7 +41,7 @@ class Message(Protocol):
         """The object that it was made from."""
 
 
-class _Kind(IntEnum):
+class Kind(IntEnum):
     """Extensions of msgpack: what follows is a message itself, if nothing else is said."""
 
     TUPLE = 1
@@ -68,11 +58,11 @@ class _Kind(IntEnum):
     PICKLED = 12  # pickle
 
 
-_SEQUENCES: dict[type, _Kind] = {
-    tuple: _Kind.TUPLE,
-    set: _Kind.SET,
-    frozenset: _Kind.FROZENSET,
-    torch.Size: _Kind.SIZE,
+_SEQUENCES: dict[type, Kind] = {
+    tuple: Kind.TUPLE,
+    set: Kind.SET,
+    frozenset: Kind.FROZENSET,
+    torch.Size: Kind.SIZE,
 }
 
 
@@ -115,27 +105,6 @@ def encode(value: Any, tensors: Tensors | None = None) -> bytes:
     return writer.packed([list(writer.names), content])
 
 
-def decode(data: bytes, tensors: Sequence[Any] = (), *, users: bool = True) -> Any:
-    """The value of bytes that `encode` has made, on whichever rank.
-
-    Args:
-        data: No more than the message.
-        tensors: What its tensors are replaced by, if they travel by themselves.
-        users: Whether it may hold objects of users' classes.
-
-    Raises:
-        EncodingError: they are no such bytes, or hold what is refused.
-    """
-    reader = _Reader(tensors, users=users and os.environ.get(PICKLE) != "0")
-    try:
-        reader.names, content = reader.unpacked(data)
-        return reader.unpacked(content)
-    except EncodingError:
-        raise
-    except _DAMAGE as error:
-        raise EncodingError(f"a message of {len(data)} bytes is damaged: {error}") from error
-
-
 class _Writer:
     def __init__(self, tensors: Tensors | None) -> None:
         self.names: dict[str, int] = {}
@@ -153,7 +122,7 @@ class _Writer:
             _Pickler(file, self._tensors).dump(value)
         except Exception as error:  # what objects of any class raise
             raise EncodingError(f"cannot be pickled: {error}") from error
-        return msgpack.ExtType(_Kind.PICKLED, file.getvalue())
+        return msgpack.ExtType(Kind.PICKLED, file.getvalue())
 
     def _extension(self, value: Any) -> msgpack.ExtType:
         """What msgpack has no type for."""
@@ -163,63 +132,26 @@ class _Writer:
         if kind is torch.Tensor or (self._tensors is not None and isinstance(value, torch.Tensor)):
             return self._tensor(value)
         if kind is torch.dtype:
-            return self._of(_Kind.DTYPE, str(value).removeprefix("torch."))
+            return self._of(Kind.DTYPE, str(value).removeprefix("torch."))
         if kind is torch.device:
-            return self._of(_Kind.DEVICE, str(value))
+            return self._of(Kind.DEVICE, str(value))
         if kind is int:
-            return self._of(_Kind.INTEGER, f"{value:x}")
+            return self._of(Kind.INTEGER, f"{value:x}")
         if (ours := _contents(kind)) is not None:
             number = self.names.setdefault(_name(kind), len(self.names))
-            tag = _Kind.MEMBER if issubclass(kind, Enum) else _Kind.OBJECT
+            tag = Kind.MEMBER if issubclass(kind, Enum) else Kind.OBJECT
             return self._of(tag, [number, ours(value)])
         return self.pickled(value)
 
-    def _of(self, kind: _Kind, content: Any) -> msgpack.ExtType:
+    def _of(self, kind: Kind, content: Any) -> msgpack.ExtType:
         return msgpack.ExtType(kind, self.packed(content))
 
     def _tensor(self, tensor: torch.Tensor) -> msgpack.ExtType:
         if self._tensors is not None:
-            return self._of(_Kind.TRAVELLING, self._tensors.number(tensor))
+            return self._of(Kind.TRAVELLING, self._tensors.number(tensor))
         content = tensor.detach().cpu().contiguous()
         data = content.reshape(-1).view(torch.uint8).numpy().tobytes()
-        return self._of(_Kind.TENSOR, [content.dtype, list(content.shape), data])
-
-
-class _Reader:
-    """Reads a message; msgpack holds the lengths in it to the length of the whole."""
-
-    def __init__(self, tensors: Sequence[Any], *, users: bool) -> None:
-        self.names: list[str] = []
-        self._tensors, self._users = tensors, users
-
-    def unpacked(self, data: bytes) -> Any:
-        return msgpack.unpackb(
-            data,
-            ext_hook=self._extended,
-            strict_map_key=False,
-            unicode_errors="surrogatepass",
-        )
-
-    def _extended(self, number: int, data: bytes) -> Any:
-        kind = _Kind(number)
-        if kind is _Kind.PICKLED:
-            return self._of_user(data)
-        content = self.unpacked(data)
-        if kind is _Kind.TRAVELLING:
-            return self._tensors[content]
-        if kind in (_Kind.OBJECT, _Kind.MEMBER):
-            named, value = content
-            found = _class(self.names[named])
-            return found(value) if kind is _Kind.MEMBER else _object(found, value)
-        return _MADE[kind](content)
-
-    def _of_user(self, data: bytes) -> Any:
-        if not self._users:
-            raise EncodingError(
-                "a message holds an object of a user's class, which only pickle can carry, and "
-                f"{PICKLE} is 0: needed tensors, numbers and texts in tuples, lists and dicts"
-            )
-        return _Unpickler(data, self._tensors).load()
+        return self._of(Kind.TENSOR, [content.dtype, list(content.shape), data])
 
 
 class _Pickler(pickle.Pickler):
@@ -231,15 +163,6 @@ class _Pickler(pickle.Pickler):
         if self._tensors is None or not isinstance(value, torch.Tensor):
             return None
         return self._tensors.number(value)
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, data: bytes, tensors: Sequence[Any]) -> None:
-        super().__init__(io.BytesIO(data))
-        self._tensors = tensors
-
-    def persistent_load(self, number: int) -> Any:
-        return self._tensors[number]
 
 
 @cache
@@ -263,58 +186,3 @@ def _contents(kind: Any) -> Callable[[Any], Any] | None:
         names = [field.name for field in fields(kind)]
         return lambda value: [getattr(value, name) for name in names]
     return list if issubclass(kind, tuple) else None
-
-
-@cache
-def _class(name: str) -> Any:
-    """A data class of ours that has been imported already."""
-    module, _, path = name.partition(":")
-    found: Any = sys.modules.get(module) if module.startswith(OURS) else None
-    for part in path.split("."):
-        found = getattr(found, part, None)
-    ours = isinstance(found, type) and found.__module__ == module
-    data = ours and (
-        issubclass(found, (Enum, BaseModel)) or is_dataclass(found) or hasattr(found, "_fields")
-    )
-    if not data:
-        raise EncodingError(f"a message names {name!r}, needed a data class of this project")
-    return found
-
-
-def _object(kind: Any, content: Any) -> Any:
-    if issubclass(kind, BaseModel):
-        return kind.model_validate(content)
-    if issubclass(kind, Message):
-        return kind.from_message(content)
-    if issubclass(kind, tuple):
-        return kind(*content)
-    made = object.__new__(kind)
-    for field, value in zip(fields(kind), content, strict=True):
-        object.__setattr__(made, field.name, value)
-    return made
-
-
-def _tensor(content: list[Any]) -> torch.Tensor:
-    dtype, shape, data = content
-    if not data and 0 not in shape:
-        raise EncodingError(f"a message has no bytes of a tensor {shape}")
-    if not data:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(dtype).reshape(shape)
-
-
-_DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in vars(torch).values()
-    if isinstance(dtype, torch.dtype)
-}
-_MADE: dict[_Kind, Callable[[Any], Any]] = {
-    _Kind.TUPLE: tuple,
-    _Kind.SET: set,
-    _Kind.FROZENSET: frozenset,
-    _Kind.SIZE: torch.Size,
-    _Kind.INTEGER: lambda text: int(text, 16),
-    _Kind.DTYPE: _DTYPES.__getitem__,
-    _Kind.DEVICE: torch.device,
-    _Kind.TENSOR: _tensor,
-}

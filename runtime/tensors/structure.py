@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from runtime.tensors.encoding import EncodingError, Tensors, decode, encode
+from runtime.tensors.decoding import decode
+from runtime.tensors.encoding import EncodingError, Tensors, encode
 
 ALONE = b""
 """The structure of a value that is one tensor."""

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from runtime.device import Clock
-from runtime.tensors.encoding import decode, encode
+from runtime.tensors.decoding import decode
+from runtime.tensors.encoding import encode
 from runtime.tensors.ownership import Take, fresh
 from runtime.transport.protocol import Pending, Transport, TransportError
 

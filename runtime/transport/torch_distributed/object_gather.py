@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from runtime.tensors.encoding import decode, encode
+from runtime.tensors.decoding import decode
+from runtime.tensors.encoding import encode
 
 FIRST_ROUND = 12 * 1024
 """Bytes that all members exchange first: a size, and as much of the object as there is room.

@@ -11,7 +11,8 @@ from torch import nn
 from runtime import DataError, EvalResult, Evaluator, MetricError, label_log_probs
 from runtime.outputs.values import layout_of
 from runtime.planning.sources import CHUNK
-from runtime.tensors.encoding import decode, encode
+from runtime.tensors.decoding import decode
+from runtime.tensors.encoding import encode
 from tests.support.models_for_tests import Data, batches, mlp, one_process, over_stages
 
 SIZES = [3, 1, 4, 1, 2]

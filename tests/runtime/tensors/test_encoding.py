@@ -12,12 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.data.micro_batches import Note
+from runtime.data.notes import Note
 from runtime.data.stream import Window
 from runtime.outputs.values import layout_of
-from runtime.tensors import encoding
+from runtime.tensors import decoding
 from runtime.tensors.activation import describe
-from runtime.tensors.encoding import PICKLE, EncodingError, _Kind, decode, encode
+from runtime.tensors.decoding import PICKLE, decode
+from runtime.tensors.encoding import EncodingError, Kind, encode
 from runtime.tensors.structure import put_together, take_apart
 from runtime.transport.torch_distributed.object_gather import gather_objects
 from schedcc import Outcome
@@ -107,7 +108,7 @@ def test_objects_of_users_travel_unless_that_is_refused(monkeypatch):
     "name", ["os:system", "runtime.evaluator:Evaluator", "schemas.base:BaseModel", "runtime.:x"]
 )
 def test_no_class_but_data_classes_of_ours_is_made(name):
-    made = msgpack.ExtType(_Kind.OBJECT, msgpack.packb([0, []]))
+    made = msgpack.ExtType(Kind.OBJECT, msgpack.packb([0, []]))
     message = msgpack.packb([[name], msgpack.packb(made)])
     with pytest.raises(EncodingError, match="needed a data class of this project"):
         decode(message)
@@ -132,7 +133,7 @@ def test_damage_is_an_error_in_bounded_memory():
 
 
 def test_what_a_stranger_sends_among_ranks_runs_nothing(monkeypatch):
-    monkeypatch.setattr(encoding, "_Unpickler", None)
+    monkeypatch.setattr(decoding, "_Unpickler", None)
     strange = pickle.dumps(Ends())
 
     def all_gather(own: torch.Tensor) -> list[torch.Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from runtime import Evaluator
-from runtime.tensors import encoding
+from runtime.tensors import decoding
 from tests.support.models_for_tests import batches
 from tests.support.ranks import run_ranks
 
@@ -35,7 +35,7 @@ def evaluate_without_pickle(directory: str) -> tuple[float, int]:
         raise AssertionError("pickle was read")
 
     with pytest.MonkeyPatch.context() as patch:
-        for owner, name in ((pickle, "loads"), (pickle, "load"), (encoding, "_Unpickler")):
+        for owner, name in ((pickle, "loads"), (pickle, "load"), (decoding, "_Unpickler")):
             patch.setattr(owner, name, refuse)
         torch.manual_seed(1)
         with Evaluator(

@@ -1,0 +1,147 @@
+"""The values of messages that other ranks have encoded: see `encoding` for what they may be."""
+
+import io
+import os
+import pickle
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cache
+from typing import Any
+
+import msgpack
+import torch
+from pydantic import BaseModel
+
+from runtime.tensors.encoding import OURS, EncodingError, Kind, Message
+
+PICKLE = "SCHEDCC_PICKLE"
+"""The variable that refuses objects of users' classes, where it is 0."""
+
+_DAMAGE: tuple[type[Exception], ...] = (
+    *(ValueError, TypeError, AttributeError, ArithmeticError, LookupError),
+    *(RuntimeError, msgpack.UnpackException),
+)
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, data: bytes, tensors: Sequence[Any]) -> None:
+        super().__init__(io.BytesIO(data))
+        self._tensors = tensors
+
+    def persistent_load(self, number: int) -> Any:
+        return self._tensors[number]
+
+
+def decode(data: bytes, tensors: Sequence[Any] = (), *, users: bool = True) -> Any:
+    """The value of bytes that `encode` has made, on whichever rank.
+
+    Args:
+        data: No more than the message.
+        tensors: What its tensors are replaced by, if they travel by themselves.
+        users: Whether it may hold objects of users' classes.
+
+    Raises:
+        EncodingError: they are no such bytes, or hold what is refused.
+    """
+    reader = _Reader(tensors, users=users and os.environ.get(PICKLE) != "0")
+    try:
+        reader.names, content = reader.unpacked(data)
+        return reader.unpacked(content)
+    except EncodingError:
+        raise
+    except _DAMAGE as error:
+        raise EncodingError(f"a message of {len(data)} bytes is damaged: {error}") from error
+
+
+class _Reader:
+    """Reads a message; msgpack holds the lengths in it to the length of the whole."""
+
+    def __init__(self, tensors: Sequence[Any], *, users: bool) -> None:
+        self.names: list[str] = []
+        self._tensors, self._users = tensors, users
+
+    def unpacked(self, data: bytes) -> Any:
+        return msgpack.unpackb(
+            data,
+            ext_hook=self._extended,
+            strict_map_key=False,
+            unicode_errors="surrogatepass",
+        )
+
+    def _extended(self, number: int, data: bytes) -> Any:
+        kind = Kind(number)
+        if kind is Kind.PICKLED:
+            return self._of_user(data)
+        content = self.unpacked(data)
+        if kind is Kind.TRAVELLING:
+            return self._tensors[content]
+        if kind in (Kind.OBJECT, Kind.MEMBER):
+            named, value = content
+            found = _class(self.names[named])
+            return found(value) if kind is Kind.MEMBER else _object(found, value)
+        return _MADE[kind](content)
+
+    def _of_user(self, data: bytes) -> Any:
+        if not self._users:
+            raise EncodingError(
+                "a message holds an object of a user's class, which only pickle can carry, and "
+                f"{PICKLE} is 0: needed tensors, numbers and texts in tuples, lists and dicts"
+            )
+        return _Unpickler(data, self._tensors).load()
+
+
+@cache
+def _class(name: str) -> Any:
+    """A data class of ours that has been imported already."""
+    module, _, path = name.partition(":")
+    found: Any = sys.modules.get(module) if module.startswith(OURS) else None
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    ours = isinstance(found, type) and found.__module__ == module
+    data = ours and (
+        issubclass(found, (Enum, BaseModel)) or is_dataclass(found) or hasattr(found, "_fields")
+    )
+    if not data:
+        raise EncodingError(f"a message names {name!r}, needed a data class of this project")
+    return found
+
+
+def _object(kind: Any, content: Any) -> Any:
+    if issubclass(kind, BaseModel):
+        return kind.model_validate(content)
+    if issubclass(kind, Message):
+        return kind.from_message(content)
+    if issubclass(kind, tuple):
+        return kind(*content)
+    made = object.__new__(kind)
+    for field, value in zip(fields(kind), content, strict=True):
+        object.__setattr__(made, field.name, value)
+    return made
+
+
+def _tensor(content: list[Any]) -> torch.Tensor:
+    dtype, shape, data = content
+    if not data and 0 not in shape:
+        raise EncodingError(f"a message has no bytes of a tensor {shape}")
+    if not data:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(dtype).reshape(shape)
+
+
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in vars(torch).values()
+    if isinstance(dtype, torch.dtype)
+}
+_MADE: dict[Kind, Callable[[Any], Any]] = {
+    Kind.TUPLE: tuple,
+    Kind.SET: set,
+    Kind.FROZENSET: frozenset,
+    Kind.SIZE: torch.Size,
+    Kind.INTEGER: lambda text: int(text, 16),
+    Kind.DTYPE: _DTYPES.__getitem__,
+    Kind.DEVICE: torch.device,
+    Kind.TENSOR: _tensor,
+}
