@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from runtime.data.fingerprint import fingerprint
+from runtime.data.fingerprint import Digests, fingerprint
 from runtime.data.loading import OnItsWay, loader_to
 from runtime.data.notes import Note, look_of
 from runtime.data.samples import samples
