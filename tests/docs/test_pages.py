@@ -68,9 +68,20 @@ def run_python(block: Block, names: dict[str, Any], shown: str) -> None:
     demand(block, shown, printed.getvalue())
 
 
-@pytest.mark.parametrize(
-    "page", filter(blocks_of, PAGES), ids=lambda page: str(page.relative_to(ROOT))
-)
+def with_code() -> list[Any]:
+    """The pages that have blocks; those that run SmolLM2 are slow."""
+    return [
+        pytest.param(
+            page,
+            id=str(page.relative_to(ROOT)),
+            marks=[pytest.mark.slow] if "$ pipeval --model smollm2" in page.read_text() else [],
+        )
+        for page in PAGES
+        if blocks_of(page)
+    ]
+
+
+@pytest.mark.parametrize("page", with_code())
 def test_the_code_of_a_page_runs_and_prints_what_it_shows(page, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     blocks = blocks_of(page)
