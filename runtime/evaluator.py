@@ -170,7 +170,7 @@ class Evaluator(PipelineModule):
             cuda_graphs=cuda_graphs,
             check_data=check_data,
             check_finite=check_finite,
-            listeners=listeners,
+            listeners=[*listeners],
             recorder=None if record is None else Recorder(record, connection),
         )
         self._runner = Runner(connection, self._guard, setup)

@@ -37,6 +37,16 @@ MOST_BYTES = 4 * 2**20
 MOST_SECONDS = 0.1
 """Time after which what is there has to do."""
 
+SOON = 0.002
+"""Seconds within which an item is there soon: one that takes longer is worth no wait."""
+
+ALONE = range(16, 513)
+"""How often one micro-batch is fetched at once where the next one took longer.
+
+The second bound is reached by doubling: an item is waited for again now and then, in case that the
+loader has become fast.
+"""
+
 
 class DataError(ValueError):
     """The caller's data is not what an evaluation needs."""
@@ -110,6 +120,9 @@ class Prefetcher:
         self.ended = False
         """Whether there are no more."""
         self._last_nbytes = 0
+        self._alone = 0
+        """How often one micro-batch is fetched at once from now on."""
+        self._next_alone = ALONE.start
 
     @property
     def is_empty(self) -> bool:
@@ -133,6 +146,9 @@ class Prefetcher:
     def fetch(self, least: int = 1) -> None:
         """Fetch what is there soon: one micro-batch at least, unless the data has ended.
 
+        A pipeline does not stand still for what comes later. A loader that works meanwhile in
+        processes of its own, and gives one micro-batch in the time of a stage, costs nothing so.
+
         Args:
             least: So many micro-batches are to be there, whatever it takes.
 
@@ -142,18 +158,24 @@ class Prefetcher:
         if self._data is None:
             raise DataError(f"{self._reader} reads micro-batches, but its data is None")
         start, nbytes = time.monotonic(), 0
+        most = max(least, MOST) if self._alone == 0 else max(least, 1)
+        self._alone = max(0, self._alone - 1)
         with self._around():
-            while not self.ended and len(self._waiting) < max(least, MOST):
+            while not self.ended and len(self._waiting) < most:
+                begin, needed = time.monotonic(), len(self._waiting) < least
                 if self.count == self._most or (item := self._next()) is _END:
                     self.ended = True
                     break
+                if late := not needed and time.monotonic() - begin > SOON:
+                    self._alone = self._next_alone
+                    self._next_alone = min(2 * self._next_alone, ALONE[-1])
                 self._last_nbytes = self._take(item)
                 nbytes += self._last_nbytes
                 del item
-                enough = nbytes >= MOST_BYTES or time.monotonic() - start >= MOST_SECONDS
+                enough = late or nbytes >= MOST_BYTES or time.monotonic() - start >= MOST_SECONDS
                 if enough and len(self._waiting) >= least:
-                    self.ended = self.count == self._most
                     break
+        self.ended = self.ended or self.count == self._most
 
     def take(self) -> Fetched:
         """The next micro-batch; it has to be there."""

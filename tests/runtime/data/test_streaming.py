@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from runtime import Evaluator
-from runtime.data import loading, stream
+from runtime.data import loading, micro_batches, stream
 from runtime.data.micro_batches import MOST, Prefetcher, Reading
 from runtime.data.route import Route
 from runtime.data.stream import Stream, window_of
@@ -323,3 +323,30 @@ def test_micro_batches_that_fill_a_window_go_around_a_ring():
         network={"queue": "channel"},
     ):
         assert result.loss == pytest.approx(sum(expected) / len(expected))
+
+
+def test_a_pipeline_does_not_wait_for_what_comes_later(monkeypatch):
+    now = 0.0
+
+    def loader() -> Iterator[Any]:
+        """Waits for every second item, until it has become fast."""
+        nonlocal now
+        for number, pair in enumerate(batches([1] * 2000)):
+            now += 0.04 if number % 2 and number < 200 else 0.0
+            yield pair
+
+    monkeypatch.setattr(micro_batches.time, "monotonic", lambda: now)
+    reading = Reading(inputs=True, labels=True, fingerprints=False)
+    prefetcher = Prefetcher(
+        loader(), reading, torch.device("cpu"), reader="stage 0", around=nullcontext
+    )
+    sizes = []
+    while not prefetcher.ended:
+        prefetcher.fetch()
+        sizes.append(len(prefetcher.waiting))
+        while not prefetcher.is_empty:
+            prefetcher.take()
+    waited = [n for n, size in enumerate(sizes) if size == 2]
+    assert waited == [0, 17, 50, 115], "one at a time in between, twice as often each time"
+    assert sizes[-3:-1] == [MOST, MOST], "and many at once when they are there"
+    assert sum(sizes) == 2000
