@@ -6,6 +6,7 @@ aborts are under way before any of them is waited for. And it is allowed only wh
 inside a call on the communicator, hence `Calls`.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -103,3 +104,9 @@ def abort_gloo(group: dist.ProcessGroup) -> None:
     for peer in set(range(group.size())) - {group.rank()}:
         with suppress(RuntimeError):
             group.recv([probe], peer, RESERVED_TAG).wait(timedelta(milliseconds=1))
+
+
+def shut_down(process: int, is_nccl: bool, groups: list[dist.ProcessGroup]) -> None:
+    """Shut communicators down together, except in a process that was forked off from `process`."""
+    if is_nccl and groups and os.getpid() == process:
+        Ending("schedcc shutdown", [group.shutdown for group in groups]).over(END_SECONDS)

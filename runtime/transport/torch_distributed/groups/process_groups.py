@@ -19,11 +19,11 @@ from runtime.device import POLL_SECONDS, Clock
 from runtime.transport.protocol import TransportError
 from runtime.transport.torch_distributed.groups import nccl
 from runtime.transport.torch_distributed.groups.abort import (
-    END_SECONDS,
     Calls,
     Ending,
     abort_gloo,
     abort_nccl,
+    shut_down,
 )
 from runtime.transport.torch_distributed.groups.backends import (
     CONNECT_TIMEOUT,
@@ -73,6 +73,7 @@ class RenewableGroup:
                 f"which works with {' and '.join(KINDS)}, not with {self._kind or 'no backend'}"
             )
         self._is_nccl = self._kind == "nccl"
+        self._makes_groups = self.size > 1 and self._kind in KINDS
         self.batches_on = device if self._is_nccl else None
         """The device of a group in which several transfers have to be one operation."""
         members = "-".join(map(str, ranks))
@@ -90,7 +91,7 @@ class RenewableGroup:
         self._ending: Ending | None = None
         self._clock = Clock(device)
         # Let go of without it, a communicator warns and aborts, at the end of the program too.
-        self._shut_down = weakref.finalize(self, _shut_down, os.getpid(), self._is_nccl, self._made)
+        self._shut_down = weakref.finalize(self, shut_down, os.getpid(), self._is_nccl, self._made)
 
     @property
     def is_unconnected(self) -> bool:
@@ -268,10 +269,6 @@ class RenewableGroup:
             raise making.errors[0]
         return made[0]
 
-    @property
-    def _makes_groups(self) -> bool:
-        return self.size > 1 and self._kind in KINDS
-
     def _new(self, name: str, rank: int, size: int) -> dist.ProcessGroup:
         if not self._makes_groups:
             return self._parent
@@ -301,9 +298,3 @@ def abandon_together(renewables: Sequence[RenewableGroup]) -> None:
         if renewable._kind == "gloo":
             for group in renewable._made:
                 abort_gloo(group)
-
-
-def _shut_down(process: int, is_nccl: bool, groups: list[dist.ProcessGroup]) -> None:
-    """Shut communicators down together, except in a process that was forked off."""
-    if is_nccl and groups and os.getpid() == process:
-        Ending("schedcc shutdown", [group.shutdown for group in groups]).over(END_SECONDS)
