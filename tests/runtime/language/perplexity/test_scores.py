@@ -148,9 +148,7 @@ def test_the_report_says_what_is_a_target(mode, bos, stride, said):
 
 
 def test_scores_that_find_no_room_are_one_sentence():
-    documents = tokenize_documents(TEXTS, tiny_tokenizer())
+    documents = tokenize_documents(tiny_tokenizer(), TEXTS)
     losses = torch.ones(len(documents.tokens))
-    with pytest.raises(
-        OutputError, match=r"^/dev/full cannot be written: No space left on device$"
-    ):
+    with pytest.raises(OutputError, match="/dev/full cannot be written: No space left"):
         write_lines(Path("/dev/full"), document_scores(documents, losses))
