@@ -15,6 +15,7 @@ INPUT_ERRORS = {
     "DeviceError",
     "LaunchError",
     "ModelError",
+    "OutputError",
     "PartitionError",
     "RecordingError",
     "ResumeError",

@@ -8,7 +8,6 @@ import os
 import random
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import get_args
@@ -57,10 +56,9 @@ def cluster_of(chance: random.Random) -> Iterator[Cluster]:
             yield cluster
 
 
-def chaos(count: int, seed: int) -> dict[str, list[float]]:
-    """Let `count` faults happen: seconds from each to the last stage's error, by kind."""
+def chaos(count: int, seed: int, seconds: dict[str, list[float]]) -> None:
+    """Let `count` faults happen; add the seconds from each to the last stage's error, by kind."""
     chance = random.Random(seed)
-    seconds: defaultdict[str, list[float]] = defaultdict(list)
     left = count
     while left:
         with cluster_of(chance) as cluster:
@@ -72,11 +70,10 @@ def chaos(count: int, seed: int) -> dict[str, list[float]]:
             for number in range(min(left, ROUNDS + 1)):
                 attempt = chance.choice((trial.single, trial.outside, trial.pair))
                 name, took = attempt(fatal=number == ROUNDS or chance.random() < 0.1)
-                seconds[prefix + name].append(took)
+                seconds.setdefault(prefix + name, []).append(took)
                 left -= 1
                 if trial.over:
                     break
-    return seconds
 
 
 def main() -> None:
@@ -85,7 +82,12 @@ def main() -> None:
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(10**6)
     print(f"seed {seed}", flush=True)
     began = time.monotonic()
-    seconds = chaos(count, seed)
+    seconds: dict[str, list[float]] = {}
+    try:
+        chaos(count, seed, seconds)
+    except AssertionError:
+        print(f"fault {sum(map(len, seconds.values())) + 1} did not end as it should", flush=True)
+        raise
     print(f"{'fault':36} times    median s   max s  (the timeout of a stall is {TIMEOUT} s)")
     for kind, values in sorted(seconds.items()):
         ordered = sorted(values)

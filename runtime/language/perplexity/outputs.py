@@ -8,7 +8,12 @@ import torch
 
 from runtime.language.perplexity.scores import exact_loss
 from runtime.language.text import Documents
+from schedcc.io.plain_text import visible
 from schemas import DocumentScore, TokenScore
+
+
+class OutputError(ValueError):
+    """Scores cannot be written."""
 
 
 def document_scores(documents: Documents, losses: torch.Tensor) -> Iterator[DocumentScore]:
@@ -60,8 +65,14 @@ def write_lines(path: Path, models: Iterator[DocumentScore] | Iterator[TokenScor
     """Write a line of JSON for each of them.
 
     Raises:
-        OSError: the file cannot be written.
+        OutputError: the file cannot be written; none is left.
     """
-    with path.open("w", encoding="utf-8") as file:
-        for model in models:
-            file.write(model.model_dump_json() + "\n")
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            for model in models:
+                file.write(model.model_dump_json() + "\n")
+    except OSError as error:
+        if path.is_file():
+            path.unlink()
+        name = visible(str(path))
+        raise OutputError(f"{name} cannot be written: {error.strerror or error}") from error

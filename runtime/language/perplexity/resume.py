@@ -109,6 +109,9 @@ class ResultLog:
         """Write the losses of the next micro-batch, float32 `[targets]`.
 
         One that is not finite ends the results: it would end the run that goes on from here, too.
+
+        Raises:
+            ResumeError: it cannot be written.
         """
         if self._ended or not bool(losses.isfinite().all()):
             self._ended = True
@@ -124,8 +127,12 @@ class ResultLog:
 
     def _write(self, line: str) -> None:
         content = memoryview(f"{line}\n".encode())
-        while content:
-            content = content[os.write(self._file, content) :]
+        try:
+            while content:
+                content = content[os.write(self._file, content) :]
+        except OSError as error:  # what is there stays: a run goes on from its last whole line
+            name = visible(str(self._path))
+            raise ResumeError(f"{name} cannot be written: {error.strerror or error}") from error
 
     def _read(self, job: dict[str, str], targets: Sequence[int]) -> list[torch.Tensor]:
         content = self._path.read_bytes()

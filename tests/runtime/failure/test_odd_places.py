@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from runtime import Evaluator
-from runtime.failure import periodic
+from runtime.failure.detection.periodic import PeriodicTask
 from runtime.transport.private_store import PrivateStore
 from runtime.transport.reserve import hold
 from tests.chaos.cluster import Cluster, Setup
@@ -80,7 +80,7 @@ def test_a_rank_that_can_start_no_thread_says_so_to_all(monkeypatch):
             evaluator.evaluate(iter(batches([1, 2])))
         return str(caught.value)
 
-    def refuse(_: periodic.PeriodicTask) -> None:
+    def refuse(_: PeriodicTask) -> None:
         raise RuntimeError("can't start new thread")
 
     told, own = over_stages(2, call, layers=lambda: mlp(2), loss_fn=nn.functional.mse_loss)

@@ -5,7 +5,13 @@ import time
 
 import pytest
 
-from runtime.transport.peer_process import PROBE_SECONDS, PeerProcesses, liveness_address
+from runtime.transport.peer_process import (
+    PROBE_SECONDS,
+    PeerProcesses,
+    connectable,
+    liveness_address,
+    remote_place,
+)
 
 LOOKS = 5.0
 """Seconds in which an answer comes, on a machine that does much else."""
@@ -88,3 +94,14 @@ def test_of_a_process_without_an_address_nothing_is_known(processes):
     assert processes.reached("")
     assert not processes.has_ended("")
     assert not processes.has_ended("another host/nobody/")
+
+
+def test_a_connection_to_a_host_can_be_made_or_not(elsewhere):
+    address, listening = elsewhere
+    place = remote_place(address)
+    assert place is not None
+    assert connectable([place])
+    listening.close()
+    assert not connectable([place])
+    assert not connectable([])
+    assert remote_place("a host/a name/") is None

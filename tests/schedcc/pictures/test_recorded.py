@@ -107,3 +107,11 @@ def test_costs_are_measured_as_the_median_forward_of_each_stage(tmp_path):
     write(tmp_path / "cut", 0, 1, lines)
     with pytest.raises(ValueError, match="the recording has no forward of stage 0"):
         measured_costs(read_recording(tmp_path / "cut"))
+
+
+def test_costs_are_not_measured_from_times_that_run_backwards(tmp_path):
+    lines = lines_of_run(compile_pipeline(1, 1), 0)
+    late = [line | {"at": 10**9 - line["at"]} for line in lines]
+    write(tmp_path, 0, 1, late)
+    with pytest.raises(ValueError, match="the forwards of stage 0 ended 1 s before they began"):
+        measured_costs(read_recording(tmp_path))

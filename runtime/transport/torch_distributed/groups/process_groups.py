@@ -262,7 +262,7 @@ class RenewableGroup:
         try:
             while not making.over(POLL_SECONDS):
                 self.require_usable()
-        except TransportError:
+        except BaseException:  # Ctrl-C, too
             self._connection = None  # the thread may wait on it for as long as a group may take
             raise
         if making.errors:

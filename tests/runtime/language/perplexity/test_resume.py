@@ -1,6 +1,7 @@
 """Results that a run goes on from: whole or not there, and of the same job."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from runtime.language.perplexity.resume import FILE, ResultLog, ResumeError
+from tests.support.forks import Program
 
 JOB = {"dtype": "float32", "text": "a" * 64}
 TARGETS = [3, 2, 4]
@@ -117,3 +119,16 @@ def test_a_writer_that_is_killed_loses_nothing_that_it_has_told_of(tmp_path):
     log = ResultLog(tmp_path, {}, [500] * 100_000)
     assert len(log.finished) in (told + 1, told + 2)
     assert all(float(found[0]) == number for number, found in enumerate(log.finished))
+
+
+def fill_the_disk(directory: str) -> None:
+    """Write results where a file may have no more than some bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+    with pytest.raises(ResumeError, match=f"{FILE} cannot be written: File too large$"):
+        written(Path(directory))
+
+
+def test_results_that_find_no_room_are_one_sentence_and_are_gone_on_with(tmp_path):
+    ended = Program(fill_the_disk, str(tmp_path)).ended()
+    assert ended.returncode == 0, ended.stderr
+    assert written(tmp_path) == written(tmp_path / "whole")

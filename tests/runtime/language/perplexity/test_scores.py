@@ -3,13 +3,19 @@
 import math
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from runtime.language.models import Targets
-from runtime.language.perplexity.outputs import document_scores, token_scores
+from runtime.language.perplexity.outputs import (
+    OutputError,
+    document_scores,
+    token_scores,
+    write_lines,
+)
 from runtime.language.perplexity.scores import (
     LossCollector,
     TokenScores,
@@ -139,3 +145,10 @@ def test_losses_that_are_ignored_are_zero():
 def test_the_report_says_what_is_a_target(mode, bos, stride, said):
     empty = torch.empty(0, dtype=torch.int64)
     assert targets_of(Documents(empty, empty, mode, 0, bos), stride) == said
+
+
+def test_scores_that_find_no_room_are_one_sentence():
+    documents = tokenize_documents(tiny_tokenizer(), TEXTS)
+    losses = torch.ones(len(documents.tokens))
+    with pytest.raises(OutputError, match="/dev/full cannot be written: No space left"):
+        write_lines(Path("/dev/full"), document_scores(documents, losses))
