@@ -143,10 +143,10 @@ def measured_costs(recording: Recording, run: int | None = None) -> Costs:
             forward = IS_FORWARD[rows.op] & timed.left
             for stage in np.unique(rows.stage[forward]).tolist():
                 took.setdefault(stage, []).append(seconds[forward & (rows.stage == stage)])
-    missing = [stage for stage in range(stages) if stage not in took]
-    if missing or not stages:
+    missing = next((stage for stage in range(stages) if stage not in took), None)
+    if missing is not None or not stages:
         raise ValueError(
-            f"the recording has no forward of stage {(missing or [0])[0]}, needed one of each "
+            f"the recording has no forward of stage {missing or 0}, needed one of each "
             "stage to predict from (or --forward)"
         )
     medians = [float(np.median(np.concatenate(took[stage]))) for stage in range(stages)]

@@ -12,6 +12,7 @@ from torch import nn
 from runtime import Evaluator
 from runtime.failure.detection.periodic import PeriodicTask
 from runtime.transport.private_store import PrivateStore
+from runtime.transport.rendezvous import MOST_LEFT
 from runtime.transport.reserve import hold
 from tests.chaos.cluster import Cluster, Setup
 from tests.chaos.expectations import check, check_evaluation, check_recovery
@@ -111,8 +112,9 @@ def test_a_private_store_works_without_a_descriptor_left(tmp_path):
 
 @pytest.mark.slow
 def test_nothing_grows_with_evaluations_failures_and_evaluators():
+    # So short a run has fewer evaluators than the store remembers, and few measurements of what
+    # comes and goes with a failure.
+    limits = SLACK | {"keys": SLACK["keys"] + 4 * MOST_LEFT, "descriptors": 8.0}
     for rank, rose, found in run(evaluations=150, long=2000):
-        assert {name: rose[name] <= limit for name, limit in SLACK.items()} == dict.fromkeys(
-            SLACK, True
-        ), (rank, rose)
+        assert not {name: rose[name] for name in limits if rose[name] > limits[name]}, rank
         assert found[-1].memory - found[-2].memory <= SLACK["memory"], (rank, found[-2:])
