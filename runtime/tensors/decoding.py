@@ -14,7 +14,7 @@ import msgpack
 import torch
 from pydantic import BaseModel
 
-from runtime.tensors.encoding import OURS, EncodingError, Kind, Message
+from runtime.tensors.encoding import DEEPEST, OURS, EncodingError, Kind, Message
 
 PICKLE = "SCHEDCC_PICKLE"
 """The variable that refuses objects of users' classes, where it is 0."""
@@ -60,15 +60,20 @@ class _Reader:
 
     def __init__(self, tensors: Sequence[Any], *, users: bool) -> None:
         self.names: list[str] = []
-        self._tensors, self._users = tensors, users
+        self._tensors, self._users, self._depth = tensors, users, 0
 
     def unpacked(self, data: bytes) -> Any:
-        return msgpack.unpackb(
+        if self._depth > DEEPEST:
+            raise EncodingError(f"a message is nested more than {DEEPEST} deep")
+        self._depth += 1
+        value = msgpack.unpackb(
             data,
             ext_hook=self._extended,
             strict_map_key=False,
             unicode_errors="surrogatepass",
         )
+        self._depth -= 1
+        return value
 
     def _extended(self, number: int, data: bytes) -> Any:
         kind = Kind(number)
@@ -80,7 +85,7 @@ class _Reader:
         if kind in (Kind.OBJECT, Kind.MEMBER):
             named, value = content
             found = _class(self.names[named])
-            return found(value) if kind is Kind.MEMBER else _object(found, value)
+            return _member(found, value) if kind is Kind.MEMBER else _object(found, value)
         return _MADE[kind](content)
 
     def _of_user(self, data: bytes) -> Any:
@@ -89,7 +94,13 @@ class _Reader:
                 "a message holds an object of a user's class, which only pickle can carry, and "
                 f"{PICKLE} is 0: needed tensors, numbers and texts in tuples, lists and dicts"
             )
-        return _Unpickler(data, self._tensors).load()
+        try:
+            return _Unpickler(data, self._tensors).load()
+        except Exception as error:  # what objects of any class raise
+            said = f"{type(error).__name__}: {error}"
+            raise EncodingError(
+                f"an object of a user's class cannot be unpickled: {said}"
+            ) from error
 
 
 @cache
@@ -106,6 +117,12 @@ def _class(name: str) -> Any:
     if not data:
         raise EncodingError(f"a message names {name!r}, needed a data class of this project")
     return found
+
+
+def _member(kind: Any, value: Any) -> Any:
+    if not issubclass(kind, Enum):
+        raise EncodingError(f"a message names a member of {kind.__name__}, needed an enumeration")
+    return kind(value)
 
 
 def _object(kind: Any, content: Any) -> Any:

@@ -24,6 +24,9 @@ from pydantic import BaseModel
 OURS = ("runtime.", "schemas.", "schedcc.")
 """Packages whose data classes may travel."""
 
+DEEPEST = 64
+"""Extensions within each other, which msgpack reads with 40 KiB of the thread's stack for each."""
+
 
 class EncodingError(ValueError):
     """Bytes are no message, or one that may not be read; or a value cannot be sent."""
@@ -99,6 +102,7 @@ def encode(value: Any, tensors: Tensors | None = None) -> bytes:
         except EncodingError:
             raise
         except (RecursionError, ValueError):  # it contains itself, or nearly so
+            writer = _Writer(tensors)
             content = writer.packed(writer.pickled(value))
     except EncodingError as error:
         raise EncodingError(f"{type(value).__name__} {error}") from error
@@ -108,12 +112,16 @@ def encode(value: Any, tensors: Tensors | None = None) -> bytes:
 class _Writer:
     def __init__(self, tensors: Tensors | None) -> None:
         self.names: dict[str, int] = {}
-        self._tensors = tensors
+        self._tensors, self._depth = tensors, 0
 
     def packed(self, value: Any) -> bytes:
+        if self._depth > DEEPEST:
+            raise ValueError(f"nested more than {DEEPEST} deep")
+        self._depth += 1
         data: bytes = msgpack.packb(
             value, default=self._extension, strict_types=True, unicode_errors="surrogatepass"
         )
+        self._depth -= 1
         return data
 
     def pickled(self, value: Any) -> msgpack.ExtType:

@@ -18,7 +18,7 @@ from runtime.outputs.values import layout_of
 from runtime.tensors import decoding
 from runtime.tensors.activation import describe
 from runtime.tensors.decoding import PICKLE, decode
-from runtime.tensors.encoding import EncodingError, Kind, encode
+from runtime.tensors.encoding import DEEPEST, EncodingError, Kind, encode
 from runtime.tensors.structure import put_together, take_apart
 from runtime.transport.torch_distributed.object_gather import gather_objects
 from schedcc import Outcome
@@ -112,6 +112,35 @@ def test_no_class_but_data_classes_of_ours_is_made(name):
     message = msgpack.packb([[name], msgpack.packb(made)])
     with pytest.raises(EncodingError, match="needed a data class of this project"):
         decode(message)
+
+
+def test_no_class_but_an_enumeration_is_called_with_a_value():
+    made = msgpack.ExtType(Kind.MEMBER, msgpack.packb([0, "anything"]))
+    message = msgpack.packb([["runtime.transport.private_store:PrivateStore"], msgpack.packb(made)])
+    with pytest.raises(EncodingError, match="a member of PrivateStore, needed an enumeration"):
+        decode(message)
+
+
+def test_an_object_that_cannot_be_unpickled_is_an_error_of_the_message():
+    unreadable = msgpack.packb(msgpack.ExtType(Kind.PICKLED, b"cno.such_module\nUsers\n."))
+    with pytest.raises(EncodingError, match="unpickled: ModuleNotFoundError: No module named 'no'"):
+        decode(msgpack.packb([[], unreadable]))
+
+
+@pytest.mark.parametrize("depth", [DEEPEST, DEEPEST + 1, 200])
+def test_tuples_within_tuples_arrive_however_deep(depth):
+    value: tuple[Any, ...] = ()
+    for _ in range(depth - 1):
+        value = (value,)
+    assert decode(encode(value)) == value
+
+
+def test_a_message_cannot_use_up_the_stack_of_its_reader():
+    content = msgpack.packb(None)
+    for _ in range(300):
+        content = msgpack.packb(msgpack.ExtType(Kind.TUPLE, content))
+    with pytest.raises(EncodingError, match=f"nested more than {DEEPEST} deep"):
+        decode(msgpack.packb([[], content]))
 
 
 def test_damage_is_an_error_in_bounded_memory():
