@@ -12,8 +12,8 @@ import os
 import select
 import socket
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from secrets import token_hex
 
@@ -50,7 +50,7 @@ class PeerProcesses:
         """Begin without having reached any."""
         self._reached: dict[str, float] = {}
         """When processes of other hosts were last reached."""
-        self._probes: dict[str, tuple[socket.socket, float]] = {}
+        self._probes: dict[str, tuple[_Probe, float]] = {}
         """What is under way, and since when."""
 
     def reached(self, address: str) -> bool:
@@ -71,29 +71,30 @@ class PeerProcesses:
     def close(self) -> None:
         """Give up what is under way."""
         while self._probes:
-            self._probes.popitem()[1][0].close()
+            self._probes.popitem()[1][0].socket.close()
 
     def _refused_there(self, remote: str, now: float) -> bool:
         if remote not in self._probes:
-            if now - self._reached.get(remote, -PROBE_SECONDS) >= PROBE_SECONDS:
-                self._probes[remote] = _connecting(remote), now
+            if now - self._reached.get(remote, -PROBE_SECONDS) < PROBE_SECONDS:
+                return False
+            if (new := _probe(*_place(remote))) is not None:
+                self._probes[remote] = new, now
             return False
         probe, since = self._probes[remote]
-        over = select.select([], [probe], [], 0)[1]
+        over = bool(_over([probe], 0.0))
         if not over and now - since < PROBE_SECONDS:
             return False
-        error = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         del self._probes[remote]
-        probe.close()
-        if over and not error:
+        probe.socket.close()
+        if over and not probe.error:
             self._reached[remote] = now
-        return error == errno.ECONNREFUSED and remote in self._reached
+        return probe.error == errno.ECONNREFUSED and remote in self._reached
 
 
 def remote_place(address: str) -> tuple[str, int] | None:
     """The host and port at which other hosts can probe a process; `None`: there is none."""
-    at, _, port = _parts(address)[2].rpartition(" ")
-    return (at, int(port)) if at else None
+    remote = _parts(address)[2]
+    return _place(remote) if remote else None
 
 
 def connectable(places: Iterable[tuple[str, int]], seconds: float = PROBE_SECONDS) -> bool:
@@ -102,16 +103,14 @@ def connectable(places: Iterable[tuple[str, int]], seconds: float = PROBE_SECOND
     The system of the other host makes it, also where the process is stopped: it says that the host
     lives and the network carries something.
     """
-    probes = [_connecting(f"{host} {port}") for host, port in places]
-    until, reached = time.monotonic() + seconds, False
-    while probes and not reached and time.monotonic() < until:
-        over = select.select([], probes, [], max(0.0, until - time.monotonic()))[1]
-        reached = any(not probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) for probe in over)
-        for probe in over:
-            probes.remove(probe)
-            probe.close()
+    probes = [probe for place in places if (probe := _probe(*place)) is not None]
+    under_way, until, reached = probes, time.monotonic() + seconds, False
+    while under_way and not reached and (left := until - time.monotonic()) > 0:
+        over = _over(under_way, left)
+        reached = any(not probe.error for probe in over)
+        under_way = [probe for probe in under_way if probe not in over]
     for probe in probes:
-        probe.close()
+        probe.socket.close()
     return reached
 
 
@@ -132,13 +131,44 @@ def _refused_here(name: str) -> bool:
     return False
 
 
-def _connecting(remote: str) -> socket.socket:
+def _place(remote: str) -> tuple[str, int]:
     at, _, port = remote.rpartition(" ")
-    probe = socket.socket(socket.AF_INET6 if ":" in at else socket.AF_INET)
-    probe.setblocking(False)
-    with suppress(OSError):  # mostly, that it is under way; else the probe is over at once
-        probe.connect((at, int(port)))
-    return probe
+    return at, int(port)
+
+
+@dataclass(eq=False)
+class _Probe:
+    socket: socket.socket
+    error: int
+    """Why there is no connection: `EINPROGRESS` until that is known, 0 if there is one."""
+
+
+def _probe(host: str, port: int) -> _Probe | None:
+    """Begin to connect; `None` if no descriptor is left, or no host has that name."""
+    try:
+        connecting = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError:
+        return None
+    connecting.setblocking(False)
+    try:
+        return _Probe(connecting, connecting.connect_ex((host, port)))
+    except OSError:
+        connecting.close()
+        return None
+
+
+def _over(probes: Sequence[_Probe], seconds: float) -> list[_Probe]:
+    """Those that are over, or the first that are within so many seconds."""
+    if at_once := [probe for probe in probes if probe.error != errno.EINPROGRESS]:
+        return at_once
+    poll = select.poll()  # select() takes no descriptor beyond 1023
+    waiting = {probe.socket.fileno(): probe for probe in probes}
+    for descriptor in waiting:
+        poll.register(descriptor, select.POLLOUT)
+    over = [waiting[descriptor] for descriptor, _ in poll.poll(1000 * seconds)]
+    for probe in over:
+        probe.error = probe.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return over
 
 
 @lru_cache(maxsize=1)

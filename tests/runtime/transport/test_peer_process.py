@@ -1,7 +1,10 @@
 """Whether a process has ended: on this host, elsewhere, and where nothing can be known."""
 
+import os
+import resource
 import socket
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -105,3 +108,42 @@ def test_a_connection_to_a_host_can_be_made_or_not(elsewhere):
     assert not connectable([place])
     assert not connectable([])
     assert remote_place("a host/a name/") is None
+
+
+def test_the_name_of_no_host_is_not_reached_and_hides_no_other(elsewhere):
+    place = remote_place(elsewhere[0])
+    assert place is not None
+    nowhere = ("no.such.host.invalid", 1)
+    assert not connectable([nowhere], LOOKS)
+    assert connectable([nowhere, place], LOOKS)
+
+
+def test_a_process_with_more_descriptors_than_select_takes_can_probe_others(processes, elsewhere):
+    address, _ = elsewhere
+    place = remote_place(address)
+    assert place is not None
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 2048:
+        pytest.skip("the system gives less than 2048 descriptors")
+    with ExitStack() as held:
+        while (descriptor := os.open(os.devnull, os.O_RDONLY)) < 1024:
+            held.callback(os.close, descriptor)
+        held.callback(os.close, descriptor)
+        assert connectable([place], LOOKS)
+        until_reached(processes, address)
+
+
+def test_without_a_descriptor_nobody_is_reached_and_nobody_has_ended(
+    processes, elsewhere, monkeypatch
+):
+    address, _ = elsewhere
+    place = remote_place(address)
+    assert place is not None
+
+    def none_left(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(socket, "socket", none_left)
+    assert not connectable([place], LOOKS)
+    assert not processes.has_ended(address)
+    monkeypatch.undo()
+    until_reached(processes, address)
