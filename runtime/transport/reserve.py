@@ -34,8 +34,9 @@ def opened(file: str, flags: int) -> Iterator[int]:
     try:
         descriptor = _open(file, flags)
     except OSError as error:
-        if error.errno not in (errno.EMFILE, errno.ENFILE) or not _held:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
             raise
+        missing = error
     else:
         try:
             yield descriptor
@@ -43,6 +44,8 @@ def opened(file: str, flags: int) -> Iterator[int]:
             os.close(descriptor)
         return
     with _lock:  # other threads wait for what is in reserve
+        if not _held:
+            raise missing
         os.close(_held.pop())
         try:
             descriptor = _open(file, flags)

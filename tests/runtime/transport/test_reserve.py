@@ -1,0 +1,47 @@
+"""Descriptors in reserve, where a process has no others."""
+
+import errno
+import os
+from contextlib import contextmanager
+
+import pytest
+
+from runtime.transport import reserve
+from runtime.transport.reserve import COUNT, opened
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """What is in reserve in a process that is given no other descriptors."""
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(COUNT)]
+    opening = reserve._open
+
+    def refused(file: str, flags: int) -> int:
+        if len(held) == COUNT:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), file)
+        return opening(file, flags)
+
+    monkeypatch.setattr(reserve, "_held", held)
+    monkeypatch.setattr(reserve, "_open", refused)
+    yield held
+    for descriptor in held:
+        os.close(descriptor)
+
+
+def test_a_file_is_opened_with_what_is_in_reserve(held):
+    with opened(os.devnull, os.O_RDONLY) as descriptor:
+        assert os.read(descriptor, 1) == b""
+        assert len(held) == COUNT - 1
+    assert len(held) == COUNT
+
+
+def test_who_comes_when_the_reserve_is_used_up_hears_what_the_system_said(held, monkeypatch):
+    @contextmanager
+    def of_another_thread():
+        while held:  # it took them before this one had its turn, and did not get them back
+            os.close(held.pop())
+        yield
+
+    monkeypatch.setattr(reserve, "_lock", of_another_thread())
+    with pytest.raises(OSError, match=os.strerror(errno.EMFILE)), opened(os.devnull, os.O_RDONLY):
+        pass
