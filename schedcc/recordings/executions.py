@@ -155,11 +155,14 @@ class Executions:
         """`[instructions]`: whether each posts a receive later than the program has it.
 
         The runtime does so until it knows that the data holds the micro-batch, and in any case
-        before it waits for the message: what it receives is the same.
+        before it waits for the message and before it posts the next receive: what it receives is
+        the same. Receives that change places are not late but wrong: each gets the other's message.
         """
         rows, offset = self.rows, self.offset
         receives = ~IS_SEND[rows.op]
-        late: Bools = IS_POST[rows.op] & receives & (offset < np.maximum.accumulate(offset))
+        posts = IS_POST[rows.op] & receives
+        in_turn = offset == np.maximum.accumulate(np.where(posts, offset, NONE))
+        late: Bools = posts & in_turn & (offset < np.maximum.accumulate(offset))
         waits = np.flatnonzero(IS_WAIT[rows.op] & receives)
         if late.any() and len(waits):
             what = rows.micro_batch.astype(np.int64) * (rows.stage.max(initial=0) + 1) + rows.stage

@@ -252,6 +252,23 @@ def test_a_receive_may_be_posted_later_than_planned_but_not_after_its_wait(
     )
 
 
+def test_receives_that_change_places_get_the_messages_of_each_other(tmp_path):
+    plan = compile_pipeline(4, 2, overlap=True)
+    for stage in range(2):
+        lines = lines_of_run(plan, stage)
+        if stage == 1:
+            first, second = (place_of(lines, "PostRecvActivation", m) for m in (0, 1))
+            assert first < second < place_of(lines, "WaitRecvActivation", 0)
+            moved = [lines.pop(first), lines.pop(first)]
+            lines[second:second] = [{**line, "at": lines[second - 1]["at"]} for line in moved]
+        write(tmp_path, stage, 2, [*lines, CLOSE])
+    found = compare(plan, tmp_path)
+    assert not found.ok
+    assert messages(found)[0].startswith(
+        "sequence: rank 1, run 0, step 0: executed PostRecvActivation(stage=1, micro_batch=1"
+    )
+
+
 def place_of(lines: list[Line], op: str, micro_batch: int) -> int:
     wanted = {"op": op, "micro_batch": micro_batch}
     return next(
