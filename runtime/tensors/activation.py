@@ -158,7 +158,7 @@ class Signature:
     @classmethod
     def from_message(cls, value: Any) -> "Signature":
         """The signature of which `to_message` has told."""
-        return cls(*value) if len(value) == len(fields(cls)) else _of_one(*value)
+        return cls(*value) if len(value) == len(fields(cls)) else _kept_if_short(*value)
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -209,8 +209,7 @@ def describe(structure: bytes, tensors: Sequence[torch.Tensor]) -> Signature:
         (tensor,) = tensors
         lead = tensor.data_ptr() % ALIGNMENT
         found = (tensor.shape, tensor.dtype, tensor.stride(), lead)
-        of_one = _of_one if len(structure) <= INTERNED_BYTES else _of_one.__wrapped__
-        return of_one(structure, *found, tensor.is_conj(), tensor.is_neg())
+        return _kept_if_short(structure, *found, tensor.is_conj(), tensor.is_neg())
     return _of_several(structure, tensors)
 
 
@@ -236,6 +235,12 @@ def special(tensor: torch.Tensor) -> str:
 
 def _shape(tensor: torch.Tensor) -> str:
     return "of several shapes" if tensor.is_nested else str(list(tensor.shape))
+
+
+def _kept_if_short(structure: bytes, *layout: Any) -> Signature:
+    """The signature of one tensor; of a short structure, from those that are kept."""
+    of_one = _of_one if len(structure) <= INTERNED_BYTES else _of_one.__wrapped__
+    return of_one(structure, *layout)
 
 
 @lru_cache(maxsize=4096)

@@ -145,7 +145,7 @@ class _Writer:
             return self._of(Kind.DEVICE, str(value))
         if kind is int:
             return self._of(Kind.INTEGER, f"{value:x}")
-        if (ours := _contents(kind)) is not None:
+        if kind.__module__.startswith(OURS) and (ours := _contents(kind)) is not None:
             number = self.names.setdefault(_name(kind), len(self.names))
             tag = Kind.MEMBER if issubclass(kind, Enum) else Kind.OBJECT
             return self._of(tag, [number, ours(value)])
@@ -180,9 +180,7 @@ def _name(kind: type) -> str:
 
 @cache
 def _contents(kind: Any) -> Callable[[Any], Any] | None:
-    """What travels of an object of a class of ours; `None` for other classes."""
-    if not kind.__module__.startswith(OURS):
-        return None
+    """What travels of an object of a class of ours; `None` if it is no data class."""
     if issubclass(kind, Enum):
         return attrgetter("value")
     if issubclass(kind, Message):

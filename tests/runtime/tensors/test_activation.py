@@ -10,7 +10,14 @@ import torch
 from torch import nn
 
 from runtime.execution.buffers import BufferPool
-from runtime.tensors.activation import ActivationError, Signature, describe, described
+from runtime.tensors.activation import (
+    INTERNED_BYTES,
+    ActivationError,
+    Signature,
+    _of_one,
+    describe,
+    described,
+)
 from runtime.tensors.structure import take_apart
 
 
@@ -173,3 +180,11 @@ def test_received_memory_is_left_to_whoever_keeps_a_part_of_it():
     del kept[:]
     addresses = {pool.receive_memory(signature)[0].data_ptr() for _ in range(9)}
     assert len(addresses) == 1
+
+
+@pytest.mark.parametrize(("text", "kept"), [("short", 1), ("long" * INTERNED_BYTES, 0)])
+def test_signatures_that_arrive_with_long_values_are_not_kept(text, kept):
+    sent = signature_of([torch.ones(3), text])
+    _of_one.cache_clear()
+    assert Signature.from_message(sent.to_message()) == sent
+    assert _of_one.cache_info().currsize == kept
