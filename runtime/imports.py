@@ -1,6 +1,5 @@
-"""Imports that are never searched for garbage: neither while they come, nor when a process ends."""
+"""Imports that are never searched for garbage, for the beginning of a program of this project."""
 
-import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Import torch and transformers without looking for garbage meanwhile, nor at the end.
+    """Import torch and transformers without looking for garbage in them, then or later.
 
     Of their millions of objects hardly one is garbage, and Python would look through all of them
     again and again while they come, in every full collection afterwards, and when the process ends:
@@ -25,13 +24,3 @@ def uncollected() -> Iterator[None]:
         gc.freeze()
         if enabled:
             gc.enable()
-
-
-def end_uncollected() -> None:
-    """Let this process end without a search for garbage, which takes a second after torch's import.
-
-    Memory is the system's again in any case. What Python does not promise to do at the end, such as
-    to finalise objects that refer to each other in a circle, is left out.
-    """
-    atexit.unregister(gc.freeze)  # once is enough
-    atexit.register(gc.freeze)

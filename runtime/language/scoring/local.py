@@ -20,7 +20,6 @@ import torch.distributed as dist
 
 from runtime.distributed.local_run import store_in
 from runtime.failure.errors import LostPeerError, RemoteError
-from runtime.imports import end_uncollected
 from runtime.language.models import ModelFiles, locate_model
 from runtime.language.scoring.batching import MicroBatch
 from runtime.language.scoring.options import ScorerOptions
@@ -98,7 +97,6 @@ class LocalScorer(Scorer):
         self._stage: ScoringStage | None = None
         # Also at the end of this process: its threads may still wait for the others then.
         self._end = weakref.finalize(self, self._workers.end)
-        end_uncollected()  # so that whoever waits for the end of this process waits no second more
         try:
             self._stage = self._started(stages)
         except BaseException:
