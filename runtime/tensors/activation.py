@@ -25,7 +25,6 @@ from runtime.tensors.structure import StructureError, put_together, shown, take_
 ALIGNMENT = 64
 """Bytes: the alignment of torch's memory on a CPU, to which kernels are sensitive."""
 
-
 SHOWN = 300
 """Characters of an activation in a message."""
 
@@ -260,14 +259,8 @@ def _of_one(
 
 def _of_several(structure: bytes, tensors: Sequence[torch.Tensor]) -> Signature:
     plain = [
-        TensorSignature(
-            tuple(tensor.shape),
-            tensor.dtype,
-            tensor.stride(),
-            conjugate=tensor.is_conj(),
-            negative=tensor.is_neg(),
-        )
-        for tensor in tensors
+        TensorSignature(tuple(t.shape), t.dtype, t.stride(), 0, 0, t.is_conj(), t.is_neg())
+        for t in tensors
     ]
     starts = [tensor.data_ptr() for tensor in tensors]
     groups = _sharing_memory(tensors, starts, [one.extent for one in plain])

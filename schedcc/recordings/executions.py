@@ -160,9 +160,9 @@ class Executions:
         """
         rows, offset = self.rows, self.offset
         receives = ~IS_SEND[rows.op]
-        posts = IS_POST[rows.op] & receives
-        in_turn = offset == np.maximum.accumulate(np.where(posts, offset, NONE))
-        late: Bools = posts & in_turn & (offset < np.maximum.accumulate(offset))
+        posted = IS_POST[rows.op] & receives
+        in_turn: Bools = offset == np.maximum.accumulate(np.where(posted, offset, NONE))
+        late: Bools = posted & in_turn & (offset < np.maximum.accumulate(offset))
         waits = np.flatnonzero(IS_WAIT[rows.op] & receives)
         if late.any() and len(waits):
             what = rows.micro_batch.astype(np.int64) * (rows.stage.max(initial=0) + 1) + rows.stage
