@@ -65,14 +65,16 @@ def write_lines(path: Path, models: Iterator[DocumentScore] | Iterator[TokenScor
     """Write a line of JSON for each of them.
 
     Raises:
-        OutputError: the file cannot be written; none is left.
+        OutputError: the file cannot be written; none is left that was begun.
     """
+    begun = False
     try:
         with path.open("w", encoding="utf-8") as file:
+            begun = True
             for model in models:
                 file.write(model.model_dump_json() + "\n")
     except OSError as error:
-        if path.is_file():
+        if begun and path.is_file():
             path.unlink()
         name = visible(str(path))
         raise OutputError(f"{name} cannot be written: {error.strerror or error}") from error

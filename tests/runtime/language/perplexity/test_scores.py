@@ -152,3 +152,16 @@ def test_scores_that_find_no_room_are_one_sentence():
     losses = torch.ones(len(documents.tokens))
     with pytest.raises(OutputError, match="/dev/full cannot be written: No space left"):
         write_lines(Path("/dev/full"), document_scores(documents, losses))
+
+
+def test_a_file_that_may_not_be_written_to_stays_as_it_is(tmp_path, monkeypatch):
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = tmp_path / "scores.jsonl"
+    path.write_text("of an earlier run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refused)
+        with pytest.raises(OutputError, match="cannot be written: Permission denied"):
+            write_lines(path, iter(()))
+    assert path.read_text() == "of an earlier run"
