@@ -91,8 +91,9 @@ class _Reader:
     def _of_user(self, data: bytes) -> Any:
         if not self._users:
             raise EncodingError(
-                "a message holds an object of a user's class, which only pickle can carry, and "
-                f"{PICKLE} is 0: needed tensors, numbers and texts in tuples, lists and dicts"
+                f"a message holds an object of a user's class, or tuples within {DEEPEST} others, "
+                f"which only pickle can carry, and {PICKLE} is 0: needed tensors, numbers and "
+                "texts in tuples, lists and dicts"
             )
         try:
             return _Unpickler(data, self._tensors).load()
