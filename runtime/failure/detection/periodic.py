@@ -98,15 +98,21 @@ class _Shared:
 
 
 def _run(shared: _Shared) -> None:
-    while _is_due(shared):
-        task = shared.running
-        assert task is not None
-        task.tick(requested=shared.accepted > shared.answered)
+    try:
+        while _is_due(shared):
+            task = shared.running
+            assert task is not None
+            task.tick(requested=shared.accepted > shared.answered)
+            with shared.changed:
+                shared.running, shared.answered = None, shared.accepted
+                shared.due = time.monotonic() + task.pause
+                shared.changed.notify_all()
+            del task  # who stops it lets go of all that it knows
+    except BaseException:  # a fault of the task's, for which nobody may wait for ever
         with shared.changed:
-            shared.running, shared.answered = None, shared.accepted
-            shared.due = time.monotonic() + task.pause
+            shared.thread = shared.running = None
             shared.changed.notify_all()
-        del task  # who stops it lets go of all that it knows
+        raise
 
 
 def _is_due(shared: _Shared) -> bool:

@@ -97,3 +97,24 @@ def test_a_task_that_takes_over_from_another_is_run(late):
     thread.start(second)
     assert second.ticked.wait(SOON)
     thread.stop(second)
+
+
+def test_who_stops_a_task_that_raised_waits_for_nothing_and_the_next_one_runs(monkeypatch):
+    raised = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _: raised.set())
+
+    class Raises:
+        pause = 0.0
+
+        def tick(self, *, requested: bool) -> None:
+            raise ValueError(requested)
+
+    thread = PeriodicThread("raises")
+    task = Raises()
+    thread.start(task)
+    assert raised.wait(SOON)
+    assert thread.stop(task, SOON)
+    following = Watched()
+    thread.start(following)
+    assert thread.run_now(SOON)
+    thread.close(SOON)
