@@ -157,7 +157,9 @@ class _Writer:
     def _tensor(self, tensor: torch.Tensor) -> msgpack.ExtType:
         if self._tensors is not None:
             return self._of(Kind.TRAVELLING, self._tensors.number(tensor))
-        content = tensor.detach().cpu().contiguous()
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
+            return self.pickled(tensor)
+        content = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
         data = content.reshape(-1).view(torch.uint8).numpy().tobytes()
         return self._of(Kind.TENSOR, [content.dtype, list(content.shape), data])
 

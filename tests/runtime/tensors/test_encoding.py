@@ -91,6 +91,19 @@ def test_tensors_travel_as_their_bytes(dtype):
         assert arrived.tolist() == one.tolist()
 
 
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.tensor([1 + 2j, 3j]).conj(),
+        torch.tensor([1 + 2j, 3j]).conj().imag,
+        torch.eye(2).to_sparse(),
+    ],
+    ids=["conjugate", "negative", "sparse"],
+)
+def test_tensors_that_are_no_plain_memory_travel_too(tensor):
+    assert torch.equal(decode(encode([tensor]))[0].to_dense(), tensor.to_dense())
+
+
 def test_objects_of_users_travel_unless_that_is_refused(monkeypatch):
     tensor = torch.ones(2)
     for value in (Users(3), Pair(1, [2]), {"deep": Pair(1, 2)}):
