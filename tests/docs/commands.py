@@ -46,6 +46,8 @@ def run(command: str, folder: Path) -> Ended:
     name, *words = shlex.split(launched[2] if launched else command)
     if launched:
         return _forked(name, words, folder, int(launched[1]))
+    if name == "lm_eval":  # the same command, which a fork need not import anew
+        name, words = "python", ["-m", "runtime.language.harness", *words]
     if _SHELL.search(command) or name not in ("schedcc", "pipeval", "python"):
         return _in_shell(command, folder)
     return _schedcc(words, folder) if name == "schedcc" else _forked(name, words, folder, 0)
