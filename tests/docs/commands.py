@@ -21,8 +21,8 @@ from tests.support.forks import Program, run_pipeval
 PATIENCE = 60
 """Seconds for a command of the system."""
 
-ENVIRONMENT = {"COLUMNS": "100", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
-"""A page is as wide as this terminal."""
+ENVIRONMENT = {"COLUMNS": "100", "NO_COLOR": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+"""A page is as wide as this terminal, and has no network to fetch a model or data from."""
 
 _SHELL = re.compile(r"[|<>;&*$]")
 _TORCHRUN = re.compile(r"torchrun --nproc-per-node (\d+) (.*)", re.DOTALL)
