@@ -3,7 +3,7 @@
 Nothing is restarted: who is not done when the run has failed, or was interrupted, is killed. The
 processes meet in a directory that only this user can enter, so that no port is open to others. Why
 this is not `torch.distributed.elastic.multiprocessing.start_processes` is measured in
-docs/explanation/failures.md.
+docs/explanation/failure-detection.md.
 """
 
 import multiprocessing

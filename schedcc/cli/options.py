@@ -80,7 +80,9 @@ Bandwidth = Annotated[float | None, typer.Option(help="Bytes per second between 
 CostsFile = Annotated[
     Path | None,
     typer.Option(
-        "--costs", help="JSON file of all costs (schemas/json/costs.schema.json); options go first."
+        "--costs",
+        help="JSON file of all costs (schemas/json/costs.schema.json); the options for single "
+        "costs override it.",
     ),
 ]
 

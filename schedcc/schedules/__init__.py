@@ -41,9 +41,15 @@ def find_schedule(schedule: str | Schedule) -> Schedule:
             if known.name == schedule:
                 return known
         names = ", ".join(repr(known.name) for known in SCHEDULES)
-        raise ScheduleError(f"schedule is {schedule!r}, needed one of {names}, or a value")
+        raise ScheduleError(
+            f"schedule is {schedule!r}, needed one of {names}, or in Python a schedule of your own"
+        )
+    if isinstance(schedule, type):
+        raise ScheduleError(
+            f"schedule is the class {schedule.__name__}, needed a value: {schedule.__name__}()"
+        )
     for attribute in ("name", "placement", "forwards"):
-        if isinstance(schedule, type) or not hasattr(schedule, attribute):
+        if not hasattr(schedule, attribute):
             raise ScheduleError(
                 f"schedule is {schedule!r}, needed a name or a value with 'name', 'placement' and "
                 "'forwards'"

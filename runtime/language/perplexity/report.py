@@ -49,7 +49,7 @@ def _headline(evaluation: LanguageModelEvaluation) -> Text:
     micro_batches = _plural(evaluation.micro_batches, "micro-batch")
     stages, threads = _plural(evaluation.stages, "stage"), _plural(evaluation.threads, "thread")
     if evaluation.ranks != evaluation.stages:
-        stages += f" on {_plural(evaluation.ranks or 1, 'rank')}, {evaluation.schedule},"
+        stages += f" on {_plural(evaluation.ranks or 1, 'rank')}, {evaluation.schedule}"
     sizes = f"{windows} of {evaluation.sequence_length} tokens{_DIVISION[evaluation.documents]}"
     return Text.assemble(  # names from outside may look like markup
         (visible(evaluation.model), "bold"),
@@ -92,6 +92,10 @@ def _units(evaluation: LanguageModelEvaluation) -> str:
     )
 
 
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2g} s"
+
+
 def _advice(evaluation: LanguageModelEvaluation) -> Text:
     slowest, advice = evaluation.bottleneck_stage, evaluation.advice
     if evaluation.stages == 1:
@@ -101,7 +105,7 @@ def _advice(evaluation: LanguageModelEvaluation) -> Text:
         return Text(f"{said}; for these times no partition is much faster")
     return Text(
         f"{said}; with another partition the evaluation would take about "
-        f"{advice.predicted_seconds:.1f} s instead of {advice.predicted_now:.1f} s:\n"
+        f"{_seconds(advice.predicted_seconds)} instead of {_seconds(advice.predicted_now)}:\n"
         f"  {visible(advice.command)}"
     )
 

@@ -224,6 +224,7 @@ SOUND = [(0, 0, 0), (1, 0, 1), (1, 1, 0), (2, 1, 1)]
             "schedule is 'gpipe', needed one of 'inference', 'interleaved', 'interleaved_wide', "
             "'v_shape', or",
         ),
+        (Broken, "schedule is the class Broken, needed a value: Broken()"),
         (7, "schedule is 7, needed a name or a value with 'name', 'placement' and 'forwards'"),
         (Broken(SOUND, (0, 0)), "the placement of 'broken' puts no stage on rank 1"),
         (Broken(SOUND, (0, 2)), "puts stage 1 on rank 2, needed 0 to 1"),

@@ -38,7 +38,7 @@ def refusal(name: object) -> str:
 
 def test_smollm2_is_found_in_its_package_without_running_it():
     files = locate_model("smollm2")
-    assert (files.directory / "model.safetensors").is_file()
+    assert (files.directory / "model.safetensors.index.json").is_file()
     assert (files.model_type, files.num_blocks, files.hidden_size) == ("llama", 30, 576)
     assert files.vocabulary_size == 49152
     assert files.limits.max_positions == 8192
@@ -71,6 +71,12 @@ def test_a_missing_path_says_what_can_be_given(tmp_path: Path):
         f"model '{tmp_path}/nowhere' does not exist: give smollm2, the path of a GGUF file, "
         "or the path of a Hugging Face model directory"
     )
+
+
+def test_a_name_of_the_hub_is_told_from_a_path_and_how_to_fetch_it():
+    said = refusal("HuggingFaceTB/SmolLM2-135M")
+    assert said.endswith("hf download HuggingFaceTB/SmolLM2-135M --local-dir DIRECTORY fetches it)")
+    assert "download" not in refusal("tests/nowhere")
 
 
 def test_smollm2_without_its_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch):
