@@ -17,7 +17,7 @@ from runtime.language.extras import not_installed
 from schedcc.cli.command_line import CommandLine
 from schedcc.io.plain_text import visible
 
-app = CommandLine(name="pipeval")
+app = CommandLine(name="pipeval", subcommand_metavar="[COMMAND] [ARGS]...")
 app.callback(invoke_without_command=True)(evaluate)
 app.command("convert")(convert_command)
 app.command("inspect")(inspect_command)

@@ -114,7 +114,7 @@ class CommandLine(typer.Typer):
 
 def _sentence(error: Any) -> str:
     """What typer says, and the word that it is about, which it does not always say."""
-    sentence = " ".join(error.format_message().split())
+    sentence = " ".join(error.format_message().split()).replace("Value error, ", "")
     parameter, context = getattr(error, "param", None), getattr(error, "ctx", None)
     if parameter is None or context is None:
         return sentence
