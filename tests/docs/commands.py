@@ -72,7 +72,8 @@ def _forked(name: str, words: Sequence[str], folder: Path, processes: int) -> En
         port = free.getsockname()[1]
     for rank in range(max(processes, 1)):
         launcher = _launcher(rank, processes, port) if processes else {}
-        programs.append(Program(run_program, work, environment=ENVIRONMENT | launcher))
+        cache = {"HF_DATASETS_CACHE": str(folder / ".datasets")}
+        programs.append(Program(run_program, work, environment=ENVIRONMENT | launcher | cache))
     ended = [program.ended() for program in programs]
     statuses = [done.returncode for done in ended]
     return Ended(
