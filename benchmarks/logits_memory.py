@@ -17,7 +17,7 @@ from benchmarks.model_memory import MIB, peak_bytes, write_model
 from runtime import Evaluator
 from runtime.distributed.processes import launch
 from runtime.language.models import Targets, lazy_causal_lm, locate_model
-from runtime.language.perplexity.job import next_token_loss
+from runtime.language.perplexity.reference import next_token_loss
 from runtime.language.perplexity.scores import mean_target_loss
 
 

@@ -112,7 +112,7 @@ def _pairs(work: Work) -> list[tuple[torch.Tensor, torch.Tensor]]:
 def _transformers(machine: Machine, work: Work) -> tuple[float, float]:
     """Seconds, and the mean loss."""
     from runtime.language.models import load_causal_lm, locate_model
-    from runtime.language.perplexity.job import next_token_loss
+    from runtime.language.perplexity.reference import next_token_loss
 
     loaded: Any = load_causal_lm(locate_model(work.model), torch.bfloat16)
     model = loaded.to(machine.device)
@@ -160,7 +160,7 @@ def _evaluated(
 ) -> tuple[float, float]:
     """Seconds, and the mean loss."""
     from runtime.language.models import layer_costs
-    from runtime.language.perplexity.job import next_token_loss
+    from runtime.language.perplexity.reference import next_token_loss
     from runtime.modules.partition import balanced
 
     model = lazy or _lazy(work)

@@ -1,10 +1,8 @@
-"""The job: which model to evaluate on which texts, and how; and what its loss is."""
+"""The job: which model to evaluate on which texts, and how."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-
-import torch
 
 from runtime.language.models import (
     ModelFiles,
@@ -13,9 +11,8 @@ from runtime.language.models import (
     locate_model,
 )
 from runtime.language.perplexity.order import Order
-from runtime.language.perplexity.scores import mean_loss, token_losses
 from runtime.language.progress import Style
-from runtime.language.text import IGNORED, DocumentMode, Text, check_sizes, require_no_separator
+from runtime.language.text import DocumentMode, Text, check_sizes, require_no_separator
 from runtime.modules.partition import PartitionError, explicit
 from runtime.transport import Channels
 from schedcc.errors import require_count
@@ -107,18 +104,3 @@ class Job:
 def _require_writable(path: Path | None) -> None:
     if path is not None and (path.is_dir() or not path.parent.is_dir()):
         raise ValueError(f"{path} cannot be written, needed a file in a directory that exists")
-
-
-def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean negative log-likelihood of the targets, in nats.
-
-    Args:
-        logits: `[micro_batch_size, sequence, vocabulary]`.
-        labels: int64 `[micro_batch_size, sequence]`; `IGNORED` where there is no target.
-    """
-    return mean_loss(token_losses(logits, labels), labels)
-
-
-def count_tokens(labels: torch.Tensor) -> torch.Tensor:
-    """The weight of a micro-batch in the loss: the tokens that it predicts."""
-    return (labels != IGNORED).sum()

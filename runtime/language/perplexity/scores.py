@@ -5,31 +5,13 @@ from collections.abc import Callable
 from itertools import chain
 
 import torch
-from torch.nn import functional
 
 from runtime.device import Clock, Mark
 from runtime.language.models import PendingLogits, Targets, target_losses
-from runtime.language.text import IGNORED, Windows
+from runtime.language.text import Windows
 
 CHUNK = 1 << 20
 """Tokens that are added up at once."""
-
-
-def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Negative log-likelihood of every label in nats, float32 `[labels]`; 0 where it is `IGNORED`.
-
-    Args:
-        logits: `[micro_batch_size, sequence, vocabulary]`.
-        labels: int64 `[micro_batch_size, sequence]`.
-    """
-    return functional.cross_entropy(
-        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
-    )
-
-
-def mean_loss(losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The mean of `token_losses` over the targets, float64."""
-    return losses.sum(dtype=torch.float64) / (labels != IGNORED).sum()
 
 
 def mean_target_loss(output: PendingLogits | torch.Tensor, targets: Targets) -> torch.Tensor:

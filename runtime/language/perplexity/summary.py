@@ -5,14 +5,15 @@ import time
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 import schedcc
 from runtime.evaluator import Evaluator
 from runtime.execution.listeners import StageTimer
 from runtime.language.models import ModelFiles, load_causal_lm
 from runtime.language.perplexity.advice import bottleneck
-from runtime.language.perplexity.job import Job, count_tokens, next_token_loss
-from runtime.language.perplexity.reference import reference
+from runtime.language.perplexity.job import Job
+from runtime.language.perplexity.reference import LossInPieces, count_tokens, reference
 from runtime.language.perplexity.scores import exact_loss, standard_error
 from runtime.language.text import DEFAULT_TEXT, Documents, Windows, name_of
 from runtime.modules.partition import parameters
@@ -114,28 +115,22 @@ def verification_of(
     model, windows = load_causal_lm(files, dtype), finished.windows
     loss, digests = finished.total / windows.tokens, finished.digests or []
     began = time.perf_counter()
-    expected = reference(model, windows, next_token_loss, count_tokens, device)
-    if not math.isfinite(expected.loss):
+    nn.Module.to(model, device)
+    pieces = LossInPieces(model)
+    found = reference(model, windows, pieces, count_tokens, device)
+    expected = pieces.total / windows.tokens
+    if not math.isfinite(expected):
         raise NonFiniteError(
-            f"the loss of one process is {expected.loss}, and that of the pipeline {loss}"
+            f"the loss of one process is {expected}, and that of the pipeline {loss}"
         )
-    difference = abs(loss - expected.loss)
+    difference = abs(loss - expected)
     return Verification(
-        reference_loss=expected.loss,
-        relative_difference=difference / abs(expected.loss) if expected.loss else difference,
-        identical_logits=sum(a == b for a, b in zip(digests, expected.digests, strict=True)),
+        reference_loss=expected,
+        relative_difference=difference / abs(expected) if expected else difference,
+        identical_logits=sum(a == b for a, b in zip(digests, found.digests, strict=True)),
         micro_batches=len(digests),
         reference_seconds=time.perf_counter() - began,
-        tolerance=_tolerance(dtype),
     )
-
-
-def _tolerance(dtype: torch.dtype) -> float:
-    """How far the losses may be apart, relative: those here are of logits in pieces.
-
-    The head rounds each logit to `dtype`, and to another value where a product has other rows.
-    """
-    return max(1e-6, torch.finfo(dtype).eps)
 
 
 def evaluation_of(

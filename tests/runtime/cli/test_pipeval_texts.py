@@ -14,8 +14,7 @@ import torch
 
 from runtime import Evaluator
 from runtime.language.models import split_causal_lm
-from runtime.language.perplexity.job import count_tokens, next_token_loss
-from runtime.language.perplexity.reference import reference
+from runtime.language.perplexity.reference import count_tokens, next_token_loss, reference
 from runtime.language.text import IGNORED, Text, Windows, tokenize_documents
 from runtime.testing import InMemoryTransport, run_threads
 from schemas import LanguageModelEvaluation

@@ -13,8 +13,13 @@ from runtime.language.models import (
     locate_model,
     split_causal_lm,
 )
-from runtime.language.perplexity.job import count_tokens, next_token_loss
-from runtime.language.perplexity.reference import LogitsDigests, Reference, reference
+from runtime.language.perplexity.reference import (
+    LogitsDigests,
+    Reference,
+    count_tokens,
+    next_token_loss,
+    reference,
+)
 from runtime.language.text import Documents, Windows, default_text, tokenize
 from runtime.modules.partition import balanced
 from runtime.testing import InMemoryTransport, run_threads

@@ -8,12 +8,17 @@ import pytest
 import torch
 
 from runtime import Evaluator
-from runtime.language.models import LazyModel, Targets, lazy_causal_lm, locate_model
+from runtime.language.models import LazyModel, Targets, lazy_causal_lm, load_causal_lm, locate_model
 from runtime.language.models.split.scores import LOGITS_AT_ONCE, target_losses
 from runtime.language.perplexity import run
-from runtime.language.perplexity.job import Job, count_tokens, next_token_loss
-from runtime.language.perplexity.reference import reference
-from runtime.language.perplexity.scores import LossCollector, mean_target_loss
+from runtime.language.perplexity.job import Job
+from runtime.language.perplexity.reference import (
+    LossInPieces,
+    count_tokens,
+    next_token_loss,
+    reference,
+)
+from runtime.language.perplexity.scores import LossCollector, exact_loss, mean_target_loss
 from runtime.language.text import Text, Windows, tokenize_documents
 from runtime.testing import InMemoryTransport, run_threads
 from schemas import LanguageModelEvaluation
@@ -69,6 +74,24 @@ def test_the_stages_change_no_bit_of_any_targets_loss(lazy: LazyModel, mode: str
         assert [each.tolist() for each in found] == [each.tolist() for each in losses]
     full = reference(tiny_model("llama"), data, next_token_loss, count_tokens)
     assert loss == pytest.approx(full.loss, rel=1e-6)
+
+
+@pytest.mark.parametrize(("family", "dtype"), [("llama", torch.bfloat16), ("gpt2", torch.float32)])
+def test_the_loss_is_that_of_one_process_to_the_last_bit(
+    tmp_path: Path, family: str, dtype: torch.dtype
+):
+    tiny_model(family).save_pretrained(tmp_path)
+    files, data = locate_model(str(tmp_path)), windows("whole")
+
+    def alone(_: InMemoryTransport) -> float:
+        torch.set_num_threads(1)
+        model = load_causal_lm(files, dtype)
+        pieces = LossInPieces(model)
+        reference(model, data, pieces, count_tokens)
+        return pieces.total
+
+    losses = losses_over(lazy_causal_lm(files, dtype), 2, data)[1]
+    assert run_threads(1, alone, timeout=60) == [exact_loss(torch.cat(losses))]
 
 
 @pytest.mark.parametrize("positions", [1, 7, 1000])

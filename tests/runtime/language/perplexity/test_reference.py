@@ -1,5 +1,6 @@
 """One process computes where the stages do."""
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,6 +35,18 @@ def loss_fn(_: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 DATA = [(torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))]
 
 
+class InPieces:
+    """A loss of two nats."""
+
+    total = 2.0
+
+    def __init__(self, model: OnDevice) -> None:
+        assert model.weight.device == DEVICE
+
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return loss_fn(logits, labels)
+
+
 class Windows(list[Any]):
     tokens = 1
 
@@ -46,7 +59,7 @@ def test_the_reference_is_computed_on_the_device_of_the_stages():
 
 def test_the_verification_is_made_on_the_device_of_the_stage(monkeypatch):
     monkeypatch.setattr(summary, "load_causal_lm", lambda *_: OnDevice())
-    monkeypatch.setattr(summary, "next_token_loss", loss_fn)
+    monkeypatch.setattr(summary, "LossInPieces", InPieces)
     monkeypatch.setattr(summary, "count_tokens", lambda _: 1.0)
     windows: Any = Windows(DATA)
     expected = reference(OnDevice(), DATA, loss_fn, lambda _: 1.0, DEVICE).digests
@@ -56,3 +69,5 @@ def test_the_verification_is_made_on_the_device_of_the_stage(monkeypatch):
     assert found.passed
     with pytest.raises(AssertionError):
         reference(OnDevice(), DATA, loss_fn, lambda _: 1.0)
+    finished.total = math.nextafter(2.0, 3.0)
+    assert not summary.verification_of(files, torch.float32, finished, DEVICE).passed

@@ -16,12 +16,12 @@ from runtime.language.perplexity.outputs import (
     token_scores,
     write_lines,
 )
+from runtime.language.perplexity.reference import token_losses
 from runtime.language.perplexity.scores import (
     LossCollector,
     TokenScores,
     exact_loss,
     standard_error,
-    token_losses,
 )
 from runtime.language.perplexity.summary import targets_of
 from runtime.language.text import Documents, Text, Windows, tokenize_documents
