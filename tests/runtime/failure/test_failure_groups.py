@@ -1,6 +1,7 @@
 """Groups that are aborted and made anew, and what is done on NCCL, with fakes in its place."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -119,6 +120,52 @@ def test_a_group_that_is_aborted_while_it_is_made_is_of_no_use(made, monkeypatch
     assert len(made) == 1
     with pytest.raises(TransportError, match="aborted"):
         _ = pipeline.group
+
+
+class SlowStore:
+    """A store to which the first connection is late."""
+
+    def __init__(self) -> None:
+        self.store: Any = InMemoryNetwork(1).store
+        self.begun, self.late = threading.Event(), threading.Event()
+
+    def clone(self) -> Any:
+        if not self.begun.is_set():
+            self.begun.set()
+            assert self.late.wait(60)
+        return self.store.clone()
+
+
+def test_who_connects_late_changes_nothing_of_the_next_generation(made, monkeypatch):
+    monkeypatch.undo()  # groups are made in threads
+    monkeypatch.setattr(groups_module, "backend_of", lambda *_: "nccl")
+    monkeypatch.setattr(dist, "get_process_group_ranks", lambda _: [4, 5, 6])
+
+    def new_group(_kind: str, store: Any, *_: Any) -> FakeGroup:
+        made.append(FakeGroup(f"group {len(made)}"))
+        store.set("made", made[-1].name)
+        return made[-1]
+
+    monkeypatch.setattr(groups_module, "new_group", new_group)
+    pipeline, slow = renewable(), SlowStore()
+    pipeline._store = slow  # type: ignore[assignment]
+    with ThreadPoolExecutor(1) as pool:
+        opened = pool.submit(pipeline.open, 0, MINUTE)
+        assert slow.begun.wait(60)
+        pipeline.abandon()
+        with pytest.raises(TransportError, match="aborted"):
+            opened.result(60)
+    (late,) = (thread for thread in threading.enumerate() if thread.name == "schedcc connects")
+    pipeline.open(1, MINUTE)
+    connection = pipeline._connection
+    slow.late.set()
+    late.join(60)
+    assert len(made) == 2
+    assert pipeline._connection is connection
+    assert pipeline.group is made[0]
+    assert slow.store.get("generation 1, all/made") == b"group 0"
+    assert slow.store.get("generation 0, all/made") == b"group 1"
+    pipeline.abandon()
 
 
 def test_a_group_of_another_backend_cannot_begin_again(made, monkeypatch):

@@ -246,19 +246,30 @@ class RenewableGroup:
         self._made.clear()
 
     def _make(self, name: str, rank: int, size: int) -> dist.ProcessGroup:
-        group = self._new_watchfully(name, rank, size)
+        group = self._new(name, rank, size)
         if group is not self._parent:
             self._made.append(group)
             if self._abandoned:  # in the making, by another thread
                 abandon_together([self])
         return group
 
-    def _new_watchfully(self, name: str, rank: int, size: int) -> dist.ProcessGroup:
+    def _new(self, name: str, rank: int, size: int) -> dist.ProcessGroup:
         """Make a group in a thread: who connects to a rank that died comes back late, or never."""
         if not self._makes_groups:
-            return self._new(name, rank, size)
-        made: list[dist.ProcessGroup] = []
-        making = Ending("schedcc connects", [lambda: made.append(self._new(name, rank, size))])
+            return self._parent
+        if self._store is None:
+            raise TransportError("the process group was closed")
+        self._told.append((name, rank))
+        store, connection, timeouts = self._store, self._connection, self._timeouts
+        prefix = f"generation {self._generation}, {name}"
+        made: list[tuple[Store, dist.ProcessGroup]] = []
+
+        def make() -> None:  # without a look at what changes: it may end in a later generation
+            own: Store = connection or store.clone()  # type: ignore[attr-defined]
+            where = PrefixStore(prefix, own), rank, size, self._device
+            made.append((own, new_group(self._kind, *where, timeouts, self._settings)))
+
+        making = Ending("schedcc connects", [make])
         try:
             while not making.over(POLL_SECONDS):
                 self.require_usable()
@@ -267,20 +278,8 @@ class RenewableGroup:
             raise
         if making.errors:
             raise making.errors[0]
-        return made[0]
-
-    def _new(self, name: str, rank: int, size: int) -> dist.ProcessGroup:
-        if not self._makes_groups:
-            return self._parent
-        if self._store is None:
-            raise TransportError("the process group was closed")
-        self._told.append((name, rank))
-        if self._connection is None:
-            self._connection = self._store.clone()  # type: ignore[attr-defined]
-        store = PrefixStore(f"generation {self._generation}, {name}", self._connection)
-        return new_group(
-            self._kind, store, rank, size, self._device, self._timeouts, self._settings
-        )
+        self._connection, group = made[0]
+        return group
 
 
 def abandon_together(renewables: Sequence[RenewableGroup]) -> None:
