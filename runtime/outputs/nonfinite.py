@@ -14,6 +14,7 @@ from numbers import Real
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils import _pytree as pytree
 
 from runtime.failure.errors import AgreedError
@@ -35,6 +36,8 @@ class Found(IntEnum):
     OUTPUT_NAN = 2
     OUTPUT_INFINITY = 3
     LOSS = 4
+    PENDING_HEAD = 5
+    """The output holds a layer, which the loss function applies."""
 
 
 class FiniteCheck:
@@ -51,6 +54,8 @@ class FiniteCheck:
     def look_at_output(self, micro_batch: int, output: Any) -> None:
         """Take notes on what the layers returned."""
         self._look(micro_batch, output, Found.OUTPUT_NAN, Found.OUTPUT_INFINITY)
+        if any(isinstance(leaf, nn.Module) for leaf in flatten(output)[0]):
+            self._notes[micro_batch, Found.PENDING_HEAD] = True
 
     def look_at_loss(self, micro_batch: int, loss: Any, weight: float | torch.Tensor) -> None:
         """Take notes on a loss, unless its weight is zero and it does not count."""
@@ -112,6 +117,12 @@ def _beginning(
             return f"NaN first appears in {place}"
         if notes[micro_batch][infinity] and not any(notes[m][infinity] for m in healthy):
             return f"an infinity first appears in {place}"
+    last = len(by_stage) - 1
+    if by_stage[last][micro_batch][Found.PENDING_HEAD]:
+        return (
+            f"all stages' outputs are finite, so the head (layer {boundaries[-1] - 1}) or the loss "
+            f"function of stage {last} makes it so"
+        )
     return "all stages' outputs are finite, the loss function makes it so"
 
 

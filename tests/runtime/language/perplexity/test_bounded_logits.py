@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from runtime import Evaluator
+from runtime import Evaluator, NonFiniteError
 from runtime.language.models import LazyModel, Targets, lazy_causal_lm, load_causal_lm, locate_model
 from runtime.language.models.split.scores import LOGITS_AT_ONCE, target_losses
 from runtime.language.perplexity import run
@@ -92,6 +92,30 @@ def test_the_loss_is_that_of_one_process_to_the_last_bit(
 
     losses = losses_over(lazy_causal_lm(files, dtype), 2, data)[1]
     assert run_threads(1, alone, timeout=60) == [exact_loss(torch.cat(losses))]
+
+
+def test_a_head_that_is_not_finite_is_named(tmp_path: Path):
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.lm_head.weight[7] = float("nan")
+    model.save_pretrained(tmp_path)
+    specs = lazy_causal_lm(locate_model(str(tmp_path))).specs(scoring=True)
+    data = [(inputs, Targets.of(labels)) for inputs, labels in windows("whole")]
+
+    def stage(end: InMemoryTransport) -> str:
+        evaluator = Evaluator(
+            specs, loss_fn=mean_target_loss, weight_fn=len, check_finite=True, transport=end
+        )
+        with pytest.raises(NonFiniteError) as caught:
+            evaluator.evaluate(data)
+        return str(caught.value)
+
+    said = run_threads(2, stage, timeout=60)
+    head = len(specs) - 1
+    assert said[0].startswith(
+        "the loss of micro-batch 0 is not finite: all stages' outputs are finite, so the head "
+        f"(layer {head}) or the loss function of stage 1 makes it so"
+    )
 
 
 @pytest.mark.parametrize("positions", [1, 7, 1000])
