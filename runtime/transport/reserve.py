@@ -57,5 +57,14 @@ def opened(file: str, flags: int) -> Iterator[int]:
             hold()
 
 
+def _renew_lock() -> None:
+    """Forget who holds the lock: of the threads of the parent, a child has only the one."""
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
 def _open(file: str, flags: int) -> int:
     return os.open(file, flags | os.O_CLOEXEC, 0o600)
