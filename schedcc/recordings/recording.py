@@ -26,12 +26,6 @@ class RecordedPlan(NamedTuple):
     """The plan; its instructions are in `program` alone."""
     program: ProgramColumns
 
-    @property
-    def stage_plan(self) -> StagePlan:
-        """The plan with its instructions."""
-        program = self.program.program()
-        return self.header.model_copy(update={"steps": program.steps, "epilogue": program.epilogue})
-
 
 @dataclass
 class RecordedRun:

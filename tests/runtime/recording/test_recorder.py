@@ -41,9 +41,10 @@ def test_every_stage_records_the_instructions_of_its_plan_with_their_bytes(tmp_p
     assert recording.damages == ()
     for rank in recording.ranks:
         (run,) = rank.runs
-        stage_plan = run.plan.stage_plan
-        assert stage_plan == plan.stage(rank.header.stage_id)
-        assert [e.placed for e in run.executed] == list(stage_plan.program.placed())
+        program = run.plan.program.program()
+        recorded = {"steps": program.steps, "epilogue": program.epilogue}
+        assert run.plan.header.model_copy(update=recorded) == plan.stage(rank.header.stage_id)
+        assert [e.placed for e in run.executed] == list(program.placed())
         for executed in run.executed:
             assert executed.end is not None
             instruction = executed.placed.instruction
