@@ -58,6 +58,7 @@ class PipelineModule(Closable):
     def _build(
         self,
         layers: nn.Sequential | Sequence[LayerLike],
+        *,
         partition: Partition,
         sample_inputs: Any,
         keyword_inputs: bool,
@@ -97,6 +98,8 @@ class PipelineModule(Closable):
 
     def __repr__(self) -> str:
         """Who this process is: its replica, its rank in that pipeline, and what it holds."""
+        if not hasattr(self, "stage_ids"):  # shown by a traceback while it is built
+            return object.__repr__(self)
         held = "; ".join(
             f"stage {s} of {self.stages}: {in_words('layer', [self._division.layers_of_stage(s)])}"
             for s in self.stage_ids

@@ -234,3 +234,4 @@ def test_an_evaluator_says_who_it_is(caplog):
     assert "rank 3 of the job: " + names[3] in caplog.messages
     (name,) = over_stages(1, repr, schedule="inference")
     assert name == "<Evaluator replica 0 of 1, rank 0, cpu; stage 0 of 1: layers 0-5>"
+    assert "Evaluator object at" in repr(Evaluator.__new__(Evaluator)), "as tracebacks show it"
