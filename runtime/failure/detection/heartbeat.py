@@ -174,6 +174,9 @@ class HeartbeatTask:
         for rank in list(new)[:PROBES_PER_TICK]:
             ranks.has_ended(rank)
         gone = tuple(rank for rank in silent if ranks.has_ended(rank))
+        if gone:  # perhaps after they had left the evaluation, which this rank was late to hear
+            self._fetch_heartbeats(at_once=True)
+            gone = tuple(r for r in gone if r in self.latest and self.latest[r].evaluating)
         if gone:
             here, at = ranks.names[ranks.rank], self._pointer.status().at
             last = "; ".join(f"{ranks.names[r]} was at {self.latest[r].status.at}" for r in gone)
