@@ -4,7 +4,6 @@ import gc
 import os
 import resource
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -113,11 +112,7 @@ class Cluster:
             self._servers[0].start()
             assert ours.poll(PATIENCE), "the store did not start"
             port = ours.recv()
-        elif setup.store_on_rank_0:
-            with socket.socket() as free:
-                free.bind((setup.address, 0))
-                port = free.getsockname()[1]
-        else:
+        elif not setup.store_on_rank_0:
             self._store = dist.TCPStore(setup.address, 0, is_master=True, wait_for_workers=False)
             port = self._store.port
         self._ends: list[Connection] = []
@@ -131,6 +126,9 @@ class Cluster:
             theirs.close()
             self._ends.append(ours)
             self.processes.append(process)
+            if setup.store_on_rank_0 and rank == 0:
+                assert ours.poll(PATIENCE), "the store did not start"
+                port = ours.recv()
 
     def __enter__(self) -> "Cluster":
         return self
@@ -201,14 +199,16 @@ def _serve(namespace: str, address: str, end: Connection) -> None:
     time.sleep(3600)
 
 
-def _meet(rank: int, setup: Setup, where: int | Path) -> None:
-    """Join the others through the store at a port, or in a directory."""
+def _meet(rank: int, setup: Setup, where: int | Path, end: Connection) -> None:
+    """Join the others through the store at a port, or in a directory; a host tells the port."""
     if isinstance(where, Path):
         meeting = Meeting(store_in(where, setup.processes), rank, setup.processes)
         init_process_group(torch.device("cpu"), timedelta(minutes=5), meeting, connected=False)
         return
     host = setup.store_on_rank_0 and rank == 0
     store = dist.TCPStore(setup.address, where, is_master=host, wait_for_workers=False)
+    if host:
+        end.send(store.port)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=setup.processes)
 
 
@@ -221,7 +221,7 @@ def _work(
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "eth0" if setup.namespaces else "lo"
-    _meet(rank, setup, where)
+    _meet(rank, setup, where, end)
     trap, model = Trap(rank, struck, silent), layers(setup.stages)
     saboteur = model[2 * (rank % setup.stages) + 1]
     assert isinstance(saboteur, Saboteur)

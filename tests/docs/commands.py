@@ -5,10 +5,9 @@ import os
 import re
 import runpy
 import shlex
-import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ import pytest
 
 from schedcc.cli import main as schedcc
 from tests.support.forks import Program, run_pipeval
+from tests.support.launchers import Launcher
 
 PATIENCE = 60
 """Seconds for a command of the system."""
@@ -68,30 +68,18 @@ def _forked(name: str, words: Sequence[str], folder: Path, processes: int) -> En
     """Run `python` or `pipeval`, or as many processes of a launcher (0: without one)."""
     work = (str(folder), [name, *words])
     programs = []
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    launcher = Launcher(processes) if processes else None
     for rank in range(max(processes, 1)):
-        launcher = _launcher(rank, processes, port) if processes else {}
-        cache = {"HF_DATASETS_CACHE": str(folder / ".datasets")}
-        programs.append(Program(run_program, work, environment=ENVIRONMENT | launcher | cache))
+        variables = {**ENVIRONMENT, "HF_DATASETS_CACHE": str(folder / ".datasets")}
+        if launcher is not None:
+            variables |= launcher.environment(rank)
+        programs.append(Program(run_program, work, environment=variables))
     ended = [program.ended() for program in programs]
     statuses = [done.returncode for done in ended]
     return Ended(
         max(statuses),
         *("".join(x) for x in zip(*((d.stdout, d.stderr) for d in ended), strict=True)),
     )
-
-
-def _launcher(rank: int, processes: int, port: int) -> Mapping[str, str]:
-    """What torchrun says to a process."""
-    return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
 
 
 def run_program(work: tuple[str, Sequence[str]]) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import runpy
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from nbclient import NotebookClient
 
 from tests.support.forks import Program
+from tests.support.launchers import Launcher
 from tests.support.paths import ROOT
 
 EXAMPLES = ROOT / "examples"
@@ -31,13 +31,10 @@ def ended(program: Program) -> str:
 
 def under_torchrun(name: str, processes: int) -> list[str]:
     """What each process prints, with the environment that torchrun gives it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    common = {**meeting, "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    launcher = Launcher(processes)
     programs = [
-        Program(run_example, (name,), environment={**common, "RANK": str(r), "LOCAL_RANK": str(r)})
-        for r in range(processes)
+        Program(run_example, (name,), environment=launcher.environment(rank))
+        for rank in range(processes)
     ]
     return [ended(program) for program in programs]
 
@@ -105,7 +102,10 @@ def test_replicas_with_metrics():
 @pytest.mark.slow
 def test_a_language_model():
     shown = ended(Program(run_example, ("language_model.py",))).splitlines()
-    assert shown == ["perplexity of a word: 176.56", "accuracy on the capitals: 0.75"]
+    perplexity, accuracy = (line.rpartition(" ")[2] for line in shown)
+    # Kernels of CPUs differ in the last bits; both are printed with two decimals.
+    assert float(perplexity) == pytest.approx(176.56, rel=1e-3)
+    assert float(accuracy) == pytest.approx(0.75, rel=1e-3)
 
 
 @pytest.mark.slow
