@@ -79,7 +79,8 @@ class Outcome:
     sockets: int
     segments: int
     """Of shared memory, its own and those of others."""
-    threads: int
+    threads: tuple[str, ...]
+    """Their names."""
 
 
 @dataclass(frozen=True)
@@ -294,7 +295,7 @@ def _attempt(evaluator: Evaluator, trap: Trap, order: Order) -> Outcome:
         ended=ended,
         sockets=_open("socket:"),
         segments=_open("/memfd:"),
-        threads=threading.active_count(),
+        threads=tuple(sorted(thread.name for thread in threading.enumerate())),
     )
 
 
