@@ -175,8 +175,9 @@ class Cluster:
         return answer
 
     def seconds(self, outcomes: dict[int, Outcome]) -> float:
-        """From the last fault to the last answer."""
-        return max(outcome.ended for outcome in outcomes.values()) - max(self._struck)
+        """From the last fault to the last answer; 0 if there is nobody left to answer."""
+        struck = max(self._struck)
+        return max((outcome.ended for outcome in outcomes.values()), default=struck) - struck
 
     def _answer(self, rank: int) -> Outcome | None:
         """What a process saw; `None` of one that will not answer."""
