@@ -155,9 +155,7 @@ class Evaluator(PipelineModule):
         plans = plan_source(schedule, plan, stages, connection.ranks)
         super().__init__(connection, plans.placement, guard, timeout, owns=transport is None)
         self._build(
-            layers,
-            partition=partition,
-            sample_inputs=sample_inputs,
+            *(layers, partition, sample_inputs),
             keyword_inputs=keyword_inputs,
             check_weights=check_weights,
         )

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +29,7 @@ from runtime.failure.error_text import text_of
 from runtime.failure.errors import RemoteError
 from runtime.failure.report import Failure
 from runtime.transport.private_store import make_directory, remove_directory
+from runtime.transport.shared_memory.endpoint import closed_in_children
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -94,6 +96,7 @@ class _Work(Generic[Argument, Result]):
     def __call__(self, end: Connection) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells everybody; see to it once
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        closed_in_children(end)  # a worker that loads data outlives this process by some seconds
         directory = Path(self.environment[DIRECTORY])
         threading.Thread(target=_end_with_parent, args=(directory,), daemon=True).start()
         os.environ.clear()  # a server of forks has the environment in which it began
@@ -190,8 +193,7 @@ def _results(workers: list[tuple[BaseProcess, Connection]]) -> dict[int, Any]:
 
 
 def _died(rank: int, process: BaseProcess) -> WorkerError:
-    process.join(END_SECONDS)
-    status = process.exitcode
+    status = _exit_status(process)
     how = f"ended with exit status {status}"
     if status is not None and status < 0:
         how = f"was ended by {signal.Signals(-status).name}"
@@ -205,7 +207,16 @@ def _end(workers: list[tuple[BaseProcess, Connection]]) -> None:
             process.kill()
     for process, _ in workers:
         if process.pid is not None:
-            process.join(END_SECONDS)
+            _exit_status(process)
+
+
+def _exit_status(process: BaseProcess) -> int | None:
+    """How it has ended; `None`: it has not, though it was waited for."""
+    # `join` would wait for a pipe, which processes that this one has forked hold as well.
+    until = time.monotonic() + END_SECONDS
+    while (status := process.exitcode) is None and time.monotonic() < until:
+        time.sleep(0.005)
+    return status
 
 
 def _environment(rank: int, processes: int, directory: Path) -> dict[str, str]:

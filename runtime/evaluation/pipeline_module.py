@@ -58,9 +58,9 @@ class PipelineModule(Closable):
     def _build(
         self,
         layers: nn.Sequential | Sequence[LayerLike],
-        *,
         partition: Partition,
         sample_inputs: Any,
+        *,
         keyword_inputs: bool,
         check_weights: bool,
     ) -> None:

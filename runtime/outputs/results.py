@@ -67,13 +67,7 @@ def eval_result(micro_batches: int, results: Results) -> EvalResult:
     """The result of an evaluation, as far as this stage knows it."""
     reduced = results.losses.reduced() or {}
     by_micro_batch = results.losses.by_micro_batch()
-    losses = weights = metrics = None
-    if by_micro_batch is not None:
-        values, weights_found = by_micro_batch
-        weights = tuple(weights_found)
-        metrics = tuple(value["metrics"] for value in values)
-        if all("loss" in value for value in values):
-            losses = tuple(value["loss"] for value in values)
+    losses, metrics, weights = by_micro_batch or (None, None, None)
     handed_out = results.logits.handed_out
     return EvalResult(
         micro_batches=micro_batches,

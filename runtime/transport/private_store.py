@@ -194,7 +194,10 @@ class PrivateStore:
         try:
             with opened(f"{self.directory}/{_LOCK}", os.O_WRONLY | os.O_CREAT) as descriptor:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-                yield
+                try:
+                    yield
+                finally:  # a process that is forked off meanwhile holds the descriptor, too
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
         except OSError as error:
             raise self._failed(error) from error
 

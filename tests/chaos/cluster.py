@@ -78,7 +78,8 @@ class Outcome:
     sockets: int
     segments: int
     """Of shared memory, its own and those of others."""
-    threads: int
+    threads: tuple[str, ...]
+    """Their names."""
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,9 @@ class Cluster:
         return answer
 
     def seconds(self, outcomes: dict[int, Outcome]) -> float:
-        """From the last fault to the last answer."""
-        return max(outcome.ended for outcome in outcomes.values()) - max(self._struck)
+        """From the last fault to the last answer; 0 if there is nobody left to answer."""
+        struck = max(self._struck)
+        return max((outcome.ended for outcome in outcomes.values()), default=struck) - struck
 
     def _answer(self, rank: int) -> Outcome | None:
         """What a process saw; `None` of one that will not answer."""
@@ -294,7 +296,7 @@ def _attempt(evaluator: Evaluator, trap: Trap, order: Order) -> Outcome:
         ended=ended,
         sockets=_open("socket:"),
         segments=_open("/memfd:"),
-        threads=threading.active_count(),
+        threads=tuple(sorted(thread.name for thread in threading.enumerate())),
     )
 
 

@@ -4,7 +4,13 @@ import random
 from tempfile import TemporaryDirectory
 
 from tests.chaos.cluster import Cluster, Operation
-from tests.chaos.expectations import check, check_recovery, check_refusal, check_story
+from tests.chaos.expectations import (
+    check,
+    check_evaluation,
+    check_recovery,
+    check_refusal,
+    check_story,
+)
 from tests.chaos.faults import (
     INTERRUPTING,
     LOST,
@@ -25,22 +31,33 @@ PHASES: tuple[Phase, ...] = ("opening", "saving", "loading")
 class Trial:
     """Faults on a cluster, of which it recovers or not."""
 
-    def __init__(self, cluster: Cluster, chance: random.Random, sockets: dict[int, int]) -> None:
+    def __init__(
+        self, cluster: Cluster, chance: random.Random, sockets: dict[int, int] | None = None
+    ) -> None:
         """On `cluster`, whose processes held so many sockets after their first evaluation."""
-        self._cluster, self._chance, self._sockets = cluster, chance, sockets
+        self._cluster, self._chance, self._sockets = cluster, chance, sockets or {}
+        self.faults: tuple[Fault, ...] = ()
+        """What is tried now."""
         self._connecting = 0
         self.over = False
         """Whether the processes cannot be used any more."""
+
+    def begin(self) -> None:
+        """The first evaluation of the processes, without a fault."""
+        first = self._cluster.evaluate(Fault("none", 0))
+        check_evaluation(self._cluster.setup.stages, first)
+        self._sockets = {stage: outcome.sockets for stage, outcome in first.items()}
 
     def single(self, *, fatal: bool) -> tuple[str, float]:
         """A fault in a run: its name, and the seconds until all knew."""
         kinds = (*LOST, *STALLED) if fatal else (*RECOVERABLE, *ODD_ERRORS)
         fault = Fault.draw(self._chance, self._cluster.setup.stages, kinds)
+        self.faults = (fault,)
         outcomes = self._cluster.evaluate(fault)
         check(fault, self._cluster.setup.stages, outcomes)
         seconds = self._cluster.seconds(outcomes)
         self._go_on(fault)
-        return fault.kind, seconds
+        return self._named(fault.kind), seconds
 
     def outside(self, *, fatal: bool) -> tuple[str, float]:
         """A fault outside a run."""
@@ -51,6 +68,7 @@ class Trial:
         """A fault of that kind on some rank, in that phase."""
         stage = self._chance.randrange(self._cluster.setup.stages)
         fault = Fault(kind, stage, self._chance.randrange(3) if phase == "opening" else 0, phase)
+        self.faults = (fault,)
         if phase == "opening":  # which comes after a failure
             self._cluster.evaluate(Fault("layer raises", 0))
         with TemporaryDirectory() as directory:
@@ -61,7 +79,7 @@ class Trial:
         check_story([fault], outcomes)
         seconds = self._cluster.seconds(outcomes)
         self._go_on(fault)
-        return f"{phase}: {kind}", seconds
+        return self._named(f"{phase}: {kind}"), seconds
 
     def pair(self, *, fatal: bool) -> tuple[str, float]:
         """A fault on one rank, and another one on another: in the same run, or of who is told."""
@@ -84,11 +102,15 @@ class Trial:
             Fault(one, first, micro_batch),
             Fault(beside, second, there, "telling" if telling else "running"),
         )
+        self.faults = faults
         outcomes = self._cluster.evaluate(*faults)
         check_story(faults, outcomes)
         seconds = self._cluster.seconds(outcomes)
         self._go_on(*faults)
-        return f"two {'while told' if telling else 'at once'}: {beside}", seconds
+        return self._named(f"two {'while told' if telling else 'at once'}: {beside}"), seconds
+
+    def _named(self, name: str) -> str:
+        return f"hosts: {name}" if self._cluster.setup.namespaces else name
 
     def _go_on(self, *faults: Fault) -> None:
         """Let stopped ranks go on; the others and they evaluate again, or refuse to."""

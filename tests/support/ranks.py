@@ -52,7 +52,7 @@ def run_ranks(
     for rank in range(size):
         ours, theirs = context.Pipe()
         work = (rank, size, store.port, backend, function, argument, theirs)
-        processes.append(context.Process(target=_work, args=work, daemon=True))
+        processes.append(context.Process(target=_work, args=work))
         processes[-1].start()
         theirs.close()
         ends[ours] = rank

@@ -5,6 +5,7 @@ a moment. Else a process is gone without a word, and the rank whose heartbeats s
 """
 
 import time
+from contextlib import suppress
 
 from runtime.failure.detection.heartbeat import STORE_HOST, HeartbeatTask
 from runtime.failure.report import Failure, names
@@ -32,6 +33,8 @@ def lost(
         return None
     here = ranks.names[ranks.rank]
     seen = f"{error} (seen by {here} at {at})"
+    if len(silent) > 1:  # on a machine that is busy, some of them may only be late
+        silent = _ended(silent, ranks) or silent
     gone = tuple(sorted(silent))
     if heartbeats.store_lost is not None:
         ended = f"{STORE_HOST} has ended ({heartbeats.store_error})"
@@ -43,6 +46,18 @@ def lost(
     else:
         reason = f"the connection broke, though all processes live: {seen}"
     return Failure(kind="lost", reporter=ranks.rank, name=here, at=at, reason=reason, gone=gone)
+
+
+def _ended(silent: set[int], ranks: RendezvousStore) -> set[int]:
+    """Those whose processes have certainly ended, as far as this is known at once."""
+    if not ranks.turn.acquire(timeout=CAUSE_SECONDS):
+        return set()
+    try:
+        with suppress(Exception):  # each kind of store has errors of its own
+            ranks.learn(silent)
+        return {rank for rank in silent if ranks.has_ended(rank)}
+    finally:
+        ranks.turn.release()
 
 
 def _silent(ranks: RendezvousStore, heartbeats: HeartbeatTask, state: FailureState) -> set[int]:

@@ -9,14 +9,18 @@ import os
 import select
 import socket
 import struct
+import traceback
 import weakref
 from contextlib import suppress
 from datetime import timedelta
+from multiprocessing.connection import Connection
 from typing import Protocol
+
+from torch.utils.data._utils import signal_handling
 
 _TIME = struct.Struct("@ll")  # seconds, microseconds
 
-_OPEN: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+_OPEN: weakref.WeakSet[socket.socket | Connection] = weakref.WeakSet()
 
 
 def _forget_in_child() -> None:
@@ -29,9 +33,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_in_child)
 
 
-def closed_in_children(connection: socket.socket) -> None:
+def closed_in_children(connection: socket.socket | Connection) -> None:
     """Have `connection` closed in processes that are forked off from now on."""
     _OPEN.add(connection)
+
+
+def raised_by_loader(error: BaseException) -> bool:
+    """Whether a worker of a `DataLoader` has died: torch raises that from a signal handler.
+
+    So it can come from whatever the main thread is doing, and tells nothing about that.
+    """
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__") == signal_handling.__name__
 
 
 class LocalChannelError(RuntimeError):

@@ -18,7 +18,12 @@ from queue import SimpleQueue
 
 import torch
 
-from runtime.transport.shared_memory.endpoint import ChannelEnd, LocalChannelError, UnfinishedSends
+from runtime.transport.shared_memory.endpoint import (
+    ChannelEnd,
+    LocalChannelError,
+    UnfinishedSends,
+    raised_by_loader,
+)
 from runtime.transport.shared_memory.segments import write
 from runtime.transport.shared_memory.wire_format import FILLED, LONGEST, ReceiveDescriptor
 
@@ -144,6 +149,8 @@ class SendingEnd(ChannelEnd):
                 self.progress.until_readable(self.connection, self.timeout)
             self._copy_posted(wait=wait)
         except Exception as error:  # perhaps on the thread, where no other would raise it
+            if raised_by_loader(error):
+                raise
             self._error = LocalChannelError(str(self.failed(error)))  # holds no frame, nor this end
         if not self._by_thread:
             if self._queue and self._error is None:

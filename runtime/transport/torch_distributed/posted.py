@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 
+from runtime.transport.protocol import ConnectionLostError
+from runtime.transport.shared_memory.endpoint import raised_by_loader
 from runtime.transport.shared_memory.receiver import Receiving, ReceivingEnd
 from runtime.transport.shared_memory.sender import Sending, SendingEnd
 from runtime.transport.torch_distributed.channel_groups import Route
@@ -45,10 +47,17 @@ class Posted:
         return f"{way} rank {self.peer}"
 
 
-def reason_of(error: RuntimeError) -> str:
-    """What a backend said, without the line of its source and its advice."""
+def failure_of(what: object, error: RuntimeError, peer: int | None) -> ConnectionLostError:
+    """What is told of a backend's error: what it said, without the line of its source and advice.
+
+    Raises:
+        RuntimeError: it is not of the backend, see `raised_by_loader`.
+    """
+    if raised_by_loader(error):
+        raise error
     text = str(error).partition(" This is typically caused by")[0]
-    return re.sub(r"^\[\S+:\d+\] ", "", text).rstrip(".")
+    reason = re.sub(r"^\[\S+:\d+\] ", "", text).rstrip(".")
+    return ConnectionLostError(f"{what} failed: {reason}", peer)
 
 
 def together(held: Sequence[Posted]) -> list[list[Posted]]:

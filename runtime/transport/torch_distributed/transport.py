@@ -38,7 +38,7 @@ from runtime.transport.torch_distributed.groups.process_groups import (
     RenewableGroup,
     abandon_together,
 )
-from runtime.transport.torch_distributed.posted import Posted, begin_posted, reason_of, together
+from runtime.transport.torch_distributed.posted import Posted, begin_posted, failure_of, together
 from runtime.transport.torch_distributed.rendezvous import (
     Grid,
     grid_of,
@@ -292,4 +292,4 @@ class TorchTransport:
         self, what: object, error: RuntimeError, peer: int | None = None
     ) -> ConnectionLostError:
         at = None if peer is None else self.replica * self.ranks + peer  # of the rendezvous
-        return ConnectionLostError(f"{what} failed: {reason_of(error)}", at)
+        return failure_of(what, error, at)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from runtime.device import Clock
+from runtime.failure.detection import dead_ranks
 from runtime.failure.detection.heartbeat import ALL_TO_ALL_RANKS, ENDED_SECONDS, HeartbeatTask
 from runtime.failure.detection.instruction_pointer import InstructionPointer
 from runtime.failure.detection.periodic import PeriodicThread
@@ -18,6 +19,7 @@ from runtime.failure.state import FailureState
 from runtime.failure.store import FailureStore, Heartbeat
 from runtime.testing import InMemoryNetwork
 from runtime.transport.peer_process import liveness_address
+from runtime.transport.protocol import ConnectionLostError
 from runtime.transport.rendezvous import RendezvousStore
 from tests.support.forks import forks
 
@@ -101,6 +103,20 @@ def test_a_rank_whose_process_was_killed_is_named(rank, ranks, program):
         "stage 1 ended without a word: stage 1 was at the start of the evaluation "
         "(noticed by stage 0 at the start of the evaluation)"
     )
+
+
+def test_of_several_silent_ranks_the_one_whose_process_has_ended_is_named(monkeypatch):
+    monkeypatch.setattr(dead_ranks, "DETECTION_SECONDS", 0.0)
+    other = Other(2, 3)
+    other.kill()
+    task, state = other.watched_by(0)
+    names = ("stage 0", "stage 1", "stage 2")
+    RendezvousStore(other.store, 1, names).register(liveness_address())  # this process lives
+    ranks = RendezvousStore(other.store, 0, names)
+    failure = dead_ranks.lost(ConnectionLostError("send failed", 1), ranks, "step 1", task, state)
+    assert failure is not None
+    assert failure.gone == (2,)
+    assert failure.reason.startswith("stage 2 ended without a word, or cannot be reached: send f")
 
 
 def test_a_rank_that_has_left_the_evaluation_may_end():

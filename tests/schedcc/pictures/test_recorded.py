@@ -1,5 +1,7 @@
 """Pictures of recordings."""
 
+import tracemalloc
+
 import pytest
 
 from schedcc import Costs, compile_pipeline, simulate
@@ -107,6 +109,20 @@ def test_costs_are_measured_as_the_median_forward_of_each_stage(tmp_path):
     write(tmp_path / "cut", 0, 1, lines)
     with pytest.raises(ValueError, match="the recording has no forward of stage 0"):
         measured_costs(read_recording(tmp_path / "cut"))
+
+
+def test_a_recording_that_claims_any_number_of_stages_takes_no_memory_for_them(tmp_path):
+    lines = lines_of_run(compile_pipeline(1, 1), 0)
+    lines[0]["plan"]["stages"] = 10**6
+    write(tmp_path, 0, 1, lines)
+    recording = read_recording(tmp_path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="the recording has no forward of stage 1"):
+            measured_costs(recording)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_costs_are_not_measured_from_times_that_run_backwards(tmp_path):
