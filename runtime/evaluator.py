@@ -154,11 +154,7 @@ class Evaluator(PipelineModule):
             require_gpu(connection.device)
         plans = plan_source(schedule, plan, stages, connection.ranks)
         super().__init__(connection, plans.placement, guard, timeout, owns=transport is None)
-        self._build(
-            *(layers, partition, sample_inputs),
-            keyword_inputs=keyword_inputs,
-            check_weights=check_weights,
-        )
+        self._build(layers, partition, sample_inputs, keyword_inputs, check_weights=check_weights)
         self._micro_batches = micro_batches
         setup = Setup(
             modules=self.modules,

@@ -60,8 +60,8 @@ class PipelineModule(Closable):
         layers: nn.Sequential | Sequence[LayerLike],
         partition: Partition,
         sample_inputs: Any,
-        *,
         keyword_inputs: bool,
+        *,
         check_weights: bool,
     ) -> None:
         """Build the layers of this rank; arguments, and what is raised, are the evaluator's."""
