@@ -81,6 +81,7 @@ def fail_with_workers(folder: Path) -> tuple[Said, Said, float]:
 
     def note() -> None:
         file.write_text(str(os.getpid()))
+        time.sleep(0.5)  # the run begins with what was there before
 
     raised = attempt(lambda: piped.evaluate(loader(raise_there)))
     killed = attempt(lambda: piped.evaluate(loader(note)))

@@ -39,6 +39,9 @@ def _sound(monkeypatch):
     monkeypatch.setattr(device, "_pinned", pinned)
 
 
+NEW = RenewableGroup._new
+
+
 @pytest.fixture
 def opened(monkeypatch):
     """Makes groups of rank 1 of 3 over fake communicators, all of one device."""
@@ -147,12 +150,12 @@ def test_a_host_that_connects_to_a_rank_that_died_hears_of_it(opened, monkeypatc
     renewable.abandon()
     connecting, never = threading.Event(), threading.Event()
 
-    def connects(*_: Any) -> FakeNccl:
+    def connects() -> None:
         connecting.set()
         never.wait(SOON)
-        return FakeNccl("late")
 
-    monkeypatch.setattr(RenewableGroup, "_new", connects)
+    monkeypatch.setattr(RenewableGroup, "_new", NEW)
+    monkeypatch.setattr(renewable, "_store", SimpleNamespace(clone=connects))
     raised: list[BaseException] = []
 
     def main() -> None:
