@@ -16,7 +16,7 @@ from tests.tools.fuzz import check_file, complaint, edited, seeds
 @pytest.mark.slow
 def test_edited_files_end_in_an_exit_status_and_a_sentence_within_bounded_memory(tmp_path):
     """In a process of its own, whose address space is bounded."""
-    options = ["--number", "800", "--seed", "11", "--megabytes", "100"]
+    options = ["--number", "1200", "--seed", "11", "--megabytes", "100"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.tools.fuzz", *options],
         cwd=tmp_path,
