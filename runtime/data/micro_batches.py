@@ -40,11 +40,11 @@ MOST_SECONDS = 0.1
 SOON = 0.002
 """Seconds within which an item is there soon, once the pipeline runs: others are worth no wait."""
 
-ALONE = range(16, 513)
-"""How often one micro-batch is fetched at once where the next one took longer.
+FIRST_ALONE, MOST_ALONE = 16, 512
+"""How often one micro-batch is fetched at once where the next one took longer: first, and at most.
 
-The second bound is reached by doubling: an item is waited for again now and then, in case that the
-loader has become fast.
+It doubles each time: an item is waited for again now and then, in case that the loader has become
+fast.
 """
 
 
@@ -122,7 +122,7 @@ class Prefetcher:
         self._last_nbytes = 0
         self._alone = 0
         """How often one micro-batch is fetched at once from now on."""
-        self._next_alone = ALONE.start
+        self._next_alone = FIRST_ALONE
 
     @property
     def is_empty(self) -> bool:
@@ -168,7 +168,7 @@ class Prefetcher:
                     break
                 if late := runs and not needed and time.monotonic() - begin > SOON:
                     self._alone = self._next_alone
-                    self._next_alone = min(2 * self._next_alone, ALONE[-1])
+                    self._next_alone = min(2 * self._next_alone, MOST_ALONE)
                 self._last_nbytes = self._take(item)
                 nbytes += self._last_nbytes
                 del item

@@ -8,7 +8,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 COUNT = 2
 """A lock, and a file that is read or written under it."""
@@ -31,30 +31,20 @@ def opened(file: str, flags: int) -> Iterator[int]:
     Raises:
         OSError: it cannot be opened.
     """
-    try:
-        descriptor = _open(file, flags)
-    except OSError as error:
-        if error.errno not in (errno.EMFILE, errno.ENFILE):
-            raise
-        missing = error
-    else:
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
-        return
-    with _lock:  # other threads wait for what is in reserve
-        if not _held:
-            raise missing
-        os.close(_held.pop())
+    with ExitStack() as stack:
         try:
             descriptor = _open(file, flags)
-            try:
-                yield descriptor
-            finally:
-                os.close(descriptor)
-        finally:
-            hold()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            stack.enter_context(_lock)  # other threads wait for what is in reserve
+            if not _held:
+                raise
+            stack.callback(hold)
+            os.close(_held.pop())
+            descriptor = _open(file, flags)
+        stack.callback(os.close, descriptor)
+        yield descriptor
 
 
 def _renew_lock() -> None:

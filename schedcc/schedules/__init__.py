@@ -1,6 +1,6 @@
 """Schedules: on which rank each stage is, and which forwards which micro-batch at which step.
 
-A new schedule is a file here and a place in `SCHEDULES`; a user's own value needs neither.
+A new schedule is a file here and a place in `_SHIPPED`; a user's own value needs neither.
 """
 
 from schedcc.errors import ScheduleError
@@ -9,24 +9,21 @@ from schedcc.schedules.interleaved import Interleaved
 from schedcc.schedules.schedule import Period, Schedule
 from schedcc.schedules.v_shape import VShape
 
-SCHEDULES: tuple[Schedule, ...] = (
-    Inference(),
-    Interleaved(),
-    Interleaved("interleaved_wide", group=2),
-    VShape(),
-)
-"""Those that have a name on the command line."""
-
-SUMMARIES = {
-    "inference": "One stage on each rank: GPipe's fill and drain, forward only (in DeepSpeed "
+_SHIPPED: dict[Schedule, str] = {
+    Inference(): "One stage on each rank: GPipe's fill and drain, forward only (in DeepSpeed "
     "InferenceSchedule). M + S - 1 steps, two buffers.",
-    "interleaved": "Stages r, r + R, r + 2R, ... on rank r: the forwards of Megatron-LM's "
+    Interleaved(): "Stages r, r + R, r + 2R, ... on rank r: the forwards of Megatron-LM's "
     "interleaved schedule (virtual pipeline stages). Fills in less time, sends more messages.",
-    "interleaved_wide": "The same with groups of 2R micro-batches, so that transfers around the "
-    "ring cross the forwards. 2R buffers a stage.",
-    "v_shape": "Stages r and 2R - 1 - r on rank r, the placement of ZB-V: inputs, labels, loss and "
+    Interleaved("interleaved_wide", group=2): "The same with groups of 2R micro-batches, so that "
+    "transfers around the ring cross the forwards. 2R buffers a stage.",
+    VShape(): "Stages r and 2R - 1 - r on rank r, the placement of ZB-V: inputs, labels, loss and "
     "logits meet on rank 0.",
 }
+
+SCHEDULES: tuple[Schedule, ...] = tuple(_SHIPPED)
+"""Those that have a name on the command line."""
+
+SUMMARIES = {schedule.name: summary for schedule, summary in _SHIPPED.items()}
 """What each of them is, and what others call it."""
 
 
