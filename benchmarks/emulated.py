@@ -2,7 +2,8 @@
 
 `python -m benchmarks.emulated [ROW ...] [--repeats N]` prints for each row the seconds of every
 repeat, and their median beside the limit. A stage sleeps for its time, so that the processor is
-free for the runtime as it is beside a GPU; a machine that does other work still delays it.
+free for the runtime as it is beside a GPU; a machine that does other work still delays it. Limits
+are of stages that take what they took: a sleep of 50 ms takes 50.1 to 50.3.
 
 - `naive`: S = 4, against the same stages used one at a time.
 - `loader`: S = 4, with a `DataLoader` whose one worker takes 0.8 of a stage's time for each
@@ -49,7 +50,7 @@ class Row(NamedTuple):
 ROWS = {
     "naive": Row(4, 64, 0.05),
     "loader": Row(4, 64, 0.05, loader=0.04),
-    "long": Row(8, 1024, 0.02),
+    "long": Row(8, 1024, 0.05),
     "lengths": Row(4, 0, 0.02, lengths=True),
 }
 
@@ -61,12 +62,15 @@ class Device(nn.Module):
         """Take `seconds` for a row."""
         super().__init__()
         self.seconds = seconds
+        self.rows, self.taken = 0, 0.0
+        """So far, and the seconds that they took."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Keep the device busy for [rows, ...]."""
-        end = time.perf_counter() + self.seconds * len(x)
+        start = time.perf_counter()
         y = x + 1.0
-        time.sleep(max(0.0, end - time.perf_counter()))
+        time.sleep(max(0.0, start + self.seconds * len(x) - time.perf_counter()))
+        self.rows, self.taken = self.rows + len(x), self.taken + time.perf_counter() - start
         return y
 
 
@@ -100,9 +104,14 @@ def data_of(row: Row) -> tuple[list[Pair], float]:
     return [(torch.zeros(1, WIDTH), torch.zeros(WIDTH))] * row.micro_batches, row.seconds
 
 
-def limits(row: Row) -> dict[str, float]:
-    """Seconds of one device after the other, and of a pipeline without any overhead."""
-    data, seconds = data_of(row)
+def limits(row: Row, seconds: float) -> dict[str, float]:
+    """Seconds of one device after the other, and of a pipeline without any overhead.
+
+    Args:
+        row: What is evaluated.
+        seconds: That a stage takes for a row of numbers.
+    """
+    data, _ = data_of(row)
     times = [seconds * len(inputs) for inputs, _ in data]
     longest = max(times)
     return {
@@ -111,8 +120,19 @@ def limits(row: Row) -> dict[str, float]:
     }
 
 
-def evaluate(work: tuple[Row, int]) -> list[float]:
-    """Seconds of each repeat, on one rank; all start together."""
+class Measured(NamedTuple):
+    """A repeat, on one rank."""
+
+    start: float
+    end: float
+    """Seconds, on the clock that all processes share."""
+    rows: int
+    taken: float
+    """Seconds of its stage for these rows of numbers."""
+
+
+def evaluate(work: tuple[Row, int]) -> list[list[Measured]]:
+    """Each repeat, on all ranks; they start together."""
     row, repeats = work
     torch.set_num_threads(1)
     data, seconds = data_of(row)
@@ -120,8 +140,9 @@ def evaluate(work: tuple[Row, int]) -> list[float]:
         transport = TorchTransport(device=device)
         found = []
         for _ in range(repeats):
+            devices = [Device(seconds) for _ in range(row.stages)]
             with Evaluator(
-                [Device(seconds) for _ in range(row.stages)],
+                devices,
                 loss_fn=lambda output, label: (output[0] - label).square().mean(),
                 weight_fn=lambda _: 1.0,
                 partition="uniform",
@@ -132,8 +153,9 @@ def evaluate(work: tuple[Row, int]) -> list[float]:
                 transport.gather_objects(None)
                 start = time.perf_counter()
                 evaluator.evaluate(loader)
-                spans = transport.gather_objects((start, time.perf_counter()))
-                found.append(max(end for _, end in spans) - min(begin for begin, _ in spans))
+                own = devices[transport.rank]
+                measured = Measured(start, time.perf_counter(), own.rows, own.taken)
+                found.append(transport.gather_objects(measured))
         return found
 
 
@@ -146,10 +168,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     for name in options.rows or ROWS:
-        row, limit = ROWS[name], limits(ROWS[name])
-        seconds = launch(row.stages, evaluate, (row, options.repeats), start_method="fork")
-        median = statistics.median(seconds)
-        print(f"{name}: {', '.join(f'{each:.2f}' for each in seconds)} s;", end=" ")
+        row = ROWS[name]
+        found = launch(row.stages, evaluate, (row, options.repeats), start_method="fork")
+        spans = [max(m.end for m in ranks) - min(m.start for m in ranks) for ranks in found]
+        devices = [measured for ranks in found for measured in ranks]
+        taken = sum(device.taken for device in devices) / sum(device.rows for device in devices)
+        limit, median = limits(row, taken), statistics.median(spans)
+        print(f"{name}: {', '.join(f'{each:.2f}' for each in spans)} s;", end=" ")
         print(f"{median / limit['ideal']:.3f} of the ideal {limit['ideal']:.2f} s,", end=" ")
         print(f"{limit['one at a time'] / median:.2f} times as fast as one device at a time")
         if row.lengths:

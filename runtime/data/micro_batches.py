@@ -38,9 +38,9 @@ MOST_SECONDS = 0.1
 """Time after which what is there has to do."""
 
 SOON = 0.002
-"""Seconds within which an item is there soon, once the pipeline runs: others are worth no wait."""
+"""Seconds within which an item is there soon: others are worth no wait."""
 
-FIRST_ALONE, MOST_ALONE = 16, 512
+FIRST_ALONE, MOST_ALONE = 64, 512
 """How often one micro-batch is fetched at once where the next one took longer: first, and at most.
 
 It doubles each time: an item is waited for again now and then, in case that the loader has become
@@ -157,7 +157,7 @@ class Prefetcher:
         """
         if self._data is None:
             raise DataError(f"{self._reader} reads micro-batches, but its data is None")
-        start, nbytes, runs = time.monotonic(), 0, self.count > 0
+        start, nbytes = time.monotonic(), 0
         most = max(least, MOST) if self._alone == 0 else max(least, 1)
         self._alone = max(0, self._alone - 1)
         with self._around():
@@ -166,7 +166,8 @@ class Prefetcher:
                 if self.count == self._most or (item := self._next()) is _END:
                     self.ended = True
                     break
-                if late := runs and not needed and time.monotonic() - begin > SOON:
+                late = time.monotonic() - begin > SOON
+                if late and not needed:
                     self._alone = self._next_alone
                     self._next_alone = min(2 * self._next_alone, MOST_ALONE)
                 self._last_nbytes = self._take(item)
