@@ -48,6 +48,16 @@ def _ipv4_interfaces() -> dict[str, str]:
     return found
 
 
+def address_of(host: str) -> str:
+    """An address of a host, of IPv4 if it has one; empty: its name has none."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return ""
+    _, *_, there = min(found, key=lambda each: each[0] != socket.AF_INET)
+    return str(there[0])
+
+
 def address_towards(host: str) -> str:
     """This machine's address on the way to a host. Nothing is sent.
 

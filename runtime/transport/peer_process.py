@@ -98,7 +98,7 @@ def remote_place(address: str) -> tuple[str, int] | None:
 
 
 def connectable(places: Iterable[tuple[str, int]], seconds: float = PROBE_SECONDS) -> bool:
-    """Whether a connection to one of these hosts and ports can be made by now.
+    """Whether a connection to one of these addresses and ports can be made by now.
 
     The system of the other host makes it, also where the process is stopped: it says that the host
     lives and the network carries something.
@@ -144,7 +144,7 @@ class _Probe:
 
 
 def _probe(host: str, port: int) -> _Probe | None:
-    """Begin to connect; `None` if no descriptor is left, or no host has that name."""
+    """Begin to connect to an address; `None` if no descriptor is left."""
     try:
         connecting = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError:

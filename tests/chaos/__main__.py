@@ -17,7 +17,8 @@ from typing import NamedTuple, get_args
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 from runtime.transport import Channels
-from tests.chaos.cluster import Cluster, Setup
+from tests.chaos.cluster import Cluster
+from tests.chaos.orders import Setup
 from tests.chaos.scenarios import Trial
 from tests.support.hosts import Hosts, missing
 
@@ -31,17 +32,17 @@ HOSTS_SHARE = 0.3
 
 
 @contextmanager
-def cluster_of(chance: random.Random) -> Iterator[Cluster]:
-    """Two to four processes that are connected in any way."""
+def cluster_of(chance: random.Random) -> Iterator[tuple[Cluster, Hosts | None]]:
+    """Two to four processes that are connected in any way, and the hosts on which they are."""
     stages, overlap = chance.choice([2, 3, 4]), chance.random() < 0.5
     channels = chance.choice(get_args(Channels))
     if chance.random() < PRIVATE_SHARE:
         with Cluster(Setup(stages, overlap, TIMEOUT, private=True)) as cluster:
-            yield cluster
+            yield cluster, None
         return
     if missing() or chance.random() > HOSTS_SHARE:
         with Cluster(Setup(stages, overlap, TIMEOUT, channels=channels)) as cluster:
-            yield cluster
+            yield cluster, None
         return
     with Hosts(2) as hosts:
         namespaces = tuple(hosts.namespace(2 * rank // stages) for rank in range(stages))
@@ -54,7 +55,7 @@ def cluster_of(chance: random.Random) -> Iterator[Cluster]:
             address=hosts.addresses[0],
         )
         with Cluster(setup) as cluster:
-            yield cluster
+            yield cluster, hosts
 
 
 class Found(NamedTuple):
@@ -83,8 +84,8 @@ def chaos(count: int, seed: int, first: int, found: Found) -> None:
         chance, at_once = random.Random(f"{seed} {part}"), min(count - found.tried, ROUNDS + 1)
         if not at_once:
             return
-        with cluster_of(chance) as cluster:
-            trial = Trial(cluster, chance)
+        with cluster_of(chance) as (cluster, hosts):
+            trial = Trial(cluster, chance, hosts=hosts)
             try:
                 strike(trial, chance, at_once, found.seconds)
             except Exception as error:  # what an assertion says, or a process that has ended
@@ -104,7 +105,7 @@ def strike(
     """
     trial.begin()
     for number in range(count):
-        attempt = chance.choice((trial.single, trial.outside, trial.pair))
+        attempt = chance.choice(trial.attempts)
         name, took = attempt(fatal=number == ROUNDS or chance.random() < 0.1)
         seconds.setdefault(name, []).append(took)
         if trial.over:

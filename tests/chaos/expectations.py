@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from runtime.transport.shared_memory.sender import THREAD
-from tests.chaos.cluster import Cluster, Outcome
+from tests.chaos.cluster import Cluster
 from tests.chaos.faults import (
     AGREED,
     DATA,
@@ -16,6 +16,7 @@ from tests.chaos.faults import (
     layers,
 )
 from tests.chaos.odd_errors import ODD_ERRORS
+from tests.chaos.orders import Outcome
 from tests.support.models_for_tests import one_process
 
 SEGMENTS = 24
@@ -140,6 +141,22 @@ def check_story(faults: Sequence[Fault], outcomes: dict[int, Outcome]) -> None:
         else:
             headline = outcome.text.splitlines()[0]
             assert any(f"stage {fault.stage}" in headline for fault in faults), headline
+
+
+def check_separation(cluster: Cluster, outcomes: dict[int, Outcome]) -> None:
+    """Of two hosts that cannot reach each other, each rank names those of the other one."""
+    first = cluster.setup.namespaces[0]
+    for rank, outcome in outcomes.items():
+        host = cluster.setup.namespaces[rank]
+        others = {n for n, there in enumerate(cluster.setup.namespaces) if there != host}
+        assert outcome.failure is not None, outcome
+        if host == first:
+            assert outcome.error == "StalledError", outcome
+            assert set(outcome.failure.gone) == others, outcome
+        else:
+            assert outcome.error in ("StalledError", "LostPeerError"), outcome
+            assert f"the store at {cluster.setup.address} port" in outcome.text, outcome
+            assert set(outcome.failure.gone) >= others, outcome
 
 
 def check_refusal(cluster: Cluster) -> None:

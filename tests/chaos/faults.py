@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from schemas import ForwardPass, Placed
+from tests.chaos.network import BREAK, NetworkFault
 from tests.chaos.odd_errors import ODD_ERRORS, OddError
 from tests.support.models_for_tests import Data, batches
 
@@ -37,7 +38,7 @@ Lost = Literal["killed", "exits", "crashes"]
 Stalled = Literal["stopped", "hangs"]
 Interrupting = Literal["raises", "interrupted"]
 """What can happen in any phase, and be recovered from."""
-Kind = Literal["none"] | Recoverable | OddError | Lost | Stalled | Interrupting
+Kind = Literal["none"] | Recoverable | OddError | Lost | Stalled | Interrupting | NetworkFault
 
 Phase = Literal["running", "opening", "saving", "loading", "telling"]
 """Telling: of a failure that another fault has made."""
@@ -47,7 +48,7 @@ LOST: tuple[Lost, ...] = get_args(Lost)
 STALLED: tuple[Stalled, ...] = get_args(Stalled)
 INTERRUPTING: tuple[Interrupting, ...] = get_args(Interrupting)
 AGREED: tuple[Kind, ...] = ("short iterator", "shuffled loader", "nan")
-NO_FAULT: tuple[Kind, ...] = ("none", "slow layer", "holds the interpreter")
+NO_FAULT: tuple[Kind, ...] = ("none", "slow layer", "holds the interpreter", "slow network")
 SILENT: tuple[Kind, ...] = (*LOST, *STALLED)
 """After which a process does not answer."""
 
@@ -85,15 +86,18 @@ class Fault:
 class Trap:
     """Makes faults happen on its rank; a listener, to know the micro-batch of a forward."""
 
-    def __init__(self, rank: int, struck: "SynchronizedArray[float]", silent: Any) -> None:
+    def __init__(
+        self, rank: int, struck: "SynchronizedArray[float]", silent: Any, broken: Any
+    ) -> None:
         """Note when they happen.
 
         Args:
             rank: Of this process.
             struck: By rank: when (seconds, on the clock that all processes share); 0: not yet.
             silent: By rank: whether it will not answer.
+            broken: The event that the network, of which it was time, has been broken.
         """
-        self._rank, self._struck, self._silent = rank, struck, silent
+        self._rank, self._struck, self._silent, self._broken = rank, struck, silent, broken
         self.faults: tuple[Fault, ...] = ()
         self._forwarding: int | None = None
 
@@ -138,6 +142,8 @@ class Trap:
                 raise make()
         if self.here("no descriptors", at):
             _open_all()
+        if any(self.here(kind, at) for kind in BREAK):
+            self._broken.wait()
         if self.here("slow layer", at):
             time.sleep(0.3)
         if self.here("holds the interpreter", at):

@@ -1,14 +1,16 @@
 """What is tried on a cluster: one fault or a pair, in any phase, and what must come of it."""
 
 import random
+import time
 from tempfile import TemporaryDirectory
 
-from tests.chaos.cluster import Cluster, Operation
+from tests.chaos.cluster import Cluster
 from tests.chaos.expectations import (
     check,
     check_evaluation,
     check_recovery,
     check_refusal,
+    check_separation,
     check_story,
 )
 from tests.chaos.faults import (
@@ -21,7 +23,10 @@ from tests.chaos.faults import (
     Kind,
     Phase,
 )
+from tests.chaos.network import BREAK, SEPARATIONS, NetworkFault, repair
 from tests.chaos.odd_errors import ODD_ERRORS
+from tests.chaos.orders import Operation
+from tests.support.hosts import Hosts
 
 RAISING: tuple[Kind, ...] = ("layer raises", "listener raises", "iterator raises", *ODD_ERRORS)
 OPERATIONS: dict[Phase, Operation] = {"saving": "save", "loading": "load"}
@@ -32,15 +37,31 @@ class Trial:
     """Faults on a cluster, of which it recovers or not."""
 
     def __init__(
-        self, cluster: Cluster, chance: random.Random, sockets: dict[int, int] | None = None
+        self,
+        cluster: Cluster,
+        chance: random.Random,
+        sockets: dict[int, int] | None = None,
+        hosts: Hosts | None = None,
     ) -> None:
-        """On `cluster`, whose processes held so many sockets after their first evaluation."""
+        """On a cluster.
+
+        Args:
+            cluster: Where faults happen.
+            chance: That chooses them.
+            sockets: That its processes held after their first evaluation.
+            hosts: On which they are, if it is two; the second one has no store.
+        """
         self._cluster, self._chance, self._sockets = cluster, chance, sockets or {}
+        self._hosts = hosts
         self.faults: tuple[Fault, ...] = ()
         """What is tried now."""
         self._connecting = 0
         self.over = False
         """Whether the processes cannot be used any more."""
+        self.attempts = [self.single, self.outside, self.pair]
+        """What can be tried; each gives the fault's name, and the seconds until all knew."""
+        if hosts is not None:
+            self.attempts.append(self.network)
 
     def begin(self) -> None:
         """The first evaluation of the processes, without a fault."""
@@ -90,6 +111,29 @@ class Trial:
             return self.two(self._chance.choice(RAISING), beside, telling=True)
         one = self._chance.choice((*RAISING, *kinds))
         return self.two(one, self._chance.choice(kinds), telling=False)
+
+    def network(self, *, fatal: bool) -> tuple[str, float]:
+        """A fault of the network between two hosts, which is repaired; a slow one is none."""
+        return self.network_fault(self._chance.choice(SEPARATIONS) if fatal else "slow network")
+
+    def network_fault(self, kind: NetworkFault) -> tuple[str, float]:
+        """One of that kind, at some micro-batch of some stage."""
+        assert self._hosts is not None
+        hosts, stages = self._hosts, self._cluster.setup.stages
+        fault = Fault(kind, self._chance.randrange(stages), self._chance.randrange(MICRO_BATCHES))
+        self.faults = (fault,)
+        began = time.monotonic()
+        outcomes = self._cluster.evaluate(fault, outside=lambda: BREAK[kind](hosts))
+        seconds = self._cluster.seconds(outcomes)
+        if kind == "slow network":
+            check(fault, stages, outcomes)
+        else:
+            check_separation(self._cluster, outcomes)
+        repair(hosts)
+        if kind != "slow network":  # TCP tries again after as long as it has tried in vain
+            time.sleep(time.monotonic() - began)
+        self._go_on(fault)
+        return self._named(kind), seconds
 
     def two(self, one: Kind, beside: Kind, *, telling: bool) -> tuple[str, float]:
         """A fault on some rank, and one on another: at once, or while that tells of the first."""

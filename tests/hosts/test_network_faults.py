@@ -1,11 +1,15 @@
 """Faults of a network: whoever lives says in time who is missing, and ends. Slowness is none."""
 
+import random
 from collections.abc import Callable
 
 import pytest
 from torch import nn
 
 from runtime import Evaluator
+from tests.chaos.cluster import Cluster
+from tests.chaos.orders import Setup
+from tests.chaos.scenarios import Trial
 from tests.hosts.work import data, evaluate_for_ever, layers
 from tests.support.hosts import Hosts, missing
 from tests.support.ranks_on_hosts import Ended, RanksOnHosts
@@ -103,3 +107,14 @@ def test_a_slow_network_is_no_failure(delay, loss, timeout):
         assert run.told() == [expected] * len(WHERE)
         hosts.path(1, 0, delay=delay, loss=loss)
         assert run.told() == [expected] * len(WHERE)
+
+
+def test_ranks_that_could_not_reach_each_other_evaluate_again_when_they_can():
+    with Hosts(2) as hosts:
+        namespaces = (hosts.namespace(0), hosts.namespace(1))
+        setup = Setup(2, timeout=TIMEOUT, namespaces=namespaces, address=hosts.addresses[0])
+        with Cluster(setup) as cluster:
+            trial = Trial(cluster, random.Random(1), hosts=hosts)
+            trial.begin()
+            trial.network_fault("slow network")
+            trial.network_fault("host cut off")

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore, PrefixStore, Store, TCPStore
 
+from runtime.transport.addresses import address_of
 from runtime.transport.peer_process import liveness_address
 from runtime.transport.private_store import OF_TORCH, PrivateStore, part_of, require_private
 from runtime.transport.protocol import TransportError
@@ -98,7 +99,8 @@ def rendezvous(grid: Grid, job: JobStore) -> RendezvousStore | None:
     while isinstance(store, PrefixStore):
         store = store.underlying_store
     if isinstance(store, TCPStore):
-        host, port = store.host, (store.host, store.port)
+        host, address = store.host, address_of(store.host)  # now, while name servers answer
+        port = (address, store.port) if address else None
         place = f"the store at {store.host} port {store.port}"
     rank = job.ranks.index(dist.get_rank())
     ranks = RendezvousStore(job.own, rank, names, place, port, job)

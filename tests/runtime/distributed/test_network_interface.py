@@ -1,6 +1,7 @@
 """Which interface gloo uses, where the machine's own name says nothing about it."""
 
 import os
+import socket
 
 import pytest
 
@@ -8,7 +9,7 @@ from runtime.distributed import network_interface
 from runtime.distributed.launch_environment import LaunchError
 from runtime.distributed.network_interface import choose_interface
 from runtime.transport import addresses
-from runtime.transport.addresses import INTERFACE, own_address
+from runtime.transport.addresses import INTERFACE, address_of, own_address
 
 LOCAL, FIRST, SECOND = "127.0.1.1", "10.0.0.5", "10.1.0.5"
 
@@ -68,6 +69,25 @@ def test_where_the_interface_cannot_be_known_the_choice_is_named(machine):
         "MASTER_ADDR node0 is 127.0.1.1 here, which no other host reaches, and there is no default "
         "route: set GLOO_SOCKET_IFNAME to one of the interfaces eth0, ib0"
     )
+
+
+def test_an_address_of_a_name_is_of_ipv4_where_there_is_one(monkeypatch):
+    answers = [
+        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("fd00::1", 0, 0, 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (FIRST, 0)),
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers)
+    assert address_of("node0") == FIRST
+    del answers[1]
+    assert address_of("node0") == "fd00::1"
+
+
+def test_a_name_without_an_address_has_none(monkeypatch):
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert address_of("node0") == ""
 
 
 def test_nobody_listens_for_other_hosts_where_all_are_on_one(machine):

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from tests.chaos.cluster import Cluster, Setup
+from tests.chaos.cluster import Cluster
 from tests.chaos.expectations import (
     check,
     check_evaluation,
@@ -13,6 +13,7 @@ from tests.chaos.expectations import (
     loss_of_one_process,
 )
 from tests.chaos.faults import LOST, RECOVERABLE, Fault
+from tests.chaos.orders import Setup
 
 SOON = 10.0
 """Seconds. It takes about 0.15 where nothing else runs, and up to 1.5 where a process is lost."""

@@ -14,10 +14,11 @@ from runtime.failure.detection.periodic import PeriodicTask
 from runtime.transport.private_store import PrivateStore
 from runtime.transport.rendezvous import MOST_LEFT
 from runtime.transport.reserve import hold
-from tests.chaos.cluster import Cluster, Setup
+from tests.chaos.cluster import Cluster
 from tests.chaos.expectations import check, check_evaluation, check_recovery
 from tests.chaos.faults import Fault, Kind
 from tests.chaos.odd_errors import ODD_ERRORS
+from tests.chaos.orders import Setup
 from tests.chaos.scenarios import Trial
 from tests.support.forks import Program
 from tests.support.models_for_tests import batches, mlp, over_stages
