@@ -114,7 +114,8 @@ class Trial:
 
     def network(self, *, fatal: bool) -> tuple[str, float]:
         """A fault of the network between two hosts, which is repaired; a slow one is none."""
-        return self.network_fault(self._chance.choice(SEPARATIONS) if fatal else "slow network")
+        kinds = SEPARATIONS if fatal else tuple(BREAK)
+        return self.network_fault(self._chance.choice(kinds))
 
     def network_fault(self, kind: NetworkFault) -> tuple[str, float]:
         """One of that kind, at some micro-batch of some stage."""

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from runtime.failure.detection.heartbeat import STORE_HOST, HeartbeatTask
 from runtime.failure.detection.instruction_pointer import InstructionPointer, RankStatus
 from runtime.failure.detection.periodic import PeriodicThread
+from runtime.failure.detection.reachability import Reachability
 from runtime.failure.forced_exit import ForcedExit
 from runtime.failure.report import Failure, names
 from runtime.failure.state import FailureState
 from runtime.failure.store import Heartbeat
+from runtime.transport.peer_process import PROBE_SECONDS
 from runtime.transport.rendezvous import RendezvousStore
 
 SILENT_SECONDS = 1.0
@@ -65,6 +67,7 @@ class Watchdog:
         self._timeout, self._ranks = timeout, ranks
         self._pointer, self._heartbeats, self._state = pointer, heartbeats, state
         self._forced_exit = forced_exit
+        self._reachability = Reachability(ranks)
         self._observations: dict[int, Observation] = {}
         self.met: float | None = None
         """When all ranks had come; from then on each is expected to leave heartbeats."""
@@ -99,17 +102,35 @@ class Watchdog:
         for rank, heartbeat in self._heartbeats.latest.items():
             if rank != here:
                 self._see(rank, heartbeat, now)
-        observations = self._observations.values()
-        stuck = all(now - seen.moved > self._timeout for seen in observations)
-        if stuck or self._someone_is_silent(now):
+        if self._nobody_gets_on(now, self._timeout):
             self._report(now)
+        elif self._nobody_gets_on(now, self._timeout - min(PROBE_SECONDS, self._timeout / 2)):
+            self._answers(now)  # for the report that may come
 
-    def _someone_is_silent(self, now: float) -> bool:
-        late = self._timeout + self._heartbeats.slack
+    def _nobody_gets_on(self, now: float, seconds: float) -> bool:
+        """Whether no rank has got on for so long, or one has been silent."""
+        if all(now - seen.moved > seconds for seen in self._observations.values()):
+            return True
+        late = seconds + self._heartbeats.slack
         seen = [s.alive for s in self._observations.values() if s.heartbeat.evaluating]
         if self.met is not None and len(seen) < self._ranks.size:
             seen.append(self.met)
         return now - min(seen) > late
+
+    @property
+    def _alive(self) -> float:
+        """Seconds of silence that mean nothing."""
+        return SILENT_SECONDS + self._heartbeats.slack
+
+    def _silent(self, now: float) -> frozenset[int]:
+        heard = {rank: seen.alive for rank, seen in self._observations.items()}
+        every = range(self._ranks.size)
+        return frozenset(rank for rank in every if now - heard.get(rank, 0.0) > self._alive)
+
+    def _answers(self, now: float) -> bool:
+        """Whether the host of the store, if that is silent, or else of silent ranks still does."""
+        cut_off = now - self._heartbeats.answered > self._alive
+        return self._reachability.answers(None if cut_off else self._silent(now))
 
     def _see(self, rank: int, heartbeat: Heartbeat, now: float) -> None:
         if rank in self._observations:
@@ -124,16 +145,9 @@ class Watchdog:
                 rank: heartbeat for rank, heartbeat in heartbeats.items() if heartbeat.evaluating
             }
         silence = {rank: now - seen.alive for rank, seen in self._observations.items()}
-        alive = SILENT_SECONDS + self._heartbeats.slack
-        silent = {r for r in range(self._ranks.size) if silence.get(r, now) > alive}
         unanswered = now - self._heartbeats.answered
-        said = (heartbeats, silence, unanswered, alive, self._ranks.place)
-        answers = (
-            self._ranks.is_connectable()
-            if unanswered > alive
-            else self._ranks.are_connectable(silent)
-        )
-        met = self.met is not None
+        said = (heartbeats, silence, unanswered, self._alive, self._ranks.place)
+        met, answers = self.met is not None, self._answers(now)
         reason = describe(self._ranks.names, self._timeout, *said, met=met, answers=answers)
         failure = Failure(
             kind="stalled",
@@ -141,7 +155,7 @@ class Watchdog:
             name=self._ranks.names[self._ranks.rank],
             at=self._pointer.status().at,
             reason=reason,
-            gone=tuple(silent),
+            gone=tuple(sorted(self._silent(now))),
         )
         self._state.reported = failure
         told = self._heartbeats.refresh(PUBLISH_SECONDS)
