@@ -165,6 +165,12 @@ def check_refusal(cluster: Cluster) -> None:
         assert outcome.error == "LostPeerError", outcome
 
 
+def check_parted(cluster: Cluster) -> None:
+    """Some take processes for lost that were cut off: nobody evaluates any more, and says why."""
+    for outcome in cluster.evaluate(Fault("none", 0)).values():
+        assert outcome.error in ("LostPeerError", "StalledError"), outcome
+
+
 def check_recovery(cluster: Cluster, sockets: dict[int, int], connecting: int = 0) -> None:
     """The same evaluators give the right result again, and nothing has piled up.
 

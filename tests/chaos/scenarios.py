@@ -8,6 +8,7 @@ from tests.chaos.cluster import Cluster
 from tests.chaos.expectations import (
     check,
     check_evaluation,
+    check_parted,
     check_recovery,
     check_refusal,
     check_separation,
@@ -133,7 +134,11 @@ class Trial:
         repair(hosts)
         if kind != "slow network":  # TCP tries again after as long as it has tried in vain
             time.sleep(time.monotonic() - began)
-        self._go_on(fault)
+        if any(outcome.error == "LostPeerError" for outcome in outcomes.values()):
+            check_parted(self._cluster)
+            self.over = True
+        else:
+            self._go_on(fault)
         return self._named(kind), seconds
 
     def two(self, one: Kind, beside: Kind, *, telling: bool) -> tuple[str, float]:

@@ -7,7 +7,7 @@ a moment. Else a process is gone without a word, and the rank whose heartbeats s
 import time
 from contextlib import suppress
 
-from runtime.failure.detection.heartbeat import STORE_HOST, HeartbeatTask
+from runtime.failure.detection.heartbeat import SILENT_SECONDS, STORE_HOST, HeartbeatTask
 from runtime.failure.report import Failure, names
 from runtime.failure.state import FailureState
 from runtime.transport.protocol import ConnectionLostError
@@ -35,17 +35,22 @@ def lost(
     seen = f"{error} (seen by {here} at {at})"
     if len(silent) > 1:  # on a machine that is busy, some of them may only be late
         silent = _ended(silent, ranks) or silent
-    gone = tuple(sorted(silent))
+    gone, kind = tuple(sorted(silent)), "lost"
+    unanswered = time.monotonic() - heartbeats.answered
     if heartbeats.store_lost is not None:
         ended = f"{STORE_HOST} has ended ({heartbeats.store_error})"
         reason = f"a connection and {ranks.place} were lost: {ended}; {seen}"
         gone = tuple(set(range(ranks.size)) - {ranks.rank})
+    elif unanswered > SILENT_SECONDS + heartbeats.slack:  # so nobody is known to have ended
+        cut_off = f"{STORE_HOST} is stopped or cut off"
+        reason = f"{ranks.place} has not answered for {unanswered:.1f} s, {cut_off}; {seen}"
+        kind = "stalled"
     elif known := {error.peer} if error.peer in silent else silent:
         who = names([ranks.names[rank] for rank in sorted(known)])
         reason = f"{who} ended without a word, or cannot be reached: {seen}"
     else:
         reason = f"the connection broke, though all processes live: {seen}"
-    return Failure(kind="lost", reporter=ranks.rank, name=here, at=at, reason=reason, gone=gone)
+    return Failure(kind=kind, reporter=ranks.rank, name=here, at=at, reason=reason, gone=gone)
 
 
 def _ended(silent: set[int], ranks: RendezvousStore) -> set[int]:

@@ -27,6 +27,9 @@ QUIESCE_SECONDS = 0.3
 ALL_TO_ALL_RANKS = 64
 """Ranks up to which each fetches the heartbeats of all, in every tick."""
 
+SILENT_SECONDS = 1.0
+"""Without a sign of life for so long, a process is stopped, gone or cut off."""
+
 STORE_GRACE = 0.7
 """Seconds that the store may be gone before that counts as a failure: the process that hosts it
 may have finished its work, and this one be about to."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runtime.failure.detection.heartbeat import STORE_HOST, HeartbeatTask
+from runtime.failure.detection.heartbeat import SILENT_SECONDS, STORE_HOST, HeartbeatTask
 from runtime.failure.detection.instruction_pointer import InstructionPointer, RankStatus
 from runtime.failure.detection.periodic import PeriodicThread
 from runtime.failure.detection.reachability import Reachability
@@ -18,9 +18,6 @@ from runtime.failure.state import FailureState
 from runtime.failure.store import Heartbeat
 from runtime.transport.peer_process import PROBE_SECONDS
 from runtime.transport.rendezvous import RendezvousStore
-
-SILENT_SECONDS = 1.0
-"""Without a sign of life for so long, a process is stopped, gone or cut off."""
 
 SLOW_OR_STOPPED = "so its process is stopped, or the network is slow and needs a longer timeout"
 
