@@ -141,7 +141,7 @@ class Surroundings(nn.Module):
         inputs = {"inputs_embeds": hidden, **copies}
         mask = copies.get("attention_mask")
         if mask is not None and mask.dim() == 4 and mask.dtype == torch.bool:
-            # Attention would make numbers of it in every layer anew, or take it for numbers.
+            # Attention that is written out would add it as numbers, and see everything.
             numbers = torch.zeros_like(mask, dtype=hidden.dtype)
             inputs["attention_mask"] = numbers.masked_fill_(~mask, -torch.inf)
         calls = arguments_of_layers(self.lm, self.layers, self.returned, **inputs)
