@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.shared_contexts import distinct_positions, measured, requests
+from benchmarks.shared_contexts.contenders import distinct_positions, measured
+from benchmarks.shared_contexts.questions import requests
 from runtime.language.harness import SchedccLM
 from runtime.language.scoring.batching import MOST_PADDING
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
