@@ -18,6 +18,7 @@ from runtime.language.harness.generation import (
     is_stopped,
 )
 from runtime.language.harness.tokens import document_windows, scored_pair, special_tokens
+from runtime.language.scoring import TokenPair
 from runtime.language.scoring.greedy import generate_greedily
 
 AT_ONCE = 4096
@@ -46,8 +47,7 @@ class SchedccLM(PipelineLM):
     ) -> list[tuple[float, bool]]:
         length = self.max_length
         pairs = [scored_pair(context, answer, length) for _, context, answer in requests]
-        # The longest first, and beside each other what has the same inputs.
-        order = sorted(range(len(pairs)), key=lambda n: (-len(pairs[n].inputs), pairs[n].inputs))
+        order = _order(pairs)
         answers: dict[int, tuple[float, bool]] = {}
         with self._progress(len(pairs), "loglikelihood", disable_tqdm) as bar:
             for some in _parts(order):
@@ -132,6 +132,22 @@ class SchedccLM(PipelineLM):
     def _progress(self, total: int, kind: str, disabled: bool) -> Any:
         hidden = disabled or self.rank != 0 or not self._processes.shows
         return tqdm(total=total, disable=hidden, desc=f"Running {kind} requests")
+
+
+def _order(pairs: Sequence[TokenPair]) -> list[int]:
+    """The numbers of pairs: the longest first, beside each other those with the same context.
+
+    Each has the place of the longest one with its context, or what is computed once would be
+    computed in several parts. A short context says little about what follows, and counts for none.
+    """
+    groups = [p.context if 2 * len(p.context) >= len(p.inputs) else p.inputs for p in pairs]
+    longest: dict[tuple[int, ...], int] = {}
+    for pair, group in zip(pairs, groups, strict=True):
+        longest[group] = max(len(pair.inputs), longest.get(group, 0))
+    return sorted(
+        range(len(pairs)),
+        key=lambda n: (-longest[groups[n]], groups[n], -len(pairs[n].inputs), pairs[n].inputs),
+    )
 
 
 def _parts(order: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -21,6 +21,12 @@ from runtime.language.scoring.trees import tree_inputs
 MOST_PADDING = 0.05
 """Of the tokens of a micro-batch; a shorter sequence begins another one."""
 
+MICRO_BATCHES = 32
+"""Wanted of a run: with fewer, stages wait long while the pipeline fills and drains."""
+
+FEW_TOKENS = 512
+"""Of a micro-batch: for more micro-batches, they are not made smaller than that."""
+
 
 @dataclass(frozen=True)
 class Label:
@@ -138,12 +144,15 @@ def micro_batches(
     """Divide rows into micro-batches, the longest first.
 
     How they are divided depends on nothing else, so that any number of stages computes the same.
+    A short run has smaller ones, so that several stages work at the same time.
 
     Args:
         rows: In any order.
         max_tokens: Of a micro-batch, padding included; a longer row has one to itself.
         max_rows: Of a micro-batch; default: as many as fit.
     """
+    share = sum(len(row.tokens) for row in rows) // MICRO_BATCHES
+    max_tokens = min(max_tokens, max(share, FEW_TOKENS))
     ordered = sorted(rows, key=lambda row: (-len(row.tokens), row.tokens, row.parents))
     batches: list[MicroBatch] = []
     gathered: list[Row] = []

@@ -25,7 +25,9 @@ class ScorerOptions:
     softmax_dtype: str | None = None
     """Of log-probabilities; default: that of the logits, as transformers computes them."""
     max_tokens: int = MAX_TOKENS
-    """Of a micro-batch, padding included; a longer sequence has one to itself."""
+    """Of a micro-batch, padding included; a longer sequence has one to itself.
+
+    With `share_contexts`, it may have up to a quarter of its tokens more beside it."""
     max_rows: int | None = None
     """Sequences of a micro-batch; default: as many as fit."""
     share_contexts: bool = False

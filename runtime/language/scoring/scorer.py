@@ -12,7 +12,15 @@ from runtime.language.models import ModelFiles, check_token_ids
 from runtime.language.scoring.batching import Asked, MicroBatch, Row, micro_batches, rows_of
 from runtime.language.scoring.options import ScorerOptions
 from runtime.language.scoring.pairs import Score, TokenPair
-from runtime.language.scoring.sharing import PROBE, TOLERANCE, require_full_attention, shared
+from runtime.language.scoring.sharing import (
+    MOST_ADDED,
+    PROBE,
+    TOLERANCE,
+    heeds_length,
+    require_full_attention,
+    shared,
+    without_beginnings,
+)
 from runtime.language.scoring.stage import Kind
 
 if TYPE_CHECKING:
@@ -49,8 +57,8 @@ class Scorer(ABC):
     def score(self, pairs: Sequence[TokenPair], *, progress: Progress | None = None) -> list[Score]:
         """The log-probability of each pair's continuation, in the order of the pairs.
 
-        Pairs are sorted by length for the computation; inputs that several have in common are
-        computed once, and with `share_contexts` what they begin with.
+        Pairs are sorted by length for the computation. Inputs that several have in common, or
+        with which others begin, are computed once, and with `share_contexts` what they begin with.
 
         Args:
             pairs: Any number; none longer than what the model accepts.
@@ -62,6 +70,8 @@ class Scorer(ABC):
             RemoteError: a stage failed, ended without a word, or did not get on in time.
         """
         rows = rows_of(pairs)
+        if not heeds_length(self.config):
+            rows = without_beginnings(rows)
         if self.options.share_contexts:
             self._require_sharing()
             rows = self._shared(rows)
@@ -83,26 +93,32 @@ class Scorer(ABC):
     ) -> list[int]:
         """The most probable token after each sequence, in the order of the sequences.
 
+        A sequence that is there several times is computed once.
+
         Raises:
             ValueError: a sequence is empty.
             ModelError, RemoteError: as of `score`.
         """
         if not all(sequences):
             raise ValueError("a sequence is empty, needed at least one token")
-        rows = [Row(tuple(some), [Asked(n, (), ())]) for n, some in enumerate(sequences)]
-        batches = self._divided(rows)
-        tokens = [0] * len(rows)
+        rows: dict[tuple[int, ...], Row] = {}
+        for number, some in enumerate(map(tuple, sequences)):
+            rows.setdefault(some, Row(some)).asked.append(Asked(number, (), ()))
+        batches = self._divided(list(rows.values()))
+        tokens = [0] * len(sequences)
         answers = self._run(batches, "next_tokens", progress) if batches else ()
         for batch, answer in zip(batches, answers, strict=True):
             for row, token in zip(batch.rows, answer.tolist(), strict=True):
-                tokens[row.asked[0].pair] = token
+                for asked in row.asked:
+                    tokens[asked.pair] = token
         return tokens
 
     def _shared(self, rows: Sequence[Row]) -> list[Row]:
         for row in rows:
             self.files.limits.check(len(row.tokens))
-        longest = self.files.limits.max_positions or self.options.max_tokens
-        return shared(rows, max_tokens=min(self.options.max_tokens, longest))
+        longest = max((len(row.tokens) for row in rows), default=0)
+        room = max(self.options.max_tokens, int(longest * (1 + MOST_ADDED)))
+        return shared(rows, max_tokens=min(room, self.files.limits.max_positions or room))
 
     def _require_sharing(self) -> None:
         """Refuse to share contexts where the model gives other scores then.

@@ -1,9 +1,13 @@
-"""Rows that begin alike, put together, so that their beginnings are computed once."""
+"""Rows that begin alike, put together, so that their beginnings are computed once.
+
+A row with which another one begins needs no row: the other one has its positions. Rows that go on
+in different ways are put together as a tree, whose tokens need a mask of attention.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from runtime.language.scoring.batching import Asked, Row
@@ -17,6 +21,38 @@ PROBE = (TokenPair([0, 1, 2, 3], [4, 5]), TokenPair([0, 1, 2, 3], [6, 7, 8]))
 
 TOLERANCE = 1e-2
 """Nats by which the scores of the probe may differ: more than rounding, less than other inputs."""
+
+MOST_ADDED = 0.25
+"""What rows may have in addition to the longest sequence, as a part of it, beyond `max_tokens`."""
+
+
+def in_common(before: Sequence[int], after: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    pairs = zip(before, after, strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(before), len(after)))
+
+
+def without_beginnings(rows: Sequence[Row]) -> list[Row]:
+    """Ask about rows with which others begin where these are computed.
+
+    What comes after a token changes nothing for a causal model, as little as padding does.
+
+    Args:
+        rows: Single sequences; they stay as they are.
+    """
+    kept: list[Row] = []
+    for row in sorted(rows, key=lambda row: row.tokens, reverse=True):
+        if kept and kept[-1].tokens[: len(row.tokens)] == row.tokens:
+            kept[-1] = replace(kept[-1], asked=[*kept[-1].asked, *row.asked])
+        else:
+            kept.append(row)
+    return kept
+
+
+def heeds_length(config: PreTrainedConfig) -> bool:
+    """Whether the places of tokens are embedded in another way in a longer sequence."""
+    rotary = str(getattr(config.get_text_config(decoder=True), "rope_parameters", None))
+    return "dynamic" in rotary or "longrope" in rotary
 
 
 def shared(rows: Sequence[Row], *, max_tokens: int) -> list[Row]:
@@ -44,10 +80,7 @@ class _Tree:
 
     def add(self, row: Row, max_tokens: int) -> bool:
         """Add a row, if it fits."""
-        alike = takewhile(
-            lambda pair: pair[0] == pair[1], zip(self._last, row.tokens, strict=False)
-        )
-        common = sum(1 for _ in alike)
+        common = in_common(self._last, row.tokens)
         new = len(row.tokens) - common
         start = len(self.row.tokens)
         if 2 * common < len(row.tokens) or start + new > max_tokens:
@@ -68,13 +101,18 @@ class _Tree:
 
 
 def require_full_attention(name: str, config: PreTrainedConfig) -> None:
-    """Refuse a model whose layers do not all see everything before a token.
+    """Refuse a model whose layers see something else than everything before a token.
 
     A mask of one's own takes the place of sliding windows, so these would be left out.
 
     Raises:
         ValueError: naming the setting.
     """
+    if heeds_length(config):
+        raise ValueError(
+            f"share_contexts with {name}, whose rotary embeddings depend on the length of a "
+            "sequence, needed some that do not"
+        )
     kinds = set(getattr(config, "layer_types", None) or ())
     for setting in ("sliding_window", "attention_chunk_size"):
         if getattr(config, setting, None) is not None and kinds != {"full_attention"}:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,8 +35,8 @@ class StageData:
 
     kind: Kind
     micro_batches: int
-    inputs: tuple[dict[str, torch.Tensor], ...] | None
-    """What the model is given of each micro-batch, on the first stage."""
+    inputs: Iterable[dict[str, torch.Tensor]] | None
+    """What the model is given of each micro-batch, on the first stage; made when it is needed."""
     labels: tuple[Any, ...] | None
     """What is asked about each micro-batch, on the last stage."""
 
@@ -47,7 +47,7 @@ def stage_data(batches: Sequence[MicroBatch], kind: Kind, *, first: bool, last: 
     return StageData(
         kind=kind,
         micro_batches=len(batches),
-        inputs=tuple(batch.inputs() for batch in batches) if first else None,
+        inputs=map(MicroBatch.inputs, batches) if first else None,
         labels=tuple(ask(batch) for batch in batches) if last else None,
     )
 
@@ -120,7 +120,7 @@ class ScoringStage:
         evaluator = self.evaluator
         pairs = None
         if data.inputs is not None or data.labels is not None:
-            inputs: Sequence[Any] = data.inputs or ({},) * data.micro_batches
+            inputs: Iterable[Any] = data.inputs or ({},) * data.micro_batches
             pairs = zip(inputs, data.labels or (None,) * data.micro_batches, strict=True)
         self._counter.progress = progress
         try:

@@ -11,7 +11,8 @@ position that it has there. Sums of the attention are taken over other lengths t
 differ by rounding from those of the sequences on their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 
@@ -30,8 +31,17 @@ def tree_inputs(parents: Sequence[Sequence[int]], length: int) -> dict[str, torc
     mask = torch.eye(length, dtype=torch.bool).repeat(len(parents), 1, 1, 1)
     positions = torch.zeros(len(parents), length, dtype=torch.int64)
     for row, before in enumerate(parents):
-        for place, parent in enumerate(before):
+        for first, stop in _runs(before):
+            run, parent = slice(first, stop), before[first]
             if parent >= 0:
-                mask[row, 0, place] |= mask[row, 0, parent]
-        positions[row, : len(before)] = mask[row, 0, : len(before)].sum(dim=-1) - 1
+                mask[row, 0, run] |= mask[row, 0, parent]
+            mask[row, 0, run, run] = torch.ones(stop - first, stop - first, dtype=torch.bool).tril()
+            start = 0 if parent < 0 else int(positions[row, parent]) + 1
+            positions[row, run] = torch.arange(start, start + stop - first)
     return {"attention_mask": mask, "position_ids": positions}
+
+
+def _runs(parents: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Where tokens that follow one another begin, and where they have ended."""
+    starts = [place for place, parent in enumerate(parents) if place == 0 or parent != place - 1]
+    return pairwise([*starts, len(parents)])

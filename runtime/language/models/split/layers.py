@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Conditions = dict[str, torch.Tensor]
-"""`attention_mask` and `position_ids` of a micro-batch, if it has them: [micro_batch, sequence]."""
+"""`attention_mask` and `position_ids` of a micro-batch, if it has them: [micro_batch, sequence].
+
+A mask may also say which token sees which: bool [micro_batch, 1, sequence, sequence]."""
 
 Activation = torch.Tensor | dict[str, torch.Tensor]
 
@@ -82,7 +84,7 @@ class EmbeddingLayer(nn.Module):
         Args:
             input_ids: int64 [micro_batch, sequence].
             attention_mask: As collators of transformers make it, 0 where there is padding (on
-                either side): [micro_batch, sequence].
+                either side): [micro_batch, sequence]. Or of `Conditions`' other kind.
             position_ids: int64 [micro_batch, sequence]; default: 0, 1, 2, ... in each row, as in
                 the model's own forward, also where there is padding on the left.
 
@@ -137,6 +139,11 @@ class Surroundings(nn.Module):
                 return calls, passed_on
         copies = {name: tensor.clone() for name, tensor in conditions.items()}
         inputs = {"inputs_embeds": hidden, **copies}
+        mask = copies.get("attention_mask")
+        if mask is not None and mask.dim() == 4 and mask.dtype == torch.bool:
+            # Attention that is written out would add it as numbers, and see everything.
+            numbers = torch.zeros_like(mask, dtype=hidden.dtype)
+            inputs["attention_mask"] = numbers.masked_fill_(~mask, -torch.inf)
         calls = arguments_of_layers(self.lm, self.layers, self.returned, **inputs)
         self._last = key, copies, calls
         return calls, copies

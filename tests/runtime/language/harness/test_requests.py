@@ -12,10 +12,11 @@ from runtime.language.harness.generation import (
     generation_request,
     is_stopped,
 )
+from runtime.language.harness.model import _order
 from runtime.language.harness.processes import started
 from runtime.language.harness.tokens import scored_pair, special_tokens
 from runtime.language.models import locate_model
-from runtime.language.scoring import ScorerOptions
+from runtime.language.scoring import ScorerOptions, TokenPair
 from tests.support.tiny_models import POSITIONS, tiny_tokenizer
 
 
@@ -37,6 +38,19 @@ def test_a_pair_is_cut_from_the_left_and_its_last_token_takes_no_room():
     assert scored_pair([1, 2], [5, 6, 7], max_length=3).inputs == (2, 5, 6)
     with pytest.raises(ValueError, match="a continuation has 4 tokens, needed at most 3"):
         scored_pair([1], [5, 6, 7, 8], max_length=3)
+
+
+def test_answers_after_one_context_stay_together_the_longest_first():
+    long, short = list(range(9)), list(range(5))
+    pairs = [
+        TokenPair(short, [1]),
+        TokenPair(long, [1]),
+        TokenPair(list(range(10)), [1]),
+        TokenPair(long, [1, 2, 3]),
+        TokenPair([7], [1, 2, 3]),
+        TokenPair(short, [3]),
+    ]
+    assert _order(pairs) == [3, 1, 2, 0, 5, 4]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.language.scoring.batching import MOST_PADDING, micro_batches, rows_of
+from runtime.language.scoring.batching import (
+    FEW_TOKENS,
+    MICRO_BATCHES,
+    MOST_PADDING,
+    micro_batches,
+    rows_of,
+)
 from runtime.language.scoring.pairs import TokenPair
 
 TOKENS = st.lists(st.integers(0, 3), min_size=1, max_size=6)
@@ -52,6 +58,16 @@ def test_two_thousand_different_lengths_are_hardly_padded():
     tokens = sum(batch.tokens for batch in batches)
     assert (padded - tokens) / padded < 0.05
     assert len(batches) < 500
+
+
+def test_a_short_run_has_micro_batches_enough_to_keep_several_stages_busy():
+    def sizes(length, number):
+        rows = rows_of(TokenPair([n, *[1] * (length - 1)], [2]) for n in range(number))
+        return [len(batch.rows) for batch in micro_batches(rows, max_tokens=8192)]
+
+    assert sizes(length=128, number=64) == [FEW_TOKENS // 128] * 16
+    assert sizes(length=1024, number=64) == [2] * MICRO_BATCHES
+    assert sizes(length=1024, number=512) == [8] * 64
 
 
 def test_answers_with_the_same_inputs_are_computed_once():

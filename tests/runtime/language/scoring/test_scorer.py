@@ -10,8 +10,8 @@ import torch.distributed as dist
 
 from runtime.language.models import ModelError, load_causal_lm, locate_model
 from runtime.language.scoring import LocalScorer, ScorerOptions, TokenPair
+from runtime.language.scoring.batching import MicroBatch
 from runtime.language.scoring.greedy import generate_greedily
-from runtime.language.scoring.stage import ScoringStage
 from runtime.modules.partition import PartitionError
 from tests.support.other_users import ports
 from tests.support.tiny_models import POSITIONS, VOCABULARY, tiny_model, tiny_tokenizer
@@ -41,8 +41,25 @@ def pairs():
         return [generator.randrange(VOCABULARY) for _ in range(generator.randint(1, most))]
 
     found = [TokenPair(tokens(POSITIONS - 5), tokens(6)) for _ in range(40)]
-    context = tokens(20)
-    return [*found, *(TokenPair(context, [answer]) for answer in range(VOCABULARY))]
+    context, answer = tokens(20), tokens(6)
+    return [
+        *found,
+        *(TokenPair(context, [answer]) for answer in range(VOCABULARY)),
+        *(TokenPair(context, answer[:length]) for length in range(1, 1 + len(answer))),
+    ]
+
+
+def computed(monkeypatch):
+    """Notes the lengths of the rows that are given to a model."""
+    lengths = []
+    whole = MicroBatch.inputs
+
+    def inputs(batch):
+        lengths.extend(len(row.tokens) for row in batch.rows)
+        return whole(batch)
+
+    monkeypatch.setattr(MicroBatch, "inputs", inputs)
+    return lengths
 
 
 def test_a_scorer_opens_no_port_and_removes_its_directory(directory):
@@ -96,6 +113,26 @@ def test_scores_are_those_of_transformers_for_any_number_of_stages(directory):
     assert not dist.is_initialized()
 
 
+def test_what_answers_have_in_common_is_computed_once(directory, monkeypatch):
+    lengths, context = computed(monkeypatch), list(range(20))
+    answers = ([1], [2], [1], [3, 4, 5], [3, 4], [3], [6, 7])
+    with LocalScorer(directory, OPTIONS) as scorer:
+        scorer.score([TokenPair(context, answer) for answer in answers])
+        assert lengths == [22, 21]
+        lengths.clear()
+        first, second, third = scorer.next_tokens([context, [5], context])
+        assert lengths == [20, 1]
+        assert first == third != second
+
+
+def test_a_context_that_is_longer_than_a_micro_batch_is_shared(directory, monkeypatch):
+    lengths, context = computed(monkeypatch), list(range(40))
+    options = replace(OPTIONS, share_contexts=True, max_tokens=16)
+    with LocalScorer(directory, options) as scorer:
+        scorer.score([TokenPair(context, [n, n, n]) for n in range(4)])
+    assert lengths[-1] == 40 + 4 * 2
+
+
 def test_generation_is_that_of_transformers(directory):
     model = load_causal_lm(locate_model(directory))
     contexts = [[5, 9, 17], [200, 4], [3] * 20]
@@ -141,14 +178,7 @@ def test_what_sequences_begin_with_can_be_computed_once(directory):
 
 
 def test_a_model_that_does_not_heed_its_mask_shares_nothing(directory, monkeypatch):
-    whole = ScoringStage.run
-
-    def without_masks(stage, data, **options):
-        for inputs in data.inputs:
-            inputs.pop("attention_mask", None)
-        return whole(stage, data, **options)
-
-    monkeypatch.setattr(ScoringStage, "run", without_masks)
+    monkeypatch.setattr(MicroBatch, "inputs", lambda batch: {"input_ids": batch.input_ids()})
     with (
         LocalScorer(directory, replace(OPTIONS, share_contexts=True)) as scorer,
         pytest.raises(ValueError, match="nats when contexts are shared, needed a model that heeds"),

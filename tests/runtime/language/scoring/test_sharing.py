@@ -1,14 +1,23 @@
 """Sequences that begin alike, as one row."""
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, MistralConfig
 
-from runtime.language.scoring.batching import micro_batches, rows_of
+from runtime.language.models import split_causal_lm
+from runtime.language.scoring.batching import MicroBatch, micro_batches, rows_of
 from runtime.language.scoring.pairs import TokenPair
-from runtime.language.scoring.sharing import require_full_attention, shared
+from runtime.language.scoring.sharing import (
+    in_common,
+    require_full_attention,
+    shared,
+    without_beginnings,
+)
+from runtime.language.scoring.stage import stage_data
 from runtime.language.scoring.trees import tree_inputs
+from tests.support.tiny_models import tiny_model
 
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=6)
 PAIRS = st.lists(st.builds(TokenPair, TOKENS, TOKENS), min_size=1, max_size=30)
@@ -32,9 +41,28 @@ def test_the_mask_and_the_positions_of_a_tree_are_those_of_its_sequences():
     ]
 
 
-@given(pairs=PAIRS, max_tokens=st.integers(1, 40))
-def test_each_question_sees_the_tokens_before_it_and_no_others(pairs, max_tokens):
-    rows = shared(rows_of(pairs), max_tokens=max_tokens)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_any_attention_heeds_the_mask_of_a_tree(attention):
+    model = tiny_model("llama")
+    model.set_attn_implementation(attention)
+    first, *layers = split_causal_lm(model)
+    rows = rows_of([TokenPair([5, 6, 7, 8], answer) for answer in ([9, 10, 11], [12, 13, 14])])
+    (row,) = shared(rows, max_tokens=20)
+    (batch,) = micro_batches([row], max_tokens=20)
+    with torch.inference_mode():
+        found = first(**batch.inputs())
+        for layer in layers:
+            found = layer(found)
+        for apart in rows:
+            (asked,) = [one for one in row.asked if one.pair == apart.asked[0].pair]
+            wanted = model(torch.tensor([apart.tokens])).logits[0, -len(asked.places) :]
+            torch.testing.assert_close(found[0, asked.places], wanted, rtol=0, atol=1e-5)
+
+
+@given(pairs=PAIRS, max_tokens=st.integers(1, 40), tree=st.booleans())
+def test_each_question_sees_the_tokens_before_it_and_no_others(pairs, max_tokens, tree):
+    apart = rows_of(pairs)
+    rows = shared(apart, max_tokens=max_tokens) if tree else without_beginnings(apart)
     asked: list[list[tuple[tuple[int, ...], int]]] = [[] for _ in pairs]
     for batch in micro_batches(rows, max_tokens=max_tokens):
         inputs, label = batch.inputs(), batch.label()
@@ -66,11 +94,49 @@ def test_sharing_never_computes_more_and_keeps_rows_short(pairs, max_tokens):
     assert all(len(row.tokens) <= max(max_tokens, longest) for row in rows)
 
 
+@given(pairs=PAIRS)
+def test_a_sequence_with_which_another_one_begins_has_no_row_and_needs_no_mask(pairs):
+    apart = rows_of(pairs)
+    rows = without_beginnings(apart)
+    sequences = {row.tokens for row in apart}
+    assert sorted(row.tokens for row in rows) == sorted(
+        tokens
+        for tokens in sequences
+        if not any(tokens != other and tokens == other[: len(tokens)] for other in sequences)
+    )
+    assert not any(row.parents for row in rows)
+    assert rows_of(pairs) == apart
+
+
+@given(before=TOKENS, after=TOKENS)
+def test_what_sequences_have_in_common_ends_where_they_differ(before, after):
+    common = in_common(before, after)
+    assert before[:common] == after[:common]
+    assert before[common : common + 1] != after[common : common + 1] or before == after
+
+
+def test_masks_are_made_when_they_are_needed(monkeypatch):
+    made = []
+    monkeypatch.setattr(MicroBatch, "inputs", made.append)
+    batches = micro_batches(rows_of([TokenPair([1], [2]), TokenPair([1] * 9, [2])]), max_tokens=1)
+    data = stage_data(batches, "score", first=True, last=True)
+    assert made == []
+    assert len(list(data.inputs)) == len(made) == len(batches) == 2
+
+
 def test_four_answers_to_a_long_question_share_it():
     question = list(range(100))
     rows = rows_of(TokenPair(question, [200 + n, 7, 8]) for n in range(4))
     (row,) = shared(rows, max_tokens=500)
     assert len(row.tokens) == 100 + 4 * 2
+
+
+def test_embeddings_that_depend_on_the_length_are_refused():
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    with pytest.raises(
+        ValueError, match="share_contexts with llama, whose rotary embeddings depend"
+    ):
+        require_full_attention("llama", LlamaConfig(rope_parameters=rope))
 
 
 def test_layers_that_do_not_see_all_tokens_are_refused():
