@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from runtime.data.micro_batches import DataError
 from runtime.data.samples import WeightFunction
 from runtime.distributed.grid import connected
-from runtime.evaluation.pipeline_module import PipelineModule
+from runtime.evaluation.rank_layers import RankLayers
 from runtime.evaluation.runner import Runner
 from runtime.evaluation.setup import Setup
 from runtime.execution.cuda_graphs import require_gpu
@@ -40,7 +40,7 @@ from schemas import LogitsTo, PipelinePlan, ReduceOutput
 _LOG = logging.getLogger(__name__)
 
 
-class Evaluator(PipelineModule):
+class Evaluator(RankLayers):
     """Evaluates a model whose layers are spread over the stages of a pipeline.
 
     Every stage is a process (or a thread, with the in-memory transport) that makes an evaluator of

@@ -1,4 +1,4 @@
-"""A model that is spread over the ranks of a pipeline, as one of them holds it."""
+"""The layers of one rank of a pipeline."""
 
 from collections.abc import Hashable, Sequence
 from functools import partial
@@ -23,8 +23,8 @@ from schemas import CheckpointManifest
 from schemas.plans import in_circle
 
 
-class PipelineModule(Closable):
-    """The layers of one rank, built, saved and loaded together with those of the others."""
+class RankLayers(Closable):
+    """What a rank holds of a model: built, saved and loaded together with the other ranks'."""
 
     def __init__(
         self,
