@@ -24,6 +24,7 @@ from runtime.language.text import IGNORED
 from runtime.modules.modes import evaluating
 from runtime.outputs.exact_sums import weighted_average
 from runtime.outputs.values import LossFunction
+from runtime.tensors.activation import ALIGNMENT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -108,10 +109,6 @@ class Reference:
 
     loss: float
     digests: list[str]
-
-
-ALIGNMENT = 64
-"""Bytes to which torch aligns the memory of tensors on a CPU."""
 
 
 def reference(

@@ -126,6 +126,15 @@ def positions_at_once(output: PendingLogits | torch.Tensor, logits_at_once: int)
     return max(1, logits_at_once // output.shape[-1])
 
 
+def _losses_in_pieces(
+    output: PendingLogits | torch.Tensor, targets: Targets, logits_at_once: int
+) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+    """Which of the targets, their logits in float32 and their losses, a piece at a time."""
+    for piece, found in logits_in_pieces(output, targets.positions, logits_at_once):
+        logits, tokens = found.float(), targets.tokens[piece]
+        yield piece, logits, functional.cross_entropy(logits, tokens, reduction="none")
+
+
 def target_losses(
     output: PendingLogits | torch.Tensor,
     targets: Targets,
@@ -140,9 +149,8 @@ def target_losses(
         logits_at_once: See `logits_in_pieces`.
     """
     losses = torch.empty(len(targets), dtype=torch.float32, device=targets.tokens.device)
-    for piece, logits in logits_in_pieces(output, targets.positions, logits_at_once):
-        tokens = targets.tokens[piece]
-        losses[piece] = functional.cross_entropy(logits.float(), tokens, reduction="none")
+    for piece, _, found in _losses_in_pieces(output, targets, logits_at_once):
+        losses[piece] = found
     return losses
 
 
@@ -162,10 +170,10 @@ def label_scores(
     targets = Targets.of(labels)
     log_probs = torch.zeros(labels.numel(), dtype=torch.float32, device=labels.device)
     greedy = torch.ones(labels.numel(), dtype=torch.bool, device=labels.device)
-    for piece, found in logits_in_pieces(output, targets.positions, logits_at_once):
-        at, tokens, logits = targets.positions[piece], targets.tokens[piece], found.float()
-        log_probs[at] = -functional.cross_entropy(logits, tokens, reduction="none")
-        greedy[at] = logits.argmax(-1) == tokens
+    for piece, logits, losses in _losses_in_pieces(output, targets, logits_at_once):
+        at = targets.positions[piece]
+        log_probs[at] = -losses
+        greedy[at] = logits.argmax(-1) == targets.tokens[piece]
     return LabelScores(log_probs.view_as(labels), greedy.view_as(labels))
 
 
