@@ -168,6 +168,30 @@ def test_who_connects_late_changes_nothing_of_the_next_generation(made, monkeypa
     pipeline.abandon()
 
 
+def test_the_store_keeps_no_address_of_groups_that_were_abandoned(monkeypatch):
+    monkeypatch.setattr(groups_module, "backend_of", lambda *_: "gloo")
+    monkeypatch.setattr(dist, "get_process_group_ranks", lambda _: [0, 1])
+    store, together = InMemoryNetwork(1).store, threading.Barrier(2, timeout=60)
+
+    def keys_of_generations(rank: int) -> list[int]:
+        parent: Any = SimpleNamespace(rank=lambda: rank)
+        group, found = RenewableGroup(parent, store, CPU), []
+        for generation in range(3):
+            group.open(generation, MINUTE)
+            group.edge(0, 1)
+            together.wait()
+            found.append(store.num_keys())
+            group.abandon()
+            together.wait()
+        group.close()
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        for first, *later in pool.map(keys_of_generations, range(2)):
+            assert first > 0
+            assert later == [first, first], "gloo has another key now: see `_forget_addresses`"
+
+
 def test_a_group_of_another_backend_cannot_begin_again(made, monkeypatch):
     monkeypatch.setattr(groups_module, "backend_of", lambda *_: "mpi")
     pipeline = renewable()
