@@ -15,8 +15,3 @@ def require_layers(where: object, found: int, needed: int) -> None:
     """
     if found != needed:
         raise CheckpointError(f"{where} holds {found} layers, and the model has {needed}")
-
-
-def one_line(error: Exception) -> str:
-    """The message of another library's error, which may have several lines."""
-    return " ".join(str(error).split())

@@ -12,8 +12,9 @@ from glob import escape
 from pathlib import Path
 from uuid import uuid4
 
-from runtime.checkpoint.errors import CheckpointError, one_line
+from runtime.checkpoint.errors import CheckpointError
 from runtime.checkpoint.write import synchronise
+from schedcc.io.plain_text import one_line
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2

@@ -12,7 +12,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from runtime.checkpoint.errors import CheckpointError, one_line
+from runtime.checkpoint.errors import CheckpointError
+from schedcc.io.plain_text import one_line
 from schemas import CheckpointManifest
 
 MANIFEST = "manifest.json"

@@ -20,6 +20,12 @@ def visible(text: object, *, lines: bool = False) -> str:
     return "".join(c if c.isprintable() or c in kept else repr(c)[1:-1] for c in str(text))
 
 
+def one_line(error: Exception) -> str:
+    """The message of another library's error, which may have several lines."""
+    text = " ".join(str(error).split())
+    return f"there is no entry {text}" if isinstance(error, KeyError) else text
+
+
 def encodable(text: str) -> str:
     r"""`text` with escapes for half characters, such as file names that are no UTF-8 have.
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from runtime.checkpoint.errors import CheckpointError, one_line
+from runtime.checkpoint.errors import CheckpointError
 from runtime.checkpoint.tensors import Spec
+from schedcc.io.plain_text import one_line
 
 
 def read_specs(path: Path) -> dict[str, Spec]:

@@ -14,9 +14,9 @@ from lm_eval.models.utils import configure_pad_token, has_bos_prefix
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from runtime.language.models import ModelError
-from runtime.language.models.errors import one_line
 from runtime.language.models.quiet import LOCAL, quiet_transformers
 from runtime.language.scoring import TokenPair
+from schedcc.io.plain_text import one_line
 
 
 def load_tokenizer(directory: str | Path, config: Any, *, add_bos_token: bool | None) -> Any:

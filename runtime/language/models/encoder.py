@@ -19,11 +19,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from runtime.language.models.errors import ModelError, one_line
+from runtime.language.models.errors import ModelError
 from runtime.language.models.files.directory import MOST_BYTES, read_object, require_inside
 from runtime.language.models.files.names import CONFIG, ENCODER_STEPS
 from runtime.language.models.files.shape import SequenceLimits
 from schedcc.io.bounded import content_of
+from schedcc.io.plain_text import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

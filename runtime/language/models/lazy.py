@@ -21,7 +21,7 @@ from torch import nn
 from runtime.checkpoint import CheckpointError, Source, StoredTensor
 from runtime.language.models.described import Described, describe
 from runtime.language.models.encoder import ENCODERS
-from runtime.language.models.errors import ModelError, one_line
+from runtime.language.models.errors import ModelError
 from runtime.language.models.files.directory import read_config, require_all_is_read
 from runtime.language.models.files.names import CONFIG
 from runtime.language.models.files.shape import ModelFiles
@@ -30,6 +30,7 @@ from runtime.language.models.split.scores import ScoringLayer
 from runtime.language.models.weights.fit import require_fit
 from runtime.language.models.weights.memory import Loaded, materialise
 from runtime.modules.layers import LayerSpec
+from schedcc.io.plain_text import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

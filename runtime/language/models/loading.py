@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from runtime.checkpoint import CheckpointError
-from runtime.language.models.errors import ModelError, one_line
+from runtime.language.models.errors import ModelError
 from runtime.language.models.files.directory import is_by_layers
 from runtime.language.models.files.shape import ModelFiles
 from runtime.language.models.lazy import load_whole
 from runtime.language.models.quiet import LOCAL, quiet_transformers
 from runtime.language.models.weights.fit import require_fully_loaded
 from runtime.language.models.weights.hugging_face import read_weights
+from schedcc.io.plain_text import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,8 +13,8 @@ from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
-from runtime.language.models.errors import ModelError, one_line
-from schedcc.io.plain_text import visible
+from runtime.language.models.errors import ModelError
+from schedcc.io.plain_text import one_line, visible
 
 _MAGIC = b"GGUF"
 # Raised whenever the same file has to be converted anew, because the conversion has changed.

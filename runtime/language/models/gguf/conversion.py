@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
-from runtime.language.models.errors import ModelError, one_line
+from runtime.language.models.errors import ModelError
 from runtime.language.models.files.names import WEIGHT_INDEXES
 from runtime.language.models.gguf.check import (
     check_architecture,
@@ -35,6 +35,7 @@ from runtime.language.models.gguf.check import (
 from runtime.language.models.gguf.header import check_header
 from runtime.language.models.gguf.tokenizer import load_gguf_tokenizer
 from runtime.language.models.quiet import LOCAL, quiet_transformers
+from schedcc.io.plain_text import one_line
 
 SHARD_BYTES = 32 * 2**20
 """Of a file of the result, unless the model has a larger tensor, which then decides."""

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from runtime.language.models.errors import ModelError, one_line
+from runtime.language.models.errors import ModelError
 from runtime.language.models.split.dataflow import Dataflow
 from runtime.language.models.split.frame import (
     Arguments,
@@ -37,6 +37,7 @@ from runtime.language.models.split.frame import (
     frame_of,
     run,
 )
+from schedcc.io.plain_text import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,8 +53,6 @@ _CONDITIONS: tuple[dict[str, torch.Tensor], ...] = (
 )
 _WORDS = 8
 _WARNING = "warn_if_padding_and_no_attention_mask"
-CONDITIONS = ("attention_mask", "position_ids")
-"""What a model may be given beside its tokens."""
 
 
 @dataclass
@@ -67,7 +66,7 @@ class Separation:
     returned: Wrapping = as_tensor
     """What the decoder layers return."""
     conditions: frozenset[str] = frozenset()
-    """Which of `CONDITIONS` the model takes."""
+    """Which of `attention_mask` and `position_ids` the model takes beside its tokens."""
 
 
 class _RefusedError(Exception):

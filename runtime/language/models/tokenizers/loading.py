@@ -14,12 +14,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.language.models.errors import ModelError, one_line
+from runtime.language.models.errors import ModelError
 from runtime.language.models.files.directory import read_object
 from runtime.language.models.files.names import MERGES, TOKENIZER, TOKENIZER_CONFIG
 from runtime.language.models.files.shape import ModelFiles
 from runtime.language.models.quiet import LOCAL, quiet_transformers
 from runtime.language.models.tokenizers.check import difference, require_declared_ids
+from schedcc.io.plain_text import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
