@@ -22,9 +22,6 @@ class _Size(TypedDict):
     ranks: int
 
 
-BACKENDS: tuple[Backend, ...] = ("networkx", "arrays")
-
-
 def assert_executes(
     plan: PipelinePlan, transports: Iterable[TransportModel] = TRANSPORT_MODELS
 ) -> None:

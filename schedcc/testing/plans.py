@@ -10,18 +10,14 @@ peer's is named last: `2C0@1:1@0`.
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from itertools import product
-from typing import cast, get_args
+from collections.abc import Iterable
+from typing import cast
 
-from schedcc import Outcome, compile_pipeline, dependency_graph
-from schedcc.checks.deadlock import check_deadlock
 from schedcc.io.picture import cell
 from schemas import (
     BufferInstruction,
     CopyActivation,
     EpilogueInstruction,
-    Finding,
     ForwardPass,
     GroupEnd,
     GroupStart,
@@ -34,11 +30,9 @@ from schemas import (
     SendActivation,
     Step,
     StepInstruction,
-    TransportModel,
     WaitRecvActivation,
     WaitSendActivation,
 )
-from schemas.instruction_set.epilogue import LogitsTo, ReduceOutput
 
 SYMBOLS: dict[str, type[BufferInstruction]] = {
     "L": LoadMicroBatch,
@@ -119,39 +113,3 @@ def with_program(plan: PipelinePlan, changed: RankProgram) -> PipelinePlan:
     """`plan` with another program for one of its ranks."""
     programs = (changed if p.rank == changed.rank else p for p in plan.programs)
     return plan.model_copy(update={"programs": tuple(programs)})
-
-
-def all_outcomes(replicas: tuple[int, ...] = (1, 2)) -> Iterator[Outcome]:
-    """Every combination of what can be asked for."""
-    truth = (True, False)
-    reductions: tuple[ReduceOutput | None, ...] = (*get_args(ReduceOutput), None)
-    places: tuple[LogitsTo | None, ...] = (None, *get_args(LogitsTo))
-    for loss, reduction, bcast, logits, metrics, copies in product(
-        truth, reductions, truth, places, truth, replicas
-    ):
-        yield Outcome(
-            compute_loss=loss,
-            reduce_output=reduction,
-            bcast_loss=bcast,
-            return_logits=logits is not None,
-            logits_to=logits or "last",
-            compute_metrics=metrics,
-            replicas=copies,
-        )
-
-
-def deadlocks(plan: PipelinePlan, transport: TransportModel | None = None) -> list[Finding]:
-    """What `check_deadlock` finds under a model of the transport."""
-    return list(check_deadlock(dependency_graph(plan, transport)))
-
-
-def sends_first(micro_batches: int, stages: int) -> PipelinePlan:
-    """The inference schedule with every stage sending before it receives."""
-    plan = compile_pipeline(micro_batches, stages)
-    for program in plan.programs:
-        steps = tuple(
-            tuple(sorted(step, key=lambda i: not isinstance(i, SendActivation)))
-            for step in program.steps
-        )
-        plan = with_program(plan, program.model_copy(update={"steps": steps}))
-    return plan

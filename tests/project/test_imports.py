@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 ROOMS = {
     "schedcc": (
         ("_modules", "errors", "table"),
-        ("analysis", "passes", "restrict", "schedules"),
+        ("analysis", "passes", "schedules"),
         ("checks", "derive"),
         ("verify",),
         ("proof",),

@@ -6,14 +6,14 @@
 import argparse
 from collections import Counter
 from random import Random
+from typing import get_args
 
 from schedcc import compile_pipeline
 from schedcc.analysis.times import Backend
 from schedcc.testing import TRANSPORT_MODELS, assert_agreement, random_mutant
-from schedcc.testing.assertions import BACKENDS
-from schedcc.testing.plans import all_outcomes
 from schedcc.verify import verdict
 from schemas import PipelinePlan, TransportModel
+from tests.support.plans import all_outcomes
 
 STRICTEST, MODELS = TRANSPORT_MODELS[0], TRANSPORT_MODELS
 
@@ -65,7 +65,7 @@ def walk(number: int, seed: int) -> Counter[str]:
     plan = a_plan(random)
     for _ in range(number):
         mutant = random_mutant(plan, random)
-        came = compare(mutant, a_model(random), random.choice(BACKENDS))
+        came = compare(mutant, a_model(random), random.choice(get_args(Backend)))
         verdicts[came] += 1
         if random.random() < 0.02:
             plan = a_plan(random)

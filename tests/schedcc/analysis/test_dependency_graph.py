@@ -8,9 +8,10 @@ from hypothesis import given, settings
 
 from schedcc import compile_pipeline, dependency_graph
 from schedcc.analysis.graph import Event
-from schedcc.testing.plans import deadlocks, pipeline
+from schedcc.testing.plans import pipeline
 from schedcc.testing.strategies import at_corners, random_transfers, sizes
 from schemas import PipelinePlan
+from tests.support.plans import deadlocks
 
 
 def edges(plan: PipelinePlan) -> set[str]:

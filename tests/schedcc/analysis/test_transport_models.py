@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schedcc import check, compile_pipeline, compile_stage, dependency_graph
-from schedcc.testing.plans import deadlocks, pipeline
+from schedcc.testing.plans import pipeline
 from schedcc.testing.strategies import at_corners, random_transfers, sizes
 from schemas import PipelinePlan, Report, TransportModel
+from tests.support.plans import deadlocks
 
 STRICTEST = TransportModel()
 PER_CHANNEL = TransportModel(queue="channel")

@@ -7,8 +7,9 @@ import pytest
 
 from schedcc.checks.collectives import collectives_hold
 from schedcc.table.table import PlanTable
-from schedcc.testing.plans import deadlocks, pipeline, program
+from schedcc.testing.plans import pipeline, program
 from schemas import BroadcastLoss, Finding, MoveLogits, PipelinePlan
+from tests.support.plans import deadlocks
 
 
 def circle(plan: PipelinePlan) -> str:

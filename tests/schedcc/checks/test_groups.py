@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from schedcc import TransportModel, check
 from schedcc.testing.mutations import random_mutant
-from schedcc.testing.plans import deadlocks, pipeline
+from schedcc.testing.plans import pipeline
 from schedcc.testing.strategies import grouped_transfers
 from schedcc.verify import verdict
 from schemas import Finding
+from tests.support.plans import deadlocks
 from tests.tools.mutant_walk import MODELS as EVERY_MODEL
 from tests.tools.mutant_walk import compare
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 
 from schedcc import Costs, check, compile_pipeline, simulate
-from schedcc.testing.plans import pipeline, sends_first
+from schedcc.testing.plans import pipeline
 from schedcc.testing.strategies import at_corners, sizes
 from schedcc.verify import verdict
 from schemas import (
@@ -19,6 +19,7 @@ from schemas import (
     WaitRecvActivation,
     WaitSendActivation,
 )
+from tests.support.plans import sends_first
 
 
 @at_corners()

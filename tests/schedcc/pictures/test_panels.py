@@ -9,10 +9,11 @@ from schedcc.pictures.content import content
 from schedcc.pictures.page import page
 from schedcc.pictures.panel import Phase
 from schedcc.pictures.planned import plan_panel, timeline_panel
-from schedcc.testing.plans import pipeline, sends_first
+from schedcc.testing.plans import pipeline
 from schedcc.testing.strategies import at_corners, sizes
 from schemas import BufferInstruction, Timeline
 from tests.support.pictures import Page, rows_of
+from tests.support.plans import sends_first
 
 COSTS = Costs(forward=1.0, transfer=0.25, load=0.125)
 

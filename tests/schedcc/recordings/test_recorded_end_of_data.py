@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from schedcc import compile_pipeline
 from schedcc.recordings import conform, postmortem, read_recording
 from schedcc.recordings.files import RecordingFileError
-from schedcc.restrict import restricted
 from schedcc.testing.strategies import at_corners, sizes
 from schedcc.trace import recorded_trace
 from schemas import PipelinePlan
+from tests.support.plans import restricted
 from tests.support.recordings import CLOSE, Line, lines_of_run, write
 
 PLAN = compile_pipeline(6, 3)

@@ -11,7 +11,6 @@ from schedcc import (
     compile_pipeline,
 )
 from schedcc.schedules.epilogue import epilogue
-from schedcc.testing.plans import all_outcomes
 from schemas import (
     AllReduceLoss,
     AllReduceMetrics,
@@ -22,6 +21,7 @@ from schemas import (
     MoveLogits,
     ReduceLoss,
 )
+from tests.support.plans import all_outcomes
 
 AVERAGE, KEEP = ReduceLoss(reduction="avg"), ReduceLoss(reduction="none")
 
