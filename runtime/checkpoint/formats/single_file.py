@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runtime.checkpoint.errors import CheckpointError
-from runtime.checkpoint.formats import safetensors_files, torch_files
+from runtime.checkpoint.formats import tensor_files
 from runtime.checkpoint.formats.source import StoredTensor
 
 
@@ -31,17 +31,14 @@ class FileOfTensors:
 
     def tensors(self, layer: int) -> Mapping[str, StoredTensor]:
         """All tensors of the file; see `Source`."""
-        is_safetensors = self.path.suffix == ".safetensors"
-        read = safetensors_files.read_specs if is_safetensors else torch_files.read_specs
         return {
             name: StoredTensor(layer, name, spec, self.path, name)
-            for name, spec in read(self.path).items()
+            for name, spec in tensor_files.read_specs(self.path).items()
         }
 
     def verify(self, layer: int) -> None:
         """Read everything; only files of `torch.save` have checksums."""
-        if self.path.suffix != ".safetensors":
-            torch_files.verify(self.path)
+        tensor_files.verify(self.path)
         for tensor in self.tensors(layer).values():
             tensor.verify()
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from runtime.checkpoint.errors import CheckpointError
-from runtime.checkpoint.formats import safetensors_files, torch_files
+from runtime.checkpoint.formats import tensor_files
 from runtime.checkpoint.tensors import Spec, digest
 
 
@@ -37,9 +37,7 @@ class StoredTensor:
         Raises:
             CheckpointError: it cannot be read.
         """
-        is_safetensors = self.file.suffix == ".safetensors"
-        read = safetensors_files.read_tensor if is_safetensors else torch_files.read_tensor
-        tensor = read(self.file, self.stored_as)
+        tensor = tensor_files.read_tensor(self.file, self.stored_as)
         found = Spec.of(tensor)
         if found != self.spec:
             raise CheckpointError(f"{self} is {found}, needed {self.spec}")

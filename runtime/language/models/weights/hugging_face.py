@@ -16,12 +16,12 @@ import torch
 
 from runtime.checkpoint import CheckpointError, StoredTensor
 from runtime.checkpoint.errors import require_layers
-from runtime.checkpoint.formats import safetensors_files as safetensors
-from runtime.checkpoint.formats import torch_files
+from runtime.checkpoint.formats.tensor_files import read_specs
 from runtime.checkpoint.tensors import Spec
 from runtime.language.models.files.directory import weight_entry, weight_map
 from runtime.language.models.files.names import WEIGHTS
 from runtime.language.models.weights.conversion import Conversion, Group
+from schedcc.io.plain_text import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -167,7 +167,7 @@ class HuggingFaceCheckpoint:
             except Exception as error:  # of shapes that cannot be stacked, for example
                 raise CheckpointError(
                     f"{self.path} holds {group.sources[0][1]}, which does not become "
-                    f"{group.first}: {' '.join(str(error).split())}"
+                    f"{group.first}: {one_line(error)}"
                 ) from error
             found |= {name: (group, Spec.of(tensor)) for name, tensor in made.items()}
         return found
@@ -194,13 +194,13 @@ def read_weights(directory: Path) -> tuple[dict[str, tuple[Path, Spec]], list[st
     if entry is None:
         raise CheckpointError(f"{directory} has no weights: needed {' or '.join(WEIGHTS)}")
     if entry.suffix != ".json":
-        return {name: (entry, spec) for name, spec in _read_specs(entry).items()}, []
+        return {name: (entry, spec) for name, spec in read_specs(entry).items()}, []
     indexed = weight_map(entry)
     stored: dict[str, tuple[Path, Spec]] = {}
     overruled = []
     for file in sorted(set(indexed.values())):
         path = directory / file
-        for name, spec in _read_specs(path).items():
+        for name, spec in read_specs(path).items():
             if indexed.get(name, file) != file:
                 overruled.append(name)
             elif name in stored:
@@ -211,8 +211,3 @@ def read_weights(directory: Path) -> tuple[dict[str, tuple[Path, Spec]], list[st
             else:
                 stored[name] = path, spec
     return stored, overruled
-
-
-def _read_specs(path: Path) -> dict[str, Spec]:
-    is_safetensors = path.suffix == ".safetensors"
-    return safetensors.read_specs(path) if is_safetensors else torch_files.read_specs(path)
