@@ -8,7 +8,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from schedcc.errors import PlanFileError
 from schedcc.io.bounded import read_bounded, shown
-from schedcc.io.exchange import read_torch_csv
+from schedcc.io.exchange import READERS
 from schedcc.io.plain_text import visible
 from schedcc.io.strict_json import RepeatedKeyError, parse
 from schemas import Instruction, PipelinePlan, StagePlan
@@ -43,13 +43,13 @@ def read_plan(path: Path) -> PipelinePlan | StagePlan:
 
 
 def load_plan(path: Path) -> dict[str, Any] | PipelinePlan:
-    """What a plan file holds: a JSON object with a known `format`, or the plan of a CSV file.
+    """What a file holds: a JSON object with a known `format`, or another program's plan.
 
     Raises:
         PlanFileError: as `read_plan`.
     """
-    if path.suffix.lower() == ".csv":
-        return read_torch_csv(path)
+    if reader := READERS.get(path.suffix.lower()):
+        return reader(path)
     content = read_bounded(path)
     try:
         data = parse(content)

@@ -7,7 +7,6 @@ from typing import Literal
 import schedcc
 from runtime.planning.sources import PlanSource, default_stages, plan_source
 from schedcc.errors import require_count
-from schedcc.io.exchange import read_torch_csv
 from schedcc.io.plain_text import visible
 from schedcc.io.plan_files import read_plan
 from schedcc.schedules import find_schedule
@@ -88,7 +87,7 @@ def _planned(file: Path, schedule: str | None, stages: int | None, ranks: int | 
         raise schedcc.ScheduleError(
             f"schedule is {schedule!r} and plan {visible(file)}, needed one of them"
         )
-    found = read_torch_csv(file) if file.suffix == ".csv" else read_plan(file)
+    found = read_plan(file)
     if not isinstance(found, PipelinePlan):
         raise schedcc.ScheduleError(
             f"{visible(file)}: the plan of {found.unit} {found.rank} alone, needed all "
