@@ -36,7 +36,7 @@ class LocalChannels:
         self._directory = directory
         self.memory = SharedMemory()
         self.progress = UnfinishedSends()
-        self.ends: dict[PeerChannel, ReceivingEnd | SendingEnd] = {}
+        self.ends: dict[PeerChannel, ChannelEnd] = {}
         """For activations."""
         self.collectives: LocalCollectives | None = None
         """For what all ranks agree on, if all of them are on this host."""
@@ -71,8 +71,8 @@ class LocalChannels:
         """
         coordinator = size - 1
         peers = range(coordinator) if rank == coordinator else range(coordinator, size)
-        receiving: dict[int, ReceivingEnd] = {}
-        sending: dict[int, SendingEnd] = {}
+        receiving: dict[int, ChannelEnd] = {}
+        sending: dict[int, ChannelEnd] = {}
         for peer in peers:
             # First the channel to the coordinator.
             for sends in (rank != coordinator, rank == coordinator):

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 
 import torch
 
-from runtime.transport.shared_memory.receiver import ReceivingEnd
-from runtime.transport.shared_memory.sender import SendingEnd
+from runtime.transport.shared_memory.endpoint import ChannelEnd
 
 
 class LocalCollectives:
@@ -19,8 +18,8 @@ class LocalCollectives:
         self,
         rank: int,
         size: int,
-        receiving: Mapping[int, ReceivingEnd],
-        sending: Mapping[int, SendingEnd],
+        receiving: Mapping[int, ChannelEnd],
+        sending: Mapping[int, ChannelEnd],
     ) -> None:
         """Take the ends of `rank`, by peer."""
         self.coordinator = size - 1

@@ -11,11 +11,14 @@ import socket
 import struct
 import traceback
 import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from typing import Protocol
 
+import torch
 from torch.utils.data._utils import signal_handling
 
 _TIME = struct.Struct("@ll")  # seconds, microseconds
@@ -49,6 +52,20 @@ def raised_by_loader(error: BaseException) -> bool:
 
 class LocalChannelError(RuntimeError):
     """The other end is gone, does not answer, or does not fit."""
+
+
+class LocalTransfer(ABC):
+    """A transfer over a local channel that has been posted."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Wait until the message is in the receiver's memory.
+
+        Raises:
+            LocalChannelError: it will not come there.
+        """
 
 
 class Unfinished(Protocol):
@@ -98,7 +115,7 @@ class UnfinishedSends:
             end.delegate()
 
 
-class ChannelEnd:
+class ChannelEnd(ABC):
     """One end of a channel: a connection that any thread may shut."""
 
     def __init__(
@@ -111,6 +128,10 @@ class ChannelEnd:
         self.connection, self.timeout, self.progress = connection, timeout, progress
         self._give_back = weakref.finalize(self, connection.close)
         closed_in_children(connection)
+
+    @abstractmethod
+    def begin(self, views: Sequence[torch.Tensor], *, joined: bool = False) -> LocalTransfer:
+        """Post a transfer of uint8 tensors; see `Transport.post_send` and `post_receive`."""
 
     def close(self) -> None:
         """Give the connection back."""

@@ -8,7 +8,12 @@ from itertools import accumulate
 
 import torch
 
-from runtime.transport.shared_memory.endpoint import ChannelEnd, LocalChannelError, UnfinishedSends
+from runtime.transport.shared_memory.endpoint import (
+    ChannelEnd,
+    LocalChannelError,
+    LocalTransfer,
+    UnfinishedSends,
+)
 from runtime.transport.shared_memory.segments import Extent, SharedMemory
 from runtime.transport.shared_memory.wire_format import FILLED, LONGEST, ReceiveDescriptor
 
@@ -20,7 +25,7 @@ MOST_SPARE_BYTES = 4 * 2**20
 
 
 @dataclass(slots=True)
-class Receiving:
+class Receiving(LocalTransfer):
     """A receive that has been posted."""
 
     end: "ReceivingEnd"
@@ -30,11 +35,7 @@ class Receiving:
     """Where the message comes first, if `views` are not in shared memory."""
 
     def wait(self) -> None:
-        """Wait for the message.
-
-        Raises:
-            LocalChannelError: it will not come.
-        """
+        """Wait for it; see `LocalTransfer`."""
         self.end.finish(self)
 
 

@@ -21,6 +21,7 @@ import torch
 from runtime.transport.shared_memory.endpoint import (
     ChannelEnd,
     LocalChannelError,
+    LocalTransfer,
     UnfinishedSends,
     raised_by_loader,
 )
@@ -43,7 +44,7 @@ _WAIT, _LOOK = (
 
 
 @dataclass(slots=True)
-class Sending:
+class Sending(LocalTransfer):
     """A send that has been posted."""
 
     end: "SendingEnd"
@@ -52,11 +53,7 @@ class Sending:
     done: bool = False
 
     def wait(self) -> None:
-        """Wait until the message is in the receiver's memory.
-
-        Raises:
-            LocalChannelError: it cannot be brought there.
-        """
+        """Wait for it; see `LocalTransfer`."""
         if not self.done:
             self.end.finish(self)
 

@@ -8,9 +8,11 @@ import torch
 import torch.distributed as dist
 
 from runtime.transport.protocol import ConnectionLostError
-from runtime.transport.shared_memory.endpoint import raised_by_loader
-from runtime.transport.shared_memory.receiver import Receiving, ReceivingEnd
-from runtime.transport.shared_memory.sender import Sending, SendingEnd
+from runtime.transport.shared_memory.endpoint import (
+    ChannelEnd,
+    LocalTransfer,
+    raised_by_loader,
+)
 from runtime.transport.torch_distributed.channel_groups import Route
 from runtime.transport.torch_distributed.groups.point_to_point import Call, begin_together
 from schemas import Direction
@@ -22,11 +24,11 @@ class Posted:
 
     direction: Direction
     peer: int
-    way: Route | SendingEnd | ReceivingEnd
+    way: Route | ChannelEnd
     views: list[torch.Tensor]
     """Kept alive until the wait."""
     joined: bool = False
-    works: list[dist.Work | Sending | Receiving] = field(default_factory=list)
+    works: list[dist.Work | LocalTransfer] = field(default_factory=list)
     """What is to be waited for; empty while the transfer is held back in a group."""
 
     @property
@@ -37,7 +39,7 @@ class Posted:
     def wait(self, wait_in_group: Callable[[dist.Work], None]) -> None:
         """Wait for it; `wait_in_group` does so for what goes through a process group."""
         for work in self.works:
-            if isinstance(work, (Sending, Receiving)):
+            if isinstance(work, LocalTransfer):
                 work.wait()
             else:
                 wait_in_group(work)
