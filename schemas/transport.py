@@ -6,6 +6,9 @@ from pydantic import Field
 
 from schemas.base import Frozen
 
+Queues = Literal["stage", "channel"]
+"""Which transfers end in the order in which they were posted: a stage's, or a channel's."""
+
 
 class TransportModel(Frozen):
     """How strict the transport is that a plan is checked and simulated for.
@@ -14,7 +17,7 @@ class TransportModel(Frozen):
     under every other one. The reverse does not hold.
     """
 
-    queue: Literal["stage", "channel"] = "stage"
+    queue: Queues = "stage"
     """Transfers end in issue order per stage (one communicator, one stream), or only per channel
     (a communicator for each)."""
     buffered_sends: int = Field(default=0, ge=0)

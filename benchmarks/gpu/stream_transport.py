@@ -9,7 +9,6 @@ was posted, and a wait makes the rank's stream wait, not the host. Unlike it, ev
     rank 1's stream    (busy with something else)             waits for that ─ forward m
 """
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -18,6 +17,7 @@ import torch
 from benchmarks.gpu.machine import Machine
 from runtime.device import Clock
 from runtime.testing import InMemoryNetwork, InMemoryTransport
+from runtime.testing.in_memory import run_ends
 from runtime.testing.network import Operation
 from runtime.transport.protocol import Pending, as_bytes
 from schemas import Direction
@@ -105,27 +105,10 @@ def over_streams(
         TimeoutError: they do not end.
     """
     network = InMemoryNetwork(ranks)
-    results: dict[int, Result] = {}
-    errors: list[BaseException] = []
-
-    def body(end: StreamTransport) -> None:
-        try:
-            with machine.on(machine.stream()):
-                results[end.global_rank] = function(end)
-        except BaseException as error:
-            errors.append(error)
-            end.finish(error)
-        else:
-            end.finish()
-
     ends = [StreamTransport(network, rank, machine) for rank in range(ranks)]
-    threads = [threading.Thread(target=body, args=(end,), daemon=True) for end in ends]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-    if errors:
-        raise errors[0]
-    if len(results) < ranks:
-        raise TimeoutError(f"{ranks - len(results)} ranks still run after {PATIENCE:g} s")
-    return [results[rank] for rank in range(ranks)]
+
+    def body(end: StreamTransport) -> Result:
+        with machine.on(machine.stream()):
+            return function(end)
+
+    return run_ends(ends, body, PATIENCE)

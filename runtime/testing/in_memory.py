@@ -16,11 +16,13 @@ from typing import Any, TypeVar
 
 import torch
 
-from runtime.testing.network import Link, Network, Operation, Queues
+from runtime.testing.network import Link, Network, Operation
 from runtime.transport.protocol import Pending, TransportError, as_bytes
 from runtime.transport.rendezvous import RendezvousStore
 from schemas import Direction
+from schemas.transport import Queues
 
+End = TypeVar("End", bound="InMemoryTransport")
 Result = TypeVar("Result")
 _GARBAGE = 0xFF  # all bits set: NaN in every floating-point format, -1 in every signed integer
 
@@ -234,10 +236,18 @@ def run_threads(
         TimeoutError: the threads did not end within `timeout` seconds.
     """
     network = InMemoryNetwork(ranks, replicas, queue=queue, link=link)
+    endpoints = [network.endpoint(p, r) for r in range(replicas) for p in range(ranks)]
+    return run_ends(endpoints, function, timeout)
+
+
+def run_ends(
+    endpoints: Sequence[End], function: Callable[[End], Result], timeout: float
+) -> list[Result]:
+    """`run_threads`, with all ends of a network, by global rank."""
     results: dict[int, Result] = {}
     errors: list[BaseException] = []
 
-    def body(endpoint: InMemoryTransport) -> None:
+    def body(endpoint: End) -> None:
         try:
             results[endpoint.global_rank] = function(endpoint)
         except BaseException as error:  # reported by the caller's thread
@@ -246,7 +256,6 @@ def run_threads(
         else:
             endpoint.finish()
 
-    endpoints = [network.endpoint(p, r) for r in range(replicas) for p in range(ranks)]
     threads = [threading.Thread(target=body, args=(end,), daemon=True) for end in endpoints]
     for thread in threads:
         thread.start()

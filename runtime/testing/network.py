@@ -25,6 +25,7 @@ import torch
 from torch._C._distributed_c10d import HashStore
 
 from runtime.transport.protocol import ConnectionLostError, TransportError
+from schemas.transport import Queues
 
 
 class DeadlockError(TransportError):
@@ -44,9 +45,6 @@ class Link:
         """Seconds that a message of `nbytes` travels."""
         return self.seconds + (nbytes / self.bytes_per_second if self.bytes_per_second else 0.0)
 
-
-Queues = Literal["stage", "channel"]
-"""As of `TransportModel`: transfers of a rank end in the order of posting, or each channel's."""
 
 Kind = Literal["send", "receive", "meeting"]
 

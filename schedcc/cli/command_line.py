@@ -29,45 +29,41 @@ class RepeatedOptionError(ValueError):
     """An option was given more than once, and has room for one value."""
 
 
-def _require_once(command: Any, context: Any, arguments: list[str]) -> None:
-    """Refuse options that are repeated, of all but those that are lists."""
-    words, _, given = command.make_parser(context).parse_args(args=list(arguments))
-    context.meta[_WORDS] = words
-    for parameter, times in Counter(given).items():
-        if times > 1 and parameter.param_type_name == "option" and not parameter.multiple:
-            name = max(parameter.opts, key=len)
-            raise RepeatedOptionError(f"{name} is given {times} times, needed once at most")
-
-
 def _unwrapped(text: str | None) -> str | None:
     """A help whose examples keep their lines, which is what click's mark before them asks for."""
     return text and _EXAMPLES.sub("\n\n\b\n\\1", cleandoc(text))
 
 
-class Command(TyperCommand):
+class _Once:
+    """What is common to a command and a group of them: options are given once."""
+
+    make_parser: Callable[..., Any]
+
+    def __init__(self, *args: Any, help: str | None = None, **settings: Any) -> None:
+        """Declare it, as typer does."""
+        super().__init__(*args, help=_unwrapped(help), **settings)  # type: ignore[call-arg]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse what comes behind its name.
+
+        Raises:
+            RepeatedOptionError: an option that is no list is repeated.
+        """
+        words, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        ctx.meta[_WORDS] = words
+        for parameter, times in Counter(given).items():
+            if times > 1 and parameter.param_type_name == "option" and not parameter.multiple:
+                name = max(parameter.opts, key=len)
+                raise RepeatedOptionError(f"{name} is given {times} times, needed once at most")
+        return super().parse_args(ctx, args)  # type: ignore[misc,no-any-return]
+
+
+class Command(_Once, TyperCommand):
     """A command whose options are given once."""
 
-    def __init__(self, *args: Any, help: str | None = None, **settings: Any) -> None:
-        """Declare a command, as typer does."""
-        super().__init__(*args, help=_unwrapped(help), **settings)
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse what comes behind the command."""
-        _require_once(self, ctx, args)
-        return super().parse_args(ctx, args)
-
-
-class Group(TyperGroup):
+class Group(_Once, TyperGroup):
     """Commands, and options before them that are given once."""
-
-    def __init__(self, *args: Any, help: str | None = None, **settings: Any) -> None:
-        """Declare the commands, as typer does."""
-        super().__init__(*args, help=_unwrapped(help), **settings)
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse what comes before the command."""
-        _require_once(self, ctx, args)
-        return super().parse_args(ctx, args)
 
 
 class CommandLine(typer.Typer):

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
@@ -15,6 +15,7 @@ from schedcc.io.plan_files import explain, read_plan
 from schedcc.schedules import SCHEDULES
 from schedcc.schedules.schedule import Overlap as Variant
 from schemas import Costs, PipelinePlan, StagePlan, TransportModel
+from schemas.transport import Queues
 
 File = Annotated[
     Path | None,
@@ -45,11 +46,11 @@ Overlap = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 Queue = Annotated[
-    Literal["stage", "channel"],
+    Queues,
     typer.Option(help="Transfers end in issue order per stage, or only per channel."),
 ]
 QueueOrDefault = Annotated[
-    Literal["stage", "channel"] | None,
+    Queues | None,
     typer.Option(
         "--queue",
         help="Transfers end in issue order per stage, or only per channel; default: stage, and "
@@ -87,7 +88,7 @@ CostsFile = Annotated[
 ]
 
 
-def variant_for(overlap: bool, queue: Literal["stage", "channel"]) -> Variant:
+def variant_for(overlap: bool, queue: Queues) -> Variant:
     """What --overlap and --queue ask the compiler for."""
     return "channel" if overlap and queue == "channel" else overlap
 
@@ -173,7 +174,7 @@ def all_stages(plan: PipelinePlan | StagePlan, source: Path | None) -> PipelineP
 
 
 def transport_model(
-    queue: Literal["stage", "channel"], buffered_sends: int, step_barrier: bool = False
+    queue: Queues, buffered_sends: int, step_barrier: bool = False
 ) -> TransportModel:
     """The transport that the options describe."""
     try:

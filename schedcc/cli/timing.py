@@ -1,7 +1,6 @@
 """`schedcc simulate` and `compare`."""
 
 from collections.abc import Iterable
-from typing import Literal
 
 from rich import box
 from rich.table import Table
@@ -45,6 +44,7 @@ from schedcc.simulation.side_by_side import side_by_side, variant_name, variants
 from schedcc.simulation.simulate import Prediction, prediction
 from schemas import Costs, PipelinePlan
 from schemas.reports.timeline import Comparison
+from schemas.transport import Queues
 
 _NARROWEST = 72
 """Columns into which a comparison fits, with headings of two lines."""
@@ -156,7 +156,7 @@ def _panels(
     schedule: str,
     ranks: int | None,
     costs: Costs,
-    queue: Literal["stage", "channel"] | None,
+    queue: Queues | None,
     buffered_sends: int,
 ) -> list[Panel]:
     """What is compared: both variants of a schedule, or of all schedules."""

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -39,6 +39,7 @@ from schedcc.recordings.timed import measured_costs
 from schedcc.simulation.simulate import simulate
 from schedcc.trace import recorded_trace, simulated_trace
 from schemas import Costs, PipelinePlan
+from schemas.transport import Queues
 
 
 def trace_command(
@@ -131,7 +132,7 @@ def _costs(
 def _panels(
     plan: PipelinePlan | None,
     costs: Costs,
-    queue: Literal["stage", "channel"],
+    queue: Queues,
     recording: Recording | None,
     run: int | None,
 ) -> list[Panel]:
@@ -142,7 +143,7 @@ def _panels(
 def _trace(
     plan: PipelinePlan | None,
     costs: Costs,
-    queue: Literal["stage", "channel"],
+    queue: Queues,
     recording: Recording | None,
     run: int | None,
 ) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from schedcc.analysis.graph import one_program_a_rank
 from schedcc.recordings.order import Causality
 from schedcc.recordings.recording import PipelineId, Recording
 from schedcc.recordings.sequence import Planned, compared
+from schedcc.recordings.timed import numbers_of_runs
 from schedcc.table.table import PlanTable
 from schemas import PipelinePlan
 from schemas.reports.conformance import Conformance, Deviation
@@ -45,11 +46,7 @@ def conform(
     Raises:
         ValueError: there is no such run, or `clock_error` is no number of seconds.
     """
-    recorded = sorted({r.number for rank in recording.ranks for r in rank.runs})
-    if run is not None and run not in recorded:
-        known = ", ".join(map(str, recorded)) or "none"
-        raise ValueError(f"run is {run}, needed a run of the recording ({known})")
-    runs = recorded if run is None else [run]
+    runs = numbers_of_runs(recording, run)
     found: dict[Observation, None] = {}  # in order; what holds of several plans is said once
     instructions = 0
     if not runs:
