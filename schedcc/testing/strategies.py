@@ -11,6 +11,7 @@ from schedcc import SCHEDULES, Outcome, Schedule, ScheduleError, compile_pipelin
 from schedcc.testing.mutations import random_mutant
 from schedcc.testing.plans import pipeline
 from schemas import LogitsTo, PipelinePlan, ReduceOutput, TransportModel
+from schemas.transport import Queues
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
@@ -20,7 +21,7 @@ CORNERS = ((1, 1), (4, 1), (1, 4), (2, 5), (5, 2))
 
 TRANSPORT_MODELS = tuple(
     TransportModel(queue=queue, buffered_sends=buffered)
-    for queue, buffered in product(("stage", "channel"), (0, 1, 2))
+    for queue, buffered in product(get_args(Queues), (0, 1, 2))
 )
 """Models of the transport, the strictest first."""
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from runtime.transport.protocol import PeerChannel
 from runtime.transport.shared_memory.coordinator import LocalCollectives
@@ -17,8 +16,6 @@ from schemas import Direction
 
 Exchange = Callable[[bytes], bytes]
 """Gives the process at the other end some bytes, and takes as many from it."""
-
-AnyEnd = TypeVar("AnyEnd", bound=ChannelEnd)
 
 _YES, _NO = b"yes", b"no"
 
@@ -114,7 +111,7 @@ class LocalChannels:
         self.progress.unfinished.clear()
         self._shut = False
 
-    def _sending_end(self, timeout: timedelta, exchange: Exchange) -> SendingEnd | None:
+    def _sending_end(self, timeout: timedelta, exchange: Exchange) -> ChannelEnd | None:
         key, _, name = exchange(self._key.encode()).decode().partition("/")
         if not self._key or key != self._key:
             return None
@@ -124,7 +121,7 @@ class LocalChannels:
             return None
         return self._kept(SendingEnd(connection, timeout, self.progress))
 
-    def _receiving_end(self, timeout: timedelta, exchange: Exchange) -> ReceivingEnd | None:
+    def _receiving_end(self, timeout: timedelta, exchange: Exchange) -> ChannelEnd | None:
         if not self._key:
             exchange(b"")
             return None
@@ -136,7 +133,7 @@ class LocalChannels:
             return None
         return self._kept(ReceivingEnd(connection, timeout, self.progress, self.memory))
 
-    def _kept(self, end: AnyEnd) -> AnyEnd:
+    def _kept(self, end: ChannelEnd) -> ChannelEnd:
         self._all.append(end)
         if self._shut:
             end.shut()
