@@ -10,7 +10,6 @@ from rich.table import Table
 from schedcc.cli.drawing import Run, require_recording
 from schedcc.cli.options import (
     DEFAULT_SCHEDULE,
-    NO_SIZES,
     ActivationBytes,
     AsJson,
     Bandwidth,
@@ -23,9 +22,9 @@ from schedcc.cli.options import (
     ScheduleName,
     Stages,
     Transfer,
-    all_stages,
+    Wanted,
     cost_model,
-    read_or_compiled,
+    pipeline_plan,
     transport_model,
     variant_for,
 )
@@ -65,15 +64,15 @@ def breakdown_command(
       schedcc breakdown run17
       schedcc breakdown -M 64 -S 4 --forward 1,1,2,1 --transfer 0.25
     """
-    sizes = (micro_batches, stages, None, variant_for(overlap, queue), schedule, ranks)
+    wanted = Wanted(micro_batches, stages, variant_for(overlap, queue), schedule, ranks)
     given = (costs, forward, transfer, activation_bytes, bandwidth)
     if source is not None and source.is_dir():
-        if sizes != NO_SIZES or any(value is not None for value in given):
+        if wanted != Wanted() or any(value is not None for value in given):
             raise ValueError("options of plans and costs are given, found a recording")
         found = _of_recording(read_recording(source), run)
     else:
         require_recording(run)
-        plan = all_stages(read_or_compiled(source, *sizes), source)
+        plan = pipeline_plan(source, wanted)
         predicted = prediction(plan, cost_model(*given), transport_model(queue, 0))
         found = Breakdowns(pipelines={"simulated": predicted.breakdown})
     if as_json:

@@ -14,8 +14,8 @@ from schedcc.cli.options import (
     Ranks,
     ScheduleName,
     Stages,
-    all_stages,
-    read_or_compiled,
+    Wanted,
+    pipeline_plan,
 )
 from schedcc.io.exchange import read_torch_csv, to_torch_csv
 from schedcc.io.exchange.reading import Format
@@ -38,9 +38,7 @@ def export_command(
     Example:
       schedcc export -M 8 -S 4 -o schedule.csv
     """
-    plan = all_stages(
-        read_or_compiled(file, micro_batches, stages, None, overlap, schedule, ranks), file
-    )
+    plan = pipeline_plan(file, Wanted(micro_batches, stages, overlap, schedule, ranks))
     write_text(to_torch_csv(plan), output)
 
 

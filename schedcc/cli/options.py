@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from pydantic import ValidationError
@@ -93,16 +93,20 @@ def variant_for(overlap: bool, queue: Queues) -> Variant:
     return "channel" if overlap and queue == "channel" else overlap
 
 
-def compiled(
-    micro_batches: int | None,
-    stages: int | None,
-    stage_id: int | None,
-    overlap: Variant,
-    schedule: str = DEFAULT_SCHEDULE,
-    ranks: int | None = None,
-    instead: str = "",
-) -> PipelinePlan | StagePlan:
-    """The plan that -M, -S and their companions ask for; `instead` as in `required_sizes`."""
+class Wanted(NamedTuple):
+    """The plan that -M, -S and their companions ask for; by default none."""
+
+    micro_batches: int | None = None
+    stages: int | None = None
+    overlap: Variant = False
+    schedule: str = DEFAULT_SCHEDULE
+    ranks: int | None = None
+    stage_id: int | None = None
+
+
+def compiled(wanted: Wanted, instead: str = "") -> PipelinePlan | StagePlan:
+    """That plan; `instead` as in `required_sizes`."""
+    micro_batches, stages, overlap, schedule, ranks, stage_id = wanted
     micro_batches, stages = required_sizes(micro_batches, stages, instead)
     if stage_id is None:
         return compile_pipeline(
@@ -136,39 +140,26 @@ def required_sizes(
 PLAN_FILE = "a plan file, or "
 """What commands take instead of -M and -S."""
 
-NO_SIZES = (None, None, None, False, DEFAULT_SCHEDULE, None)
-"""What `read_or_compiled` gets where no option asks for a plan."""
 
-
-def read_or_compiled(
-    file: Path | None,
-    micro_batches: int | None,
-    stages: int | None,
-    stage_id: int | None,
-    overlap: Variant,
-    schedule: str = DEFAULT_SCHEDULE,
-    ranks: int | None = None,
-) -> PipelinePlan | StagePlan:
-    """The plan in a file, or the one that -M, -S and their companions ask for."""
+def read_or_compiled(file: Path | None, wanted: Wanted) -> PipelinePlan | StagePlan:
+    """The plan in a file, or the one that is wanted."""
     if file is None:
-        return compiled(
-            micro_batches, stages, stage_id, overlap, schedule, ranks, instead=PLAN_FILE
-        )
-    given = (micro_batches, stages, stage_id, overlap, schedule, ranks)
-    if given != NO_SIZES:
+        return compiled(wanted, instead=PLAN_FILE)
+    if wanted != Wanted():
         raise ValueError("needed a plan file or -M and -S, not both")
     return read_plan(file)
 
 
-def all_stages(plan: PipelinePlan | StagePlan, source: Path | None) -> PipelinePlan:
-    """`plan`, if it is of a whole pipeline.
+def pipeline_plan(file: Path | None, wanted: Wanted) -> PipelinePlan:
+    """`read_or_compiled`, of a whole pipeline.
 
     Raises:
         ValueError: it is of one stage.
     """
+    plan = read_or_compiled(file, wanted)
     if isinstance(plan, StagePlan):
         found = f"the plan of {plan.unit} {plan.rank} alone"
-        prefix = "" if source is None else f"{shown(source)}: "
+        prefix = "" if file is None else f"{shown(file)}: "
         raise ValueError(f"{prefix}{found}, needed all {plan.unit}s")
     return plan
 

@@ -26,6 +26,7 @@ from schedcc.cli.options import (
     Stages,
     StepBarrier,
     Transfer,
+    Wanted,
     compiled,
     cost_model,
     read_or_compiled,
@@ -58,7 +59,9 @@ def compile_command(
       schedcc compile -M 8 -S 4 --overlap -o plan.json
       schedcc compile -M 8 -S 4 --schedule interleaved --ranks 2 | schedcc check -
     """
-    plan = compiled(micro_batches, stages, stage_id, variant_for(overlap, queue), schedule, ranks)
+    plan = compiled(
+        Wanted(micro_batches, stages, variant_for(overlap, queue), schedule, ranks, stage_id)
+    )
     write_text(plan.model_dump_json() + "\n", output)
 
 
@@ -94,7 +97,7 @@ def show(
       schedcc show -M 64 -S 4 --transfer 0.25 --html plan.html
     """
     plan = read_or_compiled(
-        file, micro_batches, stages, stage_id, variant_for(overlap, queue), schedule, ranks
+        file, Wanted(micro_batches, stages, variant_for(overlap, queue), schedule, ranks, stage_id)
     )
     given = (costs, forward, transfer, activation_bytes, bandwidth)
     if html is not None or svg is not None:
@@ -148,7 +151,7 @@ def check_command(
     alone = ""
     if file is not None:
         plan = read_or_compiled(
-            file, micro_batches, stages, None, variant_for(overlap, queue), schedule, ranks
+            file, Wanted(micro_batches, stages, variant_for(overlap, queue), schedule, ranks)
         )
         report, name = check(plan, transport), shown(file)
         if isinstance(plan, StagePlan):

@@ -26,9 +26,9 @@ from schedcc.cli.options import (
     Stages,
     StepBarrier,
     Transfer,
-    all_stages,
+    Wanted,
     cost_model,
-    read_or_compiled,
+    pipeline_plan,
     required_sizes,
     transport_model,
     variant_for,
@@ -76,11 +76,8 @@ def simulate_command(
     assumed = cost_model(costs, forward, transfer, activation_bytes, bandwidth)
     transport = transport_model(queue, buffered_sends, step_barrier)
     if as_json or file is not None:
-        plan = all_stages(
-            read_or_compiled(
-                file, micro_batches, stages, None, variant_for(overlap, queue), schedule, ranks
-            ),
-            file,
+        plan = pipeline_plan(
+            file, Wanted(micro_batches, stages, variant_for(overlap, queue), schedule, ranks)
         )
         predicted = prediction(plan, assumed, transport, backend_for(plan.programs))
         if as_json:

@@ -9,7 +9,6 @@ import typer
 from schedcc.cli.drawing import Html, Run, Svg, require_recording, write_pictures
 from schedcc.cli.options import (
     DEFAULT_SCHEDULE,
-    NO_SIZES,
     ActivationBytes,
     Bandwidth,
     CostsFile,
@@ -21,9 +20,9 @@ from schedcc.cli.options import (
     ScheduleName,
     Stages,
     Transfer,
-    all_stages,
+    Wanted,
     cost_model,
-    read_or_compiled,
+    pipeline_plan,
     transport_model,
     variant_for,
 )
@@ -88,9 +87,9 @@ def trace_command(
         source, directory = None, source
     recording = None if directory is None else read_recording(directory)
     plan = None
-    sizes = (micro_batches, stages, None, variant_for(overlap, queue), schedule, ranks)
-    if recording is None or source is not None or sizes != NO_SIZES:
-        plan = all_stages(read_or_compiled(source, *sizes), source)
+    wanted = Wanted(micro_batches, stages, variant_for(overlap, queue), schedule, ranks)
+    if recording is None or source is not None or wanted != Wanted():
+        plan = pipeline_plan(source, wanted)
     _require_sense(plan, recording, run, traces=output is not None or not draws)
     assumed = _costs(plan, recording, run, costs, forward, transfer, activation_bytes, bandwidth)
     if draws:
