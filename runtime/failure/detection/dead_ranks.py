@@ -7,7 +7,7 @@ a moment. Else a process is gone without a word, and the rank whose heartbeats s
 import time
 from contextlib import suppress
 
-from runtime.failure.detection.heartbeat import STORE_HOST, HeartbeatTask
+from runtime.failure.detection.heartbeat import HeartbeatTask
 from runtime.failure.report import Failure, names
 from runtime.failure.state import FailureState
 from runtime.transport.protocol import ConnectionLostError
@@ -37,8 +37,7 @@ def lost(
         silent = _ended(silent, ranks) or silent
     gone = tuple(sorted(silent))
     if heartbeats.store_lost is not None:
-        ended = f"{STORE_HOST} has ended ({heartbeats.store_error})"
-        reason = f"a connection and {ranks.place} were lost: {ended}; {seen}"
+        reason = f"a connection and {ranks.place} were lost: {heartbeats.store_error}; {seen}"
         gone = tuple(set(range(ranks.size)) - {ranks.rank})
     elif known := {error.peer} if error.peer in silent else silent:
         who = names([ranks.names[rank] for rank in sorted(known)])

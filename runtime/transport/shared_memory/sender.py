@@ -182,11 +182,19 @@ class SendingEnd(ChannelEnd):
             return None
         if not length:
             raise self.failed()
-        posted = ReceiveDescriptor.unpacked(memoryview(self._received)[:length])
-        for number in posted.gone:
-            os.close(self._segments.pop(number))
-        for _, _, data in attached:
-            (self._segments[posted.segment],) = _DESCRIPTOR.unpack(data)
+        descriptors = [_DESCRIPTOR.unpack(data)[0] for _, _, data in attached]
+        try:
+            posted = ReceiveDescriptor.unpacked(memoryview(self._received)[:length])
+            for number in posted.gone:
+                os.close(self._segments.pop(number))
+            known = posted.segment in self._segments  # a segment comes with the first of its name
+            if bool(descriptors) == known if posted.places else posted.joined:
+                raise KeyError(posted.segment)
+        except (struct.error, KeyError) as error:
+            _close_all(dict(enumerate(descriptors)))
+            raise LocalChannelError(f"a receive descriptor of {length} bytes is damaged") from error
+        for descriptor in descriptors:
+            self._segments[posted.segment] = descriptor
         return posted
 
 
