@@ -60,8 +60,15 @@ def decode(data: bytes, tensors: Sequence[Any] = (), *, users: bool = True) -> A
     except EncodingError:
         raise
     except _DAMAGE as error:
-        why = " ".join(str(error).split())
-        raise EncodingError(f"a message of {len(data)} bytes is damaged: {why}") from error
+        raise EncodingError(f"a message of {len(data)} bytes is damaged: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """The message of an error, in which there may be values that cannot even be shown."""
+    try:
+        return " ".join(str(error).split())
+    except Exception:
+        return type(error).__name__
 
 
 class _Reader:
@@ -156,6 +163,8 @@ def _object(kind: Any, content: Any) -> Any:
 
 def _tensor(content: list[Any]) -> torch.Tensor:
     dtype, shape, data = content
+    if type(data) is not bytes:  # of a number, bytearray would make as many bytes
+        raise EncodingError(f"a message has a {type(data).__name__} for the bytes of a tensor")
     if not data and 0 not in shape:
         raise EncodingError(f"a message has no bytes of a tensor {shape}")
     if not data:

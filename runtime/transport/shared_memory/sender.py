@@ -26,6 +26,7 @@ from runtime.transport.shared_memory.endpoint import (
 )
 from runtime.transport.shared_memory.segments import write
 from runtime.transport.shared_memory.wire_format import FILLED, LONGEST, ReceiveDescriptor
+from schedcc.io.plain_text import sentence
 
 LARGE = 256 * 1024
 """Bytes of a message that take longer to copy than to hand over to another thread."""
@@ -210,7 +211,7 @@ def _offsets(sending: Sending, posted: ReceiveDescriptor) -> Sequence[int]:
     if not (fits and sending.joined == posted.joined):
         sent = f"{sizes} bytes sent{' joined' if sending.joined and not posted.joined else ''}"
         how = " joined into at most" if posted.joined else ""
-        raise LocalChannelError(f"{sent}, but the peer receives{how} {expected}")
+        raise LocalChannelError(sentence(f"{sent}, but the peer receives{how} {expected}"))
     if not sending.joined:
         return [offset for offset, _ in posted.places]
     return list(accumulate(sizes[:-1], initial=posted.places[0][0]))

@@ -176,6 +176,20 @@ def test_a_long_message_within_many_extensions_is_refused_by_its_reader_and_neve
     assert decode(encode(value)) == value  # without
 
 
+def test_a_number_in_place_of_the_bytes_of_a_tensor_makes_none():
+    dtype = msgpack.ExtType(Kind.DTYPE, msgpack.packb("uint8"))
+    tensor = msgpack.ExtType(Kind.TENSOR, msgpack.packb([dtype, [2**62], 2**62]))
+    with pytest.raises(EncodingError, match="has a int for the bytes of a tensor"):
+        decode(msgpack.packb([[], msgpack.packb(tensor)]))
+
+
+def test_damage_that_cannot_be_shown_is_an_error_of_the_message():
+    size = msgpack.ExtType(Kind.SIZE, msgpack.packb([msgpack.ExtType(5, msgpack.packb("f" * 20))]))
+    dtype = msgpack.ExtType(Kind.DTYPE, msgpack.packb(size))
+    with pytest.raises(EncodingError, match="is damaged"):
+        decode(msgpack.packb([[], msgpack.packb(dtype)]))
+
+
 def test_damage_is_an_error_in_bounded_memory():
     random = Random(1)
     messages = [encode(value) for value in (*OURS.values(), [1.5, "text", {"a": torch.ones(3)}])]

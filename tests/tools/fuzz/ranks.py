@@ -92,7 +92,8 @@ def _edited_message(content: bytes, random: Random, others: list[Seed]) -> bytes
         names, inside = msgpack.unpackb(content)
         whole = [names, _Extended(-1, _tree(inside))]
         for _ in range(random.choice((1, 1, 2, 4))):
-            _edit_tree(whole, random)
+            if places := _places(whole):
+                _edit_tree(places, random)
         try:
             found: bytes = _packed(whole)
         except (OverflowError, ValueError, TypeError):
@@ -146,8 +147,7 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
     return found
 
 
-def _edit_tree(whole: Any, random: Random) -> None:
-    places = _places(whole)
+def _edit_tree(places: list[tuple[Any, Any]], random: Random) -> None:
     holder, key = random.choice(places)
     other = _held(*random.choice(places))
     own = _held(holder, key)
