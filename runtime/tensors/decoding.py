@@ -27,6 +27,9 @@ from runtime.tensors.encoding import (
 PICKLE = "SCHEDCC_PICKLE"
 """The variable that refuses objects of users' classes, where it is 0."""
 
+SHOWN = 300
+"""Characters of what is damaged in a message, for the message of an error."""
+
 _DAMAGE: tuple[type[Exception], ...] = (
     *(ValueError, TypeError, AttributeError, ArithmeticError, LookupError),
     *(RuntimeError, msgpack.UnpackException),
@@ -66,7 +69,7 @@ def decode(data: bytes, tensors: Sequence[Any] = (), *, users: bool = True) -> A
 def _said(error: Exception) -> str:
     """The message of an error, in which there may be values that cannot even be shown."""
     try:
-        return " ".join(str(error).split())
+        return ascii(" ".join(str(error).split()))[1:-1][:SHOWN]
     except Exception:
         return type(error).__name__
 
@@ -138,7 +141,9 @@ def _class(name: str) -> Any:
         issubclass(found, (Enum, BaseModel)) or is_dataclass(found) or hasattr(found, "_fields")
     )
     if not data:
-        raise EncodingError(f"a message names {name!r}, needed a data class of this project")
+        raise EncodingError(
+            f"a message names {name!r:.{SHOWN}}, needed a data class of this project"
+        )
     return found
 
 

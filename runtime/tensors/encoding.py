@@ -21,8 +21,6 @@ import msgpack
 import torch
 from pydantic import BaseModel
 
-from schedcc.io.plain_text import SentenceError
-
 OURS = ("runtime.", "schemas.", "schedcc.")
 """Packages whose data classes may travel."""
 
@@ -34,7 +32,7 @@ REPEATED, FREE = 16, 2**20
 be so many times as long as the message, and so many bytes more."""
 
 
-class EncodingError(SentenceError):
+class EncodingError(ValueError):
     """Bytes are no message, or one that may not be read; or a value cannot be sent."""
 
 

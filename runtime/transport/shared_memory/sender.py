@@ -26,7 +26,6 @@ from runtime.transport.shared_memory.endpoint import (
 )
 from runtime.transport.shared_memory.segments import write
 from runtime.transport.shared_memory.wire_format import FILLED, LONGEST, ReceiveDescriptor
-from schedcc.io.plain_text import sentence
 
 LARGE = 256 * 1024
 """Bytes of a message that take longer to copy than to hand over to another thread."""
@@ -35,6 +34,9 @@ CLOSE_SECONDS = 5.0
 """A copy that is being made takes milliseconds."""
 
 THREAD = "schedcc copies"
+
+LISTED = 10
+"""Sizes in a message that says that they do not fit."""
 
 _DESCRIPTOR = struct.Struct("i")
 _ROOM_FOR_ONE = socket.CMSG_LEN(_DESCRIPTOR.size)
@@ -209,12 +211,19 @@ def _offsets(sending: Sending, posted: ReceiveDescriptor) -> Sequence[int]:
     expected = [size for _, size in posted.places]
     fits = sum(sizes) <= sum(expected) if sending.joined else sizes == expected
     if not (fits and sending.joined == posted.joined):
-        sent = f"{sizes} bytes sent{' joined' if sending.joined and not posted.joined else ''}"
+        joined = " joined" if sending.joined and not posted.joined else ""
         how = " joined into at most" if posted.joined else ""
-        raise LocalChannelError(sentence(f"{sent}, but the peer receives{how} {expected}"))
+        raise LocalChannelError(
+            f"{_listed(sizes)} bytes sent{joined}, but the peer receives{how} {_listed(expected)}"
+        )
     if not sending.joined:
         return [offset for offset, _ in posted.places]
     return list(accumulate(sizes[:-1], initial=posted.places[0][0]))
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    first = [*map(str, sizes[:LISTED]), *["..."] * (len(sizes) > LISTED)]
+    return f"[{', '.join(first)}]"
 
 
 def _copy(work: "SimpleQueue[SendingEnd | None]") -> None:
