@@ -72,10 +72,10 @@ mutants: N = 100000
 mutants: $(READY)  ## compare the checker with an executor on N=100000 mutants of plans
 	$(BIN)/python -m tests.tools.mutant_walk --number $(N)
 
-fuzz: N = 1000000
-fuzz: $(READY)  ## edit N=1000000 files at random, and read them
-	$(BIN)/python -m tests.tools.fuzz --number $(N)
-	$(BIN)/python -m tests.tools.fuzz_models --number $(N)
+# Two kinds at a time. Options: make fuzz FUZZ='--kind plan --kind csv --seed 1'
+fuzz: N = 100000
+fuzz: $(READY)  ## edit N=100000 files of each kind at random, and read them; FUZZ=--help: options
+	$(BIN)/python -m tests.tools.fuzz --number $(N) --jobs 2 $(FUZZ)
 
 format: $(READY)  ## repair format and lint
 	$(BIN)/ruff format .

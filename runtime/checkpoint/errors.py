@@ -1,9 +1,10 @@
 """The error of this package."""
 
 from runtime.failure.errors import AgreedError
+from schedcc.io.plain_text import SentenceError
 
 
-class CheckpointError(AgreedError, ValueError):
+class CheckpointError(AgreedError, SentenceError):
     """A checkpoint that cannot be read, written or used; the message is one sentence."""
 
 

@@ -7,14 +7,37 @@ store does; threads of their own make them.
 """
 
 from collections.abc import Iterable
+from typing import TypeVar
+
+from pydantic import ValidationError
 
 from runtime.failure.detection.instruction_pointer import RankStatus
 from runtime.failure.report import Failure
 from runtime.transport.private_store import part_of
 from runtime.transport.rendezvous import RendezvousStore
 from runtime.transport.store_reader import StoreReader
-from schedcc.io.plain_text import visible
+from schedcc.io.plain_text import SentenceError, visible
+from schedcc.io.plan_files import explain
 from schemas.base import Frozen
+
+Left = TypeVar("Left", bound=Frozen)
+
+
+class DamagedValueError(SentenceError):
+    """What a rank has left in the store is not what ranks leave there."""
+
+
+def left_by(kind: type[Left], key: str, value: bytes | str) -> Left:
+    """What a rank has left under a key.
+
+    Raises:
+        DamagedValueError: it is something else.
+    """
+    try:
+        return kind.model_validate_json(value)
+    except ValidationError as error:
+        why = explain(error)
+        raise DamagedValueError(f"{key} in the store is no {kind.__name__}: {why}") from error
 
 
 class Heartbeat(Frozen):
@@ -61,7 +84,7 @@ class FailureStore:
         """The latest heartbeat of each of `ranks` that has left one in this generation."""
         keys = {f"heartbeat/{rank}": rank for rank in ranks}
         found = self._reader.read(list(keys))
-        return {keys[key]: Heartbeat.model_validate_json(value) for key, value in found.items()}
+        return {keys[key]: left_by(Heartbeat, key, value) for key, value in found.items()}
 
     def forget(self) -> None:
         """Delete what this rank has left there, when all ranks have gone on to a later generation.
@@ -76,7 +99,7 @@ class FailureStore:
 
 def _failure(value: bytes | str) -> Failure:
     """A failure as anybody may print it: others can write to the store of several hosts."""
-    failure = Failure.model_validate_json(value)
+    failure = left_by(Failure, "failure", value)
     texts = {"name", "at", "error", "reason", "traceback"}
     shown = {n: visible(text, lines=True) for n, text in failure.model_dump(include=texts).items()}
     return failure.model_copy(update=shown)

@@ -14,10 +14,21 @@ import msgpack
 import torch
 from pydantic import BaseModel
 
-from runtime.tensors.encoding import DEEPEST, OURS, EncodingError, Kind, Message
+from runtime.tensors.encoding import (
+    DEEPEST,
+    FREE,
+    OURS,
+    REPEATED,
+    EncodingError,
+    Kind,
+    Message,
+)
 
 PICKLE = "SCHEDCC_PICKLE"
 """The variable that refuses objects of users' classes, where it is 0."""
+
+SHOWN = 300
+"""Characters of what is damaged in a message, for the message of an error."""
 
 _DAMAGE: tuple[type[Exception], ...] = (
     *(ValueError, TypeError, AttributeError, ArithmeticError, LookupError),
@@ -45,22 +56,31 @@ def decode(data: bytes, tensors: Sequence[Any] = (), *, users: bool = True) -> A
     Raises:
         EncodingError: they are no such bytes, or hold what is refused.
     """
-    reader = _Reader(tensors, users=users and os.environ.get(PICKLE) != "0")
+    reader = _Reader(tensors, len(data), users=users and os.environ.get(PICKLE) != "0")
     try:
         reader.names, content = reader.unpacked(data)
         return reader.unpacked(content)
     except EncodingError:
         raise
     except _DAMAGE as error:
-        raise EncodingError(f"a message of {len(data)} bytes is damaged: {error}") from error
+        raise EncodingError(f"a message of {len(data)} bytes is damaged: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """The message of an error, in which there may be values that cannot even be shown."""
+    try:
+        return ascii(" ".join(str(error).split()))[1:-1][:SHOWN]
+    except Exception:
+        return type(error).__name__
 
 
 class _Reader:
     """Reads a message; msgpack holds the lengths in it to the length of the whole."""
 
-    def __init__(self, tensors: Sequence[Any], *, users: bool) -> None:
+    def __init__(self, tensors: Sequence[Any], nbytes: int, *, users: bool) -> None:
         self.names: list[str] = []
         self._tensors, self._users, self._depth = tensors, users, 0
+        self._left = self._most = REPEATED * nbytes + FREE
 
     def unpacked(self, data: bytes) -> Any:
         if self._depth > DEEPEST:
@@ -76,6 +96,11 @@ class _Reader:
         return value
 
     def _extended(self, number: int, data: bytes) -> Any:
+        self._left -= len(data)
+        if self._left < 0:
+            raise EncodingError(
+                f"a message holds more than {self._most} bytes in extensions within each other"
+            )
         kind = Kind(number)
         if kind is Kind.PICKLED:
             return self._of_user(data)
@@ -91,9 +116,9 @@ class _Reader:
     def _of_user(self, data: bytes) -> Any:
         if not self._users:
             raise EncodingError(
-                f"a message holds an object of a user's class, or tuples within {DEEPEST} others, "
-                f"which only pickle can carry, and {PICKLE} is 0: needed tensors, numbers and "
-                "texts in tuples, lists and dicts"
+                f"a message holds an object of a user's class, or tuples within {DEEPEST} others "
+                f"({REPEATED}, if they are long), which only pickle can carry, and {PICKLE} is 0: "
+                "needed tensors, numbers and texts in tuples, lists and dicts"
             )
         try:
             return _Unpickler(data, self._tensors).load()
@@ -116,7 +141,9 @@ def _class(name: str) -> Any:
         issubclass(found, (Enum, BaseModel)) or is_dataclass(found) or hasattr(found, "_fields")
     )
     if not data:
-        raise EncodingError(f"a message names {name!r}, needed a data class of this project")
+        raise EncodingError(
+            f"a message names {name!r:.{SHOWN}}, needed a data class of this project"
+        )
     return found
 
 
@@ -141,6 +168,8 @@ def _object(kind: Any, content: Any) -> Any:
 
 def _tensor(content: list[Any]) -> torch.Tensor:
     dtype, shape, data = content
+    if type(data) is not bytes:  # of a number, bytearray would make as many bytes
+        raise EncodingError(f"a message has a {type(data).__name__} for the bytes of a tensor")
     if not data and 0 not in shape:
         raise EncodingError(f"a message has no bytes of a tensor {shape}")
     if not data:

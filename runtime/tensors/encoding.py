@@ -27,6 +27,10 @@ OURS = ("runtime.", "schemas.", "schedcc.")
 DEEPEST = 64
 """Extensions within each other, which msgpack reads with 40 KiB of the thread's stack for each."""
 
+REPEATED, FREE = 16, 2**20
+"""Extensions hold the bytes of those within them, and reading copies each. The contents of all may
+be so many times as long as the message, and so many bytes more."""
+
 
 class EncodingError(ValueError):
     """Bytes are no message, or one that may not be read; or a value cannot be sent."""
@@ -99,6 +103,7 @@ def encode(value: Any, tensors: Tensors | None = None) -> bytes:
     try:
         try:
             content = writer.packed(value)
+            writer.require_few_copies(content)
         except EncodingError:
             raise
         except (RecursionError, ValueError):  # it contains itself, or nearly so
@@ -112,7 +117,16 @@ def encode(value: Any, tensors: Tensors | None = None) -> bytes:
 class _Writer:
     def __init__(self, tensors: Tensors | None) -> None:
         self.names: dict[str, int] = {}
-        self._tensors, self._depth = tensors, 0
+        self._tensors, self._depth, self._extended = tensors, 0, 0
+
+    def require_few_copies(self, content: bytes) -> None:
+        """Refuse a message that is long, and most of it within many extensions.
+
+        Raises:
+            ValueError: reading would copy too much.
+        """
+        if self._extended > REPEATED * len(content) + FREE:
+            raise ValueError(f"{self._extended} bytes in extensions within each other")
 
     def packed(self, value: Any) -> bytes:
         if self._depth > DEEPEST:
@@ -130,7 +144,7 @@ class _Writer:
             _Pickler(file, self._tensors).dump(value)
         except Exception as error:  # what objects of any class raise
             raise EncodingError(f"cannot be pickled: {error}") from error
-        return msgpack.ExtType(Kind.PICKLED, file.getvalue())
+        return self._extension_of(Kind.PICKLED, file.getvalue())
 
     def _extension(self, value: Any) -> msgpack.ExtType:
         """What msgpack has no type for."""
@@ -152,7 +166,11 @@ class _Writer:
         return self.pickled(value)
 
     def _of(self, kind: Kind, content: Any) -> msgpack.ExtType:
-        return msgpack.ExtType(kind, self.packed(content))
+        return self._extension_of(kind, self.packed(content))
+
+    def _extension_of(self, kind: Kind, content: bytes) -> msgpack.ExtType:
+        self._extended += len(content)
+        return msgpack.ExtType(kind, content)
 
     def _tensor(self, tensor: torch.Tensor) -> msgpack.ExtType:
         if self._tensors is not None:

@@ -132,7 +132,13 @@ class PrivateStore:
         """Add to the number that a key has, 0 to begin with; the sum."""
         with self._locked():
             file = self._file(key)
-            total = int(self._read(file) or 0) + amount
+            found = self._read(file) or b"0"
+            try:
+                total = int(found) + amount
+            except ValueError:
+                raise PrivateStoreError(
+                    f"{self.prefix}{key} has a value of {len(found)} bytes, needed a number"
+                ) from None
             self._write(file, str(total))
         return total
 

@@ -1,5 +1,6 @@
 """The rendezvous of a transport's ranks: a store that all reach, while their transfers may hang."""
 
+import re
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
@@ -14,6 +15,8 @@ MOST_LEFT = 16
 
 LEAVE_SECONDS = 0.5
 """How long a process that ends waits for its turn to say so."""
+
+_REGISTERED = re.compile(r"([0-9]{1,20}) ((?:[^/\n]*/[^/\n]*/(?:[!-.0-~]+ ([0-9]{1,5}))?)?)")
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class RendezvousStore:
     else asks over the same connection waits behind it."""
     processes: PeerProcesses = field(default_factory=PeerProcesses, compare=False)
     """Of the ranks, to be probed."""
-    _registered: dict[int, tuple[int, str]] = field(default_factory=dict, compare=False)
+    _registered: dict[int, tuple[int | None, str]] = field(default_factory=dict, compare=False)
     """What ranks have said, once and for all."""
 
     @property
@@ -76,8 +79,7 @@ class RendezvousStore:
         """Find out what some ranks have registered, as far as that is not known."""
         keys = {f"process/{rank}": rank for rank in ranks if rank not in self._registered}
         for key, value in StoreReader(self.store).read(list(keys)).items():
-            thread, _, liveness = value.decode().partition(" ")
-            self._registered[keys[key]] = int(thread), liveness
+            self._registered[keys[key]] = _registration(value)
 
     def registered(self, rank: int) -> tuple[int | None, str]:
         """The thread of a rank, and where its process can be probed, if that was learnt."""
@@ -134,8 +136,16 @@ class RendezvousStore:
     @staticmethod
     def how_left(name: str, value: bytes) -> str:
         """How it came, from the value of that key; empty: it may be used."""
-        said, _, how = value.decode().partition("\n")
+        said, _, how = value.decode("utf-8", "replace").partition("\n")
         return how if said == name else ""
 
     def _left(self, name: str, how: str) -> tuple[str, str]:
         return self.left_key(name, self.rank), f"{name}\n{how}"
+
+
+def _registration(value: bytes) -> tuple[int | None, str]:
+    """What `register` has said; nothing, if that is not what is there."""
+    said = _REGISTERED.fullmatch(value.decode("utf-8", "replace"))
+    if said is None or int(said[3] or 0) >= 2**16:
+        return None, ""
+    return int(said[1]), said[2]

@@ -1,7 +1,18 @@
 """Text from outside, such as paths and names in files, as it can be shown on any terminal."""
 
+LONGEST = 1000
+"""Characters of a sentence."""
+
 _MEANT = "\n\t"
 """What may stand in a text of several lines."""
+
+
+class SentenceError(ValueError):
+    """An error whose message is one line of some length, whatever names from files are in it."""
+
+    def __init__(self, message: str) -> None:
+        """An error that says so."""
+        super().__init__(sentence(message))
 
 
 def visible(text: object, *, lines: bool = False) -> str:
@@ -33,3 +44,12 @@ def encodable(text: str) -> str:
     'a\\udcff'
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def sentence(text: str) -> str:
+    """A text as `visible` shows it; of a long one the middle is left out."""
+    half = LONGEST // 2 - 3
+    if len(text) > LONGEST:
+        text = f"{text[:half]} ... {text[-half:]}"
+    shown = visible(text)
+    return shown if len(shown) <= LONGEST else f"{shown[:half]} ... {shown[-half:]}"

@@ -2,12 +2,13 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from schedcc.analysis.dependencies import Dependencies, ends
 from schedcc.analysis.levels import Seconds
-from schedcc.table.codes import IS_FORWARD, IS_SEND, IS_TRANSFER, Bools, lookup
+from schedcc.table.codes import IS_FORWARD, IS_SEND, IS_TRANSFER, Bools, Ints, lookup
 from schedcc.table.table import PlanTable
 from schemas import Costs, HandOver, LoadMicroBatch, ResultInstruction
 
@@ -33,16 +34,42 @@ def durations(graph: Dependencies, costs: Costs) -> Seconds:
     of_rows[load] = costs.load
     sender = np.where(transfer & ~IS_SEND[op], table.rows.peer, stage)
     kinds = {"forward": forward, "transfer": transfer, "load": load}
-    for single in costs.single:
-        which = kinds[single.of] & (table.rows.micro_batch == min(single.micro_batch, 2**62))
-        if single.stage_id is not None:
-            which &= sender == min(single.stage_id, 2**62)
-        of_rows[which] = single.seconds
+    for which, seconds_of_single in _single_rows(costs, kinds, table.rows.micro_batch, sender):
+        of_rows[which] = seconds_of_single
     seconds = np.zeros(graph.events)
     seconds[ends(np.arange(len(op)))] = of_rows
     seconds[ends(np.flatnonzero(_MEETS[op]))] = costs.collective
     seconds[_let_go(graph)] = 0.0
     return seconds
+
+
+def _single_rows(
+    costs: Costs, kinds: Mapping[str, Bools], micro_batch: Ints, sender: Ints
+) -> Iterator[tuple[Ints, float]]:
+    """Rows whose time is another one than that of the others, in the order of what counts.
+
+    In time that does not grow with the product of the costs and the rows.
+    """
+    last: dict[tuple[str, int, int | None], float] = {}
+    for single in costs.single:
+        key = (single.of, single.micro_batch, single.stage_id)
+        last.pop(key, None)  # the last one comes last
+        last[key] = single.seconds
+    order = np.lexsort((sender, micro_batch)) if last else np.array([], dtype=np.int64)
+    micro_batch, sender = micro_batch[order], sender[order]
+    for (of, number, stage), seconds in last.items():
+        first, stop = _equal(micro_batch, number, 0, len(order))
+        if stage is not None:
+            first, stop = _equal(sender, stage, first, stop)
+        rows = order[first:stop]
+        yield rows[kinds[of][rows]], seconds
+
+
+def _equal(values: Ints, number: int, first: int, stop: int) -> tuple[int, int]:
+    """Where a number stands among values that are sorted from `first` to `stop`."""
+    within, wanted = values[first:stop], min(number, 2**62)
+    left, right = (int(np.searchsorted(within, wanted, side)) for side in ("left", "right"))
+    return first + left, first + right
 
 
 def _let_go(graph: Dependencies) -> Bools:
@@ -62,7 +89,11 @@ def ideal(table: PlanTable, costs: Costs) -> float:
     equal = not any(single.of == "forward" for single in costs.single)
     if equal and table.is_one_to_one:
         return math.fsum(forward) + last * max(forward)
-    of_stage = [_forwards(costs, stage, table) for stage in range(table.stages)]
+    for_all, by_stage = _single_forwards(costs, table.micro_batches)
+    of_stage = [
+        _forwards(seconds, _merged(for_all, by_stage.get(stage, {})), table.micro_batches)
+        for stage, seconds in enumerate(forward)
+    ]
     firsts = [seconds[0] for seconds in of_stage]
     lasts = [seconds[1] for seconds in of_stage]
     held: defaultdict[int, list[int]] = defaultdict(list)
@@ -74,14 +105,30 @@ def ideal(table: PlanTable, costs: Costs) -> float:
     )
 
 
-def _forwards(costs: Costs, stage: int, table: PlanTable) -> tuple[float, float, float]:
+Singles = dict[int, tuple[int, float]]
+"""By micro-batch: the place in the list of costs, of which the last one counts, and seconds."""
+
+
+def _single_forwards(costs: Costs, micro_batches: int) -> tuple[Singles, dict[int, Singles]]:
+    """Forwards that take another time: on every stage, and by stage."""
+    for_all: Singles = {}
+    by_stage: defaultdict[int, Singles] = defaultdict(dict)
+    for place, cost in enumerate(costs.single):
+        if cost.of == "forward" and cost.micro_batch < micro_batches:
+            found = for_all if cost.stage_id is None else by_stage[cost.stage_id]
+            found[cost.micro_batch] = place, cost.seconds
+    return for_all, by_stage
+
+
+def _merged(for_all: Singles, of_stage: Singles) -> dict[int, float]:
+    """By micro-batch: seconds on a stage."""
+    later = {m: max(own, for_all.get(m, own)) for m, own in of_stage.items()}
+    return {m: seconds for m, (_, seconds) in (for_all | later).items()}
+
+
+def _forwards(
+    usual: float, own: dict[int, float], micro_batches: int
+) -> tuple[float, float, float]:
     """Seconds of a stage's first and last forward, and of all."""
-    usual = costs.forward_seconds(table.stages)[stage]
-    single = {
-        cost.micro_batch: cost.seconds
-        for cost in costs.single
-        if cost.of == "forward" and cost.stage_id in (None, stage)
-    }
-    own = {m: seconds for m, seconds in single.items() if m < table.micro_batches}
-    total = math.fsum((*own.values(), (table.micro_batches - len(own)) * usual))
-    return own.get(0, usual), own.get(table.micro_batches - 1, usual), total
+    total = math.fsum((*own.values(), (micro_batches - len(own)) * usual))
+    return own.get(0, usual), own.get(micro_batches - 1, usual), total

@@ -13,6 +13,7 @@ Source: `PipelineModule.ckpt_layer_path` and `DeepSpeedEngine.save_checkpoint` i
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -105,7 +106,7 @@ def _tag_directory(path: Path) -> Path:
         return path
     with latest.open("rb") as file:
         tag = file.read(_LONGEST_TAG).decode("utf-8", "replace").strip()
-    if not tag or Path(tag).name != tag or not (path / tag).is_dir():
+    if tag in ("", "..") or Path(tag).name != tag or not os.path.isdir(path / tag):
         raise CheckpointError(f"{latest} names the tag {tag!r}, and there is no such directory")
     return path / tag
 

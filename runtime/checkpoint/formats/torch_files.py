@@ -6,6 +6,8 @@ mapped, so that of a large one only the tensors that are copied become resident.
 
 from __future__ import annotations
 
+import os
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,12 @@ import torch
 from runtime.checkpoint.errors import CheckpointError
 from runtime.checkpoint.tensors import Spec
 from schedcc.io.plain_text import one_line
+
+_DAMAGE = (
+    *(OSError, ValueError, RuntimeError, EOFError, OverflowError),
+    *(zipfile.BadZipFile, struct.error),
+)
+"""What Python's reader of zip files raises."""
 
 
 def read_specs(path: Path) -> dict[str, Spec]:
@@ -48,7 +56,7 @@ def verify(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()
-    except (OSError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise CheckpointError(f"{path} is damaged or cut off: {one_line(error)}") from error
     if damaged is not None:
         what = _tensors_of(damaged, tensors)
@@ -56,13 +64,8 @@ def verify(path: Path) -> None:
 
 
 def _load(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CheckpointError(f"{path} is missing")
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(
-            f"{path} is damaged, cut off, or older than torch 1.6: "
-            "needed the zip file that torch.save writes"
-        )
     _require_as_written(path)
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -80,19 +83,27 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _require_as_written(path: Path) -> None:
-    """Refuse compressed records, which may be any number of times larger than the file.
+    """Refuse records that together may be any number of times larger than the file.
 
-    `torch.save` compresses none.
+    `torch.save` compresses none, and lets none lie in another.
     """
     try:
         with zipfile.ZipFile(path) as file:
-            packed = [r for r in file.infolist() if r.compress_type != zipfile.ZIP_STORED]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is damaged or cut off: {one_line(error)}") from error
+            records, size = file.infolist(), path.stat().st_size
+    except _DAMAGE as error:
+        raise CheckpointError(
+            f"{path} is damaged, cut off, or older than torch 1.6 ({one_line(error)}): "
+            "needed the zip file that torch.save writes"
+        ) from error
+    packed = [record for record in records if record.compress_type != zipfile.ZIP_STORED]
     if packed:
         raise CheckpointError(
-            f"{path} cannot be read: its record {packed[0].filename} is compressed, needed a file "
-            "of torch.save"
+            f"{path} cannot be read: its record {packed[0].filename} is compressed, "
+            "needed a file of torch.save"
+        )
+    if sum(record.file_size for record in records) > size:
+        raise CheckpointError(
+            f"{path} cannot be read: its records overlap, needed a file of torch.save"
         )
 
 

@@ -38,8 +38,7 @@ def lost(
     gone, kind = tuple(sorted(silent)), "lost"
     unanswered = time.monotonic() - heartbeats.answered
     if heartbeats.store_lost is not None:
-        ended = f"{STORE_HOST} has ended ({heartbeats.store_error})"
-        reason = f"a connection and {ranks.place} were lost: {ended}; {seen}"
+        reason = f"a connection and {ranks.place} were lost: {heartbeats.store_error}; {seen}"
         gone = tuple(set(range(ranks.size)) - {ranks.rank})
     elif unanswered > SILENT_SECONDS + heartbeats.slack:  # so nobody is known to have ended
         cut_off = f"{STORE_HOST} is stopped or cut off"

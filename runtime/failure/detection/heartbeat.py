@@ -12,7 +12,7 @@ from runtime.failure.detection.monitored_barrier import MonitoredBarrier
 from runtime.failure.detection.periodic import PeriodicThread
 from runtime.failure.report import Failure, names
 from runtime.failure.state import FailureState
-from runtime.failure.store import FailureStore, Heartbeat
+from runtime.failure.store import DamagedValueError, FailureStore, Heartbeat
 from runtime.transport.rendezvous import RendezvousStore
 
 INTERVAL = 0.1
@@ -80,7 +80,7 @@ class HeartbeatTask:
         self._known_since: float | None = None
         self._fetched = time.monotonic()  # in the beginning there is nothing to fetch
         self.store_error = ""
-        """What was said when it was lost."""
+        """How it was lost."""
         self.store_lost: float | None = None
         """Since when there is no connection to the store."""
         self.answered = time.monotonic()
@@ -131,7 +131,7 @@ class HeartbeatTask:
                 late = max(SLACK_TICKS * (self.answered - began), self.slack / 2)
                 self.slack = min(late, LONGEST_SLACK)
         except Exception as error:  # each kind of store has errors of its own
-            self.store_lost, self.store_error = time.monotonic(), str(error)
+            self.store_lost, self.store_error = time.monotonic(), _how_lost(error)
         if self.store_lost is not None and time.monotonic() - self.store_lost > STORE_GRACE:
             self._store_failed()
 
@@ -240,9 +240,13 @@ class HeartbeatTask:
                 reporter=ranks.rank,
                 name=name,
                 at=at,
-                reason=f"{name} lost {ranks.place} at {at}: {STORE_HOST} has ended "
-                f"({self.store_error})",
+                reason=f"{name} lost {ranks.place} at {at}: {self.store_error}",
                 gone=tuple(set(range(ranks.size)) - {ranks.rank}),
             )
         )
         self._state.acknowledged_by_all()
+
+
+def _how_lost(error: Exception) -> str:
+    damaged = isinstance(error, DamagedValueError)
+    return str(error) if damaged else f"{STORE_HOST} has ended ({error})"

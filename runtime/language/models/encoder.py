@@ -100,7 +100,7 @@ def require_mean_pooling(directory: Path) -> None:
         return
     try:
         modules = json.loads(content_of(path, MOST_BYTES).decode())
-        steps = [(entry["type"].rpartition(".")[2], entry["path"]) for entry in modules]
+        steps = [(entry["type"].rpartition(".")[2], str(entry["path"])) for entry in modules]
     except (OSError, RecursionError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is damaged: {one_line(error)}") from error
     kinds = [kind for kind, _ in steps]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.modules.module import register_module_module_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from runtime.language.models.errors import ModelError
 from runtime.language.models.quiet import LOCAL, quiet_transformers
@@ -13,6 +16,51 @@ from schedcc.io.plain_text import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+
+MOST_MODULES, MOST_ELEMENTS = 2**18, 2**30
+"""Of a model's modules, and of one tensor that is computed when it is built, such as a mask."""
+
+_COMPUTED = {torch.ones, torch.zeros, torch.full, torch.arange, torch.linspace, torch.eye}
+
+
+class _Bounded(TorchFunctionMode):
+    """Refuses, while a model is built, what its configuration could have grow without end."""
+
+    def __init__(self, name: str) -> None:
+        """Of the model called `name` in messages."""
+        super().__init__()
+        self._name, self._thread, self._modules = name, get_ident(), 0
+
+    def __enter__(self) -> _Bounded:
+        self._counted = register_module_module_registration_hook(self._count)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        self._counted.remove()
+
+    def __torch_function__(
+        self, function: Any, _: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function in _COMPUTED:
+            elements = function(*args, **{**kwargs, "device": "meta"}).numel()
+            self._require("elements in a tensor", elements, MOST_ELEMENTS)
+        return function(*args, **kwargs)
+
+    def _count(self, *_: Any) -> None:
+        if get_ident() == self._thread:
+            self._modules += 1
+            self._require("modules", self._modules, MOST_MODULES)
+
+    def _require(self, what: str, found: int, most: int) -> None:
+        if found > most:
+            raise ModelError(
+                f"the configuration of {self._name} asks for {found:,} {what} or more, needed at "
+                f"most {most:,}"
+            )
 
 
 def without_memory(directory: Path, name: str, loader: Any, dtype: torch.dtype) -> PreTrainedModel:
@@ -28,7 +76,7 @@ def without_memory(directory: Path, name: str, loader: Any, dtype: torch.dtype) 
 
     Raises:
         ModelError: transformers does not know the family or does not accept the configuration, or
-            the model has code of its own, which is not run.
+            the model would be larger than any, or has code of its own, which is not run.
     """
     from accelerate import init_empty_weights
     from transformers import AutoConfig
@@ -37,7 +85,7 @@ def without_memory(directory: Path, name: str, loader: Any, dtype: torch.dtype) 
         with quiet_transformers():
             config: PreTrainedConfig = AutoConfig.from_pretrained(directory, **LOCAL)
             _require_known(name, config)
-            with init_empty_weights(include_buffers=False):
+            with _Bounded(name), init_empty_weights(include_buffers=False):
                 model: Any = loader.from_config(config, dtype=dtype, trust_remote_code=False)
     except ModelError:
         raise

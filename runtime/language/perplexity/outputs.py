@@ -8,11 +8,11 @@ import torch
 
 from runtime.language.perplexity.scores import exact_loss
 from runtime.language.text import Documents
-from schedcc.io.plain_text import visible
+from schedcc.io.plain_text import SentenceError, visible
 from schemas import DocumentScore, TokenScore
 
 
-class OutputError(ValueError):
+class OutputError(SentenceError):
     """Scores cannot be written."""
 
 

@@ -7,13 +7,14 @@ taken away; so a micro-batch is in the file as a whole, or not at all.
 
 import base64
 import fcntl
-import json
 import os
+import stat
 import zlib
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -21,15 +22,19 @@ from runtime.language.models import ModelFiles
 from runtime.language.models.split.scores import LOGITS_AT_ONCE
 from runtime.language.perplexity.job import Job
 from runtime.language.text import Windows
-from schedcc.io.plain_text import visible
+from schedcc.io.plain_text import SentenceError, visible
 from schemas import MicroBatchLosses, ResultsHeader
 
 FILE = "results.jsonl"
+MOST_OF_HEADER, MOST_BESIDE = 2**16, 2**8
+"""Bytes of the header, and of a result beside its losses."""
+_BEGINNING = ResultsHeader(job={}, micro_batches=1).model_dump_json().partition("}")[0].encode()
+"""What every header begins with."""
 _SAMPLE, _SAMPLES = 4096, 64
 """Bytes, and places in a file of weights that are looked at."""
 
 
-class ResumeError(ValueError):
+class ResumeError(SentenceError):
     """A directory of results that this run cannot go on from; the message is one sentence."""
 
 
@@ -118,7 +123,7 @@ class ResultLog:
             return
         text = base64.b64encode(losses.numpy().astype("<f4").tobytes()).decode()
         number, self._count = self._count, self._count + 1
-        line = MicroBatchLosses(micro_batch=number, losses=text, crc32=_checksum(number, text))
+        line = MicroBatchLosses(micro_batch=number, losses=text, crc32=checksum(number, text))
         self._write(line.model_dump_json())
 
     def close(self) -> None:
@@ -135,23 +140,49 @@ class ResultLog:
             raise ResumeError(f"{name} cannot be written: {error.strerror or error}") from error
 
     def _read(self, job: dict[str, str], targets: Sequence[int]) -> list[torch.Tensor]:
-        content = self._path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        os.ftruncate(self._file, len(whole))
-        header, *lines = whole.decode("utf-8", "replace").splitlines() or [""]
-        if not header:
-            self._write(ResultsHeader(job=job, micro_batches=len(targets)).model_dump_json())
-            return []
-        self._require_same(header, job)
-        finished = [self._losses(line, at, targets) for at, line in enumerate(lines)]
+        """What the file holds; what breaks off at its end is taken away if all else is good."""
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            raise ResumeError(f"{visible(str(self._path))} is no regular file, needed one")
+        with self._path.open("rb") as file:
+            header = file.readline(MOST_OF_HEADER)
+            if not header.endswith(b"\n"):
+                self._require_torn(header)
+                os.ftruncate(self._file, 0)
+                self._write(ResultsHeader(job=job, micro_batches=len(targets)).model_dump_json())
+                return []
+            self._require_same(header, job)
+            finished, whole = self._results(file, len(header), targets)
+        os.ftruncate(self._file, whole)
         self._count = len(finished)
         return finished
 
-    def _require_same(self, header: str, job: dict[str, str]) -> None:
+    def _results(
+        self, file: BinaryIO, whole: int, targets: Sequence[int]
+    ) -> tuple[list[torch.Tensor], int]:
+        """The results behind the header, and where the last whole one ends."""
+        finished: list[torch.Tensor] = []
+        for number, count in enumerate((*targets, 0)):
+            line = file.readline(longest := MOST_BESIDE + 4 * -(-4 * count // 3))
+            if not line.endswith(b"\n") and len(line) < longest:
+                break
+            finished.append(self._losses(line, number, targets))
+            whole += len(line)
+        return finished, whole
+
+    def _require_torn(self, header: bytes) -> None:
+        """Refuse the file of somebody else, which is not to be lost."""
+        begun = len(header) < MOST_OF_HEADER and _BEGINNING.startswith(header[: len(_BEGINNING)])
+        if not begun:
+            raise self._no_results()
+
+    def _no_results(self) -> ResumeError:
+        return ResumeError(f"{visible(str(self._path))} holds no results of a run")
+
+    def _require_same(self, header: bytes, job: dict[str, str]) -> None:
         try:
             before = ResultsHeader.model_validate_json(header).job
         except ValueError as error:
-            raise ResumeError(f"{visible(str(self._path))} holds no results of a run") from error
+            raise self._no_results() from error
         for key in sorted(before.keys() | job.keys()):
             if before.get(key) != job.get(key):
                 values = "" if len(job.get(key, "")) == 64 else f": {before.get(key)} there"
@@ -161,11 +192,11 @@ class ResultLog:
                     f"differs{values}"
                 )
 
-    def _losses(self, line: str, number: int, targets: Sequence[int]) -> torch.Tensor:
+    def _losses(self, line: bytes, number: int, targets: Sequence[int]) -> torch.Tensor:
         try:
-            found = MicroBatchLosses.model_validate(json.loads(line))
+            found = MicroBatchLosses.model_validate_json(line)
             content = base64.b64decode(found.losses, validate=True)
-            good = found.crc32 == _checksum(number, found.losses) and found.micro_batch == number
+            good = found.crc32 == checksum(number, found.losses) and found.micro_batch == number
             good = good and number < len(targets) and len(content) == 4 * targets[number]
         except ValueError:
             good = False
@@ -177,5 +208,6 @@ class ResultLog:
         return torch.frombuffer(bytearray(content), dtype=torch.float32)
 
 
-def _checksum(micro_batch: int, losses: str) -> int:
+def checksum(micro_batch: int, losses: str) -> int:
+    """What is kept with the losses of a micro-batch, in base64."""
     return zlib.crc32(f"{micro_batch} {losses}".encode())

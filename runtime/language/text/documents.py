@@ -12,6 +12,7 @@ import torch
 from runtime.language.text.corpus import Text
 from runtime.language.text.encoding import adds_bos, encode, encode_beginning
 from runtime.language.text.errors import TextError
+from runtime.language.text.records import require_characters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -224,6 +225,7 @@ def _conversation(tokenizer: Any, messages: Any, name: str) -> str:
         written: str = tokenizer.apply_chat_template(messages, tokenize=False)
     except Exception as error:  # templates are programs, and raise what they like
         raise TextError(f"{name}: the chat template refuses the conversation: {error}") from error
+    require_characters(written, name)
     return written
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from schedcc.io.plain_text import SentenceError
 
-class TextError(ValueError):
+
+class TextError(SentenceError):
     """Text that cannot be read or evaluated; the message is one sentence for its user."""

@@ -84,7 +84,7 @@ def decompressed(path: Path, content: bytes, what: str) -> bytes:
         text = up_to(MOST_BYTES + 1, gzip.GzipFile(fileobj=BytesIO(content)))
     except (OSError, EOFError, zlib.error) as error:
         raise TextError(f"{what} is not a whole gzip file: {error}") from error
-    _require_bounded(len(text), what)
+    require_bounded(len(text), what)
     return text
 
 
@@ -99,7 +99,7 @@ def _zstd(content: bytes, what: str) -> bytes:
                 text.write(frame.decompress(part))
             except zstandard.ZstdError as error:
                 raise TextError(f"{what} is not a whole zstd file: {error}") from error
-            _require_bounded(text.tell(), what)
+            require_bounded(text.tell(), what)
             part = frame.unused_data
             frame = None if frame.eof else frame
     if frame is not None:
@@ -107,7 +107,12 @@ def _zstd(content: bytes, what: str) -> bytes:
     return text.getvalue()
 
 
-def _require_bounded(nbytes: int, what: str) -> None:
+def require_bounded(nbytes: int, what: str) -> None:
+    """Refuse a text of more bytes than are read.
+
+    Raises:
+        TextError: naming it.
+    """
     if nbytes > MOST_BYTES:
         raise TextError(f"{what} becomes more than {MOST_BYTES:,} bytes, needed no more")
 

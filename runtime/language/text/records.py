@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from runtime.language.text.errors import TextError
-from runtime.language.text.files import needed
+from runtime.language.text.files import needed, require_bounded
 
 Messages: TypeAlias = list[dict[str, Any]]
 """A conversation, as chat templates take it: `{"role": ..., "content": ...}` each."""
+
+_ROWS = 256
+"""Rows of parquet that are in memory as the file has them; each may be as long as the file says."""
 
 
 def json_records(text: str, name: str, field: str) -> Iterator[tuple[int, str | Messages]]:
@@ -45,6 +48,8 @@ def parquet_records(path: Path, name: str, field: str) -> Iterator[tuple[int, st
         TextError: the file cannot be read, or has no such column, or pyarrow is not installed.
     """
     parquet = needed("pyarrow.parquet", f"text file {name}")
+    rows: list[Any] = []
+    characters = 0
     try:
         file = parquet.ParquetFile(path)
         columns = file.schema_arrow.names
@@ -53,19 +58,32 @@ def parquet_records(path: Path, name: str, field: str) -> Iterator[tuple[int, st
                 f"{name} has no column {field!r}: it has {', '.join(map(repr, columns))} "
                 "(--field names another)"
             )
-        rows = [
-            value for batch in file.iter_batches(columns=[field]) for value in batch[0].to_pylist()
-        ]
+        for batch in file.iter_batches(batch_size=_ROWS, columns=[field]):
+            some = batch[0].to_pylist()
+            characters += sum(map(_size, some))
+            require_bounded(characters, name)
+            rows += some
     except TextError:
         raise
     except Exception as error:  # of pyarrow's own hierarchy, and the system's
-        raise TextError(f"{name} is not a parquet file that can be read: {error}") from error
+        what = " ".join(str(error).split())
+        raise TextError(f"{name} is not a parquet file that can be read: {what}") from error
     for number, value in enumerate(rows, 1):
         yield number, _content(value, f"{name}, row {number}", field)
 
 
+def _size(value: Any) -> int:
+    """The characters of a text, or of all texts of a conversation."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, list) else 1
+
+
 def _content(value: Any, where: str, field: str) -> str | Messages:
     if isinstance(value, str):
+        require_characters(value, f"{where}: {field}")
         return value
     if isinstance(value, list) and value and all(map(_is_message, value)):
         return [*value]
@@ -77,3 +95,19 @@ def _content(value: Any, where: str, field: str) -> str | Messages:
 
 def _is_message(value: Any) -> bool:
     return isinstance(value, dict) and "role" in value
+
+
+def require_characters(text: str, what: str) -> None:
+    """Refuse a text with half a character, which JSON can hold and UTF-8 cannot.
+
+    Raises:
+        TextError: naming it.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise TextError(
+            f"{what} has half a character, {half}, at {error.start}: needed text that UTF-8 can "
+            "hold"
+        ) from error

@@ -36,6 +36,9 @@ CLOSE_SECONDS = 5.0
 
 THREAD = "schedcc copies"
 
+LISTED = 10
+"""Sizes in a message that says that they do not fit."""
+
 _DESCRIPTOR = struct.Struct("i")
 _ROOM_FOR_ONE = socket.CMSG_LEN(_DESCRIPTOR.size)
 _WAIT, _LOOK = (
@@ -179,11 +182,19 @@ class SendingEnd(ChannelEnd):
             return None
         if not length:
             raise self.failed()
-        posted = ReceiveDescriptor.unpacked(memoryview(self._received)[:length])
-        for number in posted.gone:
-            os.close(self._segments.pop(number))
-        for _, _, data in attached:
-            (self._segments[posted.segment],) = _DESCRIPTOR.unpack(data)
+        descriptors = [_DESCRIPTOR.unpack(data)[0] for _, _, data in attached]
+        try:
+            posted = ReceiveDescriptor.unpacked(memoryview(self._received)[:length])
+            for number in posted.gone:
+                os.close(self._segments.pop(number))
+            known = posted.segment in self._segments  # a segment comes with the first of its name
+            if bool(descriptors) == known if posted.places else posted.joined:
+                raise KeyError(posted.segment)
+        except (struct.error, KeyError) as error:
+            _close_all(dict(enumerate(descriptors)))
+            raise LocalChannelError(f"a receive descriptor of {length} bytes is damaged") from error
+        for descriptor in descriptors:
+            self._segments[posted.segment] = descriptor
         return posted
 
 
@@ -197,12 +208,19 @@ def _offsets(sending: Sending, posted: ReceiveDescriptor) -> Sequence[int]:
     expected = [size for _, size in posted.places]
     fits = sum(sizes) <= sum(expected) if sending.joined else sizes == expected
     if not (fits and sending.joined == posted.joined):
-        sent = f"{sizes} bytes sent{' joined' if sending.joined and not posted.joined else ''}"
+        joined = " joined" if sending.joined and not posted.joined else ""
         how = " joined into at most" if posted.joined else ""
-        raise LocalChannelError(f"{sent}, but the peer receives{how} {expected}")
+        raise LocalChannelError(
+            f"{_listed(sizes)} bytes sent{joined}, but the peer receives{how} {_listed(expected)}"
+        )
     if not sending.joined:
         return [offset for offset, _ in posted.places]
     return list(accumulate(sizes[:-1], initial=posted.places[0][0]))
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    first = [*map(str, sizes[:LISTED]), *["..."] * (len(sizes) > LISTED)]
+    return f"[{', '.join(first)}]"
 
 
 def _copy(work: "SimpleQueue[SendingEnd | None]") -> None:

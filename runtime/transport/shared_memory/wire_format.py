@@ -36,7 +36,11 @@ class ReceiveDescriptor:
 
     @staticmethod
     def unpacked(data: memoryview) -> "ReceiveDescriptor":
-        """From bytes."""
+        """From bytes.
+
+        Raises:
+            struct.error: they are none that `packed` makes.
+        """
         count, _, joined, segment = _HEAD.unpack_from(data)
         end = _HEAD.size + count * _PLACE.size
         places = list(_PLACE.iter_unpack(data[_HEAD.size : end]))

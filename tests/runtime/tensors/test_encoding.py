@@ -18,7 +18,7 @@ from runtime.outputs.values import layout_of
 from runtime.tensors import decoding
 from runtime.tensors.activation import describe
 from runtime.tensors.decoding import PICKLE, decode
-from runtime.tensors.encoding import DEEPEST, EncodingError, Kind, encode
+from runtime.tensors.encoding import DEEPEST, FREE, REPEATED, EncodingError, Kind, encode
 from runtime.tensors.structure import put_together, take_apart
 from runtime.transport.torch_distributed.object_gather import gather_objects
 from schedcc import Outcome
@@ -154,6 +154,40 @@ def test_a_message_cannot_use_up_the_stack_of_its_reader():
         content = msgpack.packb(msgpack.ExtType(Kind.TUPLE, content))
     with pytest.raises(EncodingError, match=f"nested more than {DEEPEST} deep"):
         decode(msgpack.packb([[], content]))
+
+
+def test_a_long_message_within_many_extensions_is_refused_by_its_reader_and_never_written(
+    monkeypatch,
+):
+    content = msgpack.packb(b"x" * FREE)
+    for _ in range(REPEATED + 2):
+        content = msgpack.packb(msgpack.ExtType(Kind.TUPLE, content))
+    with pytest.raises(EncodingError, match="bytes in extensions within each other"):
+        decode(msgpack.packb([[], content]))
+    value: Any = "x" * FREE
+    for _ in range(REPEATED + 2):
+        value = (value,)
+    assert decode(encode(value)) == value  # by pickle
+    monkeypatch.setenv(PICKLE, "0")
+    with pytest.raises(EncodingError, match="which only pickle can carry"):
+        decode(encode(value))
+    for _ in range(2):
+        (value,) = value
+    assert decode(encode(value)) == value  # without
+
+
+def test_a_number_in_place_of_the_bytes_of_a_tensor_makes_none():
+    dtype = msgpack.ExtType(Kind.DTYPE, msgpack.packb("uint8"))
+    tensor = msgpack.ExtType(Kind.TENSOR, msgpack.packb([dtype, [2**62], 2**62]))
+    with pytest.raises(EncodingError, match="has a int for the bytes of a tensor"):
+        decode(msgpack.packb([[], msgpack.packb(tensor)]))
+
+
+def test_damage_that_cannot_be_shown_is_an_error_of_the_message():
+    size = msgpack.ExtType(Kind.SIZE, msgpack.packb([msgpack.ExtType(5, msgpack.packb("f" * 20))]))
+    dtype = msgpack.ExtType(Kind.DTYPE, msgpack.packb(size))
+    with pytest.raises(EncodingError, match="is damaged"):
+        decode(msgpack.packb([[], msgpack.packb(dtype)]))
 
 
 def test_damage_is_an_error_in_bounded_memory():

@@ -318,3 +318,34 @@ def test_receive_descriptors_are_what_they_were():
     for joined in (False, True):
         posted = ReceiveDescriptor(7, [(0, 5), (64, 2**33)], [1, 2], joined)
         assert ReceiveDescriptor.unpacked(memoryview(posted.packed())) == posted
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\0",
+        ReceiveDescriptor(1, [(0, 4)]).packed()[:-1],
+        ReceiveDescriptor(1, [(0, 4)], gone=[7]).packed(),
+        ReceiveDescriptor(1, [], joined=True).packed(),
+    ],
+)
+def test_a_damaged_receive_descriptor_is_told_and_leaves_no_descriptor(data):
+    before = descriptors()
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sending, segment = SendingEnd(one, SOON, UnfinishedSends()), os.memfd_create("test")
+    socket.send_fds(other, [data], [segment])
+    with pytest.raises(
+        LocalChannelError, match=f"receive descriptor of {len(data)} bytes is damag"
+    ):
+        sending.begin(message(4)).wait()
+    sending.close()
+    other.close()
+    os.close(segment)
+    assert descriptors() == before
+
+
+def test_a_segment_that_is_not_known_comes_with_its_descriptor():
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    other.send(ReceiveDescriptor(5, [(0, 4)]).packed())
+    with pytest.raises(LocalChannelError, match="is damaged"):
+        SendingEnd(one, SOON, UnfinishedSends()).begin(message(4)).wait()

@@ -1,8 +1,9 @@
-"""Edited plan files never crash `schedcc check` or exhaust memory; see `tests/tools/fuzz.py`."""
+"""Edited files never crash `schedcc` or exhaust memory; see `tests/tools/fuzz/commands.py`."""
 
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from random import Random
 
@@ -10,13 +11,16 @@ import pytest
 
 from tests.support.command_line import Run
 from tests.support.paths import ROOT
-from tests.tools.fuzz import check_file, complaint, edited, seeds
+from tests.tools.fuzz.commands import check_file, complaint, costs, csv_files, plans, recordings
+
+KINDS = {"plan": plans, "csv": csv_files, "recording": recordings, "costs": costs}
 
 
 @pytest.mark.slow
 def test_edited_files_end_in_an_exit_status_and_a_sentence_within_bounded_memory(tmp_path):
     """In a process of its own, whose address space is bounded."""
-    options = ["--number", "1200", "--seed", "11", "--megabytes", "100"]
+    kinds = [word for kind in KINDS for word in ("--kind", kind)]
+    options = [*kinds, "--number", "300", "--seed", "11", "--megabytes", "100"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.tools.fuzz", *options],
         cwd=tmp_path,
@@ -27,26 +31,30 @@ def test_edited_files_end_in_an_exit_status_and_a_sentence_within_bounded_memory
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    counts = {s: int(n) for n, s in re.findall(r"(\d+) exit (\d)", done.stdout)}
+    counts: Counter[str] = Counter()
+    for number, status in re.findall(r"(\d+) exit (\d)", done.stdout):
+        counts[status] += int(number)
     assert sum(counts.values()) == 1200
     assert set(counts) == {"0", "1", "2"}  # the edits reach everything
     assert min(counts.values()) > 100, done.stdout
 
 
 def test_what_is_edited_is_a_valid_file(tmp_path):
-    for number, seed in enumerate(seeds()):
-        if seed.suffix == ".jsonl":
-            continue
-        file = tmp_path / f"{number}{seed.suffix}"
-        file.write_bytes(seed.content)
-        run = check_file(file)
-        assert (run.status, complaint(file, run)) == (0, None)
+    for name in ("plan", "csv"):
+        for number, seed in enumerate(KINDS[name](tmp_path).seeds):
+            file = tmp_path / f"{number}{seed.suffix}"
+            file.write_bytes(seed.content)
+            run = check_file(file)
+            assert (run.status, complaint(file, run)) == (0, None)
 
 
-def test_the_same_seed_makes_the_same_files():
+@pytest.mark.parametrize("name", KINDS)
+def test_the_same_seed_makes_the_same_files(tmp_path, name):
+    kind = KINDS[name](tmp_path)
+
     def some() -> list[bytes]:
-        random, others = Random(5), seeds()
-        return [edited(random.choice(others), random, others) for _ in range(50)]
+        random = Random(5)
+        return [kind.edit(random.choice(kind.seeds).content, random, kind.seeds) for _ in range(50)]
 
     assert some() == some()
     assert len(set(some())) > 40

@@ -14,7 +14,7 @@ from schedcc.io.plan_files import read_plan
 from schedcc.io.plan_table import read_plan_table
 from schemas import json_schemas
 from tests.support.paths import ROOT
-from tests.tools.edits import EDITS, containers
+from tests.tools.fuzz.edits import EDITS, containers
 
 FILES = ROOT / "tests" / "data" / "plans"
 VALIDATORS = {

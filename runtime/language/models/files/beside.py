@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from runtime.language.models.files.directory import MOST_BYTES
@@ -32,4 +33,4 @@ def _modules(directory: Path) -> list[Path]:
         places = [directory / entry["path"] / CONFIG for entry in modules if entry["path"]]
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return []
-    return [path for path in places if path.parent.parent == directory and path.is_file()]
+    return [path for path in places if path.parent.parent == directory and os.path.isfile(path)]

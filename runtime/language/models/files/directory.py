@@ -7,6 +7,8 @@ weights, notes on quantisation. Nothing heavy is imported here.
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,17 @@ from schedcc.io.plain_text import encodable
 
 MOST_BYTES = 2**27
 """Of a JSON file of a model; the index of the largest models has some ten megabytes."""
+
+MOST_LAYERS = 2**16
+"""Of a model, and experts of a layer; those that there are have some hundreds."""
+_NUMBER_OF_LAYERS = re.compile("layer|expert")
+
+LONGEST_NAME = 255
+"""Bytes of the name of a file on all systems."""
+
+
+_LAYERS = "layer_*-model_states.pt"
+"""Files of a tag of DeepSpeed's."""
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -48,9 +61,22 @@ def read_config(directory: Path) -> dict[str, Any]:
     """The `config.json` of a directory: read here, and nowhere else.
 
     Raises:
-        ModelError: it is missing or damaged.
+        ModelError: it is missing or damaged, or names more layers than any model has.
     """
-    return read_object(directory / CONFIG)
+    config = read_object(directory / CONFIG)
+    _require_few_layers(directory / CONFIG, config)
+    return config
+
+
+def _require_few_layers(path: Path, config: dict[str, Any]) -> None:
+    """Refuse numbers of layers and experts for which transformers would build for days."""
+    settings = [config]
+    while settings:
+        for key, value in settings.pop().items():
+            if isinstance(value, dict):
+                settings.append(value)
+            elif type(value) is int and value > MOST_LAYERS and _NUMBER_OF_LAYERS.search(key):
+                raise ModelError(f"{path} sets {key} to {value}, needed at most {MOST_LAYERS:,}")
 
 
 def weight_entry(directory: Path) -> Path | None:
@@ -96,6 +122,7 @@ def require_inside(told: Path, name: str) -> None:
         ModelError: naming both.
     """
     path, plain = Path(name), "\0" not in name and name == encodable(name)
+    plain = plain and all(len(part.encode()) <= LONGEST_NAME for part in path.parts)
     if not name or not plain or path.is_absolute() or ".." in path.parts:
         raise ModelError(f"{told} names {name!r}, needed a place in the directory that it is in")
 
@@ -174,8 +201,10 @@ def _checkpoint_by_layers(directory: Path) -> str | None:
     except ModelError:
         pass  # there is none, or it is of another program
     if latest.is_file():
-        tag = directory / content_of(latest, MOST_BYTES).decode("utf-8", "replace").strip()
-        if any(tag.glob("layer_*-model_states.pt")):
+        with latest.open("rb") as file:
+            tag = file.read(LONGEST_NAME + 1).decode("utf-8", "replace").strip()
+        inside = Path(tag).name == tag != ".." and os.path.isdir(directory / tag)
+        if inside and any((directory / tag).glob(_LAYERS)):
             return latest.name
     return None
 

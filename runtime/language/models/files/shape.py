@@ -67,8 +67,8 @@ def model_files(name: str, directory: Path, config: Mapping[str, Any]) -> ModelF
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise ModelError(
-            f"{directory} is of the model family {model_type!r}: needed the name of a family of "
-            "transformers, as model_type in config.json"
+            f"{directory} is of the model family {model_type!r}: needed the name of "
+            "a family of transformers, as model_type in config.json"
         )
     text = config.get("text_config")
     settings = text if isinstance(text, dict) else config
@@ -90,7 +90,8 @@ def sequence_limits(name: str, config: Mapping[str, Any]) -> SequenceLimits:
     what a model was first trained on, and attention with a linear bias (ALiBi) and recurrent models
     know no end.
     """
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    found = config.get("rope_parameters") or config.get("rope_scaling")
+    rope = found if isinstance(found, Mapping) else {}  # which transformers says more about
     scaled = rope.get("rope_type", rope.get("type", "default")) not in (None, "default")
     stated = next((config[key] for key in _POSITIONS if config.get(key) is not None), None)
     usable = isinstance(stated, int) and stated > 0 and not scaled and not config.get("alibi")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from runtime.language.models.errors import ModelError
 from runtime.language.models.files.directory import read_object
 from runtime.language.models.files.names import ADDED_TOKENS, TOKENIZER, TOKENIZER_CONFIG
+from schedcc.io.plain_text import one_line
 
 if TYPE_CHECKING:
     from runtime.language.models.files.shape import ModelFiles
@@ -27,14 +28,15 @@ def require_declared_ids(files: ModelFiles, tokenizer: Any) -> None:
     """Refuse a tokenizer that gives an added token another id than its files declare.
 
     Raises:
-        ModelError: naming the token and both ids.
+        ModelError: naming the token and both ids, or what is damaged.
     """
     for token, declared in _declared(files.directory):
         found = tokenizer.convert_tokens_to_ids(token)
         if found != declared:
             raise ModelError(
-                f"the tokenizer of {files.name} declares that the added token {token!r} is "
-                f"{declared}, and it comes to be {found}: its files are not of one tokenizer"
+                f"the tokenizer of {files.name} declares that the added token "
+                f"{token!r} is {declared}, and it comes to be {found}: "
+                "its files are not of one tokenizer"
             )
 
 
@@ -62,9 +64,15 @@ def _declared(directory: Path) -> list[tuple[str, int]]:
         read_object(directory / name) if (directory / name).is_file() else {}
         for name in (TOKENIZER[0], TOKENIZER_CONFIG, ADDED_TOKENS)
     )
-    decoder = config.get("added_tokens_decoder") or {}
-    return [
-        *((entry["content"], entry["id"]) for entry in whole.get("added_tokens") or ()),
-        *((entry["content"], int(index)) for index, entry in decoder.items()),
-        *legacy.items(),
-    ]
+    try:
+        decoder = config.get("added_tokens_decoder") or {}
+        return [
+            *((str(entry["content"]), entry["id"]) for entry in whole.get("added_tokens") or ()),
+            *((str(entry["content"]), int(index)) for index, entry in decoder.items()),
+            *legacy.items(),
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"the added tokens in {directory} are damaged: {one_line(error)}, needed a content and "
+            "an id for each"
+        ) from error

@@ -1,5 +1,6 @@
 """Files of models that were made to do harm end in one sentence, soon, and in little memory."""
 
+import json
 import os
 import struct
 import zipfile
@@ -8,17 +9,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from runtime.checkpoint import CheckpointError
+from runtime.checkpoint import CheckpointError, open_layers
 from runtime.checkpoint.formats import torch_files
 from runtime.checkpoint.formats.native import NativeCheckpoint
 from runtime.checkpoint.formats.safetensors_files import read_specs
+from runtime.language.models import load_tokenizer, locate_model, skeleton
+from runtime.language.models.described import describe
+from runtime.language.models.encoder import require_mean_pooling
 from runtime.language.models.errors import ModelError
 from runtime.language.models.files import directory as model_directory
-from runtime.language.models.files.directory import read_object, weight_map
+from runtime.language.models.files.beside import files_beside
+from runtime.language.models.files.directory import (
+    read_object,
+    require_all_is_read,
+    weight_map,
+)
 from runtime.language.models.gguf.cache import converted
 from runtime.language.models.gguf.header import MOST_ELEMENTS, check_header
+from schedcc.io.plain_text import LONGEST
 from tests.support.other_users import NOBODY, root_only
-from tests.tools.fuzz_models import gguf_file
+from tests.support.tiny_models import tiny_tokenizer
+from tests.tools.fuzz.models import gguf_file
 
 HUGE = 2**60
 ARRAY, UINT8, STRING, UINT32 = 9, 0, 8, 4
@@ -173,3 +184,119 @@ def test_a_cache_that_is_made_is_that_of_its_user(tmp_path, monkeypatch):
     with pytest.raises(ModelError):  # the file holds no whole model
         converted(tmp_path / "m.gguf")
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "vocab_size": 8,
+}
+
+
+def model_of(folder: Path, **settings: object) -> Path:
+    (folder / "config.json").write_text(json.dumps(CONFIG | settings))
+    (folder / "model.safetensors").touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
+        ({"n_routed_experts": 10**30}, "n_routed_experts"),
+        ({"text_config": {"num_layers": 2**16 + 1}}, "num_layers"),
+    ],
+)
+def test_a_configuration_of_more_layers_than_any_model_has_is_refused_unbuilt(
+    tmp_path, settings, key
+):
+    with pytest.raises(
+        ModelError, match=f"config.json sets {key} to [0-9]+, needed at most 65,536"
+    ):
+        locate_model(str(model_of(tmp_path, **settings)))
+
+
+@pytest.mark.parametrize(
+    ("bound", "settings", "what"),
+    [
+        ("MOST_MODULES", {"num_hidden_layers": 30}, "modules or more, needed at most 100"),
+        ("MOST_ELEMENTS", {"head_dim": 10_000}, "elements in a tensor or more, needed at most 100"),
+    ],
+)
+def test_a_model_that_would_grow_without_end_is_not_built(
+    tmp_path, monkeypatch, bound, settings, what
+):
+    monkeypatch.setattr(skeleton, bound, 100)
+    with pytest.raises(ModelError, match=what):
+        describe(model_of(tmp_path, **settings), "the model")
+    monkeypatch.undo()
+    assert len(describe(model_of(tmp_path, **settings), "the model").layers) > 3
+
+
+@pytest.mark.parametrize("rope", [[1], "x", 7, {"rope_type": ["x"]}])
+def test_a_rotary_embedding_that_is_none_is_one_sentence(tmp_path, rope):
+    model = model_of(tmp_path, rope_scaling=rope)
+    assert locate_model(str(model)).num_blocks == 2
+    with pytest.raises(ModelError) as refused:
+        describe(model, "the model")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["a" * 256, "a" * 5000, "é" * 128])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path, name):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"w": name}}))
+    with pytest.raises(ModelError, match="needed a place in the directory that it is") as refused:
+        weight_map(index)
+    assert len(str(refused.value)) <= LONGEST
+
+
+@pytest.mark.parametrize("tag", [b"a" * 5000, b"a\0b", b"..", b"/", b"\xff", b""])
+def test_a_tag_that_is_no_directory_beside_it_is_refused(tmp_path, tag):
+    (tmp_path / "latest").write_bytes(tag)
+    with pytest.raises(CheckpointError, match="and there is no such directory"):
+        open_layers(tmp_path)
+    model = model_of(tmp_path)
+    require_all_is_read(model)  # beside weights, the file of another program
+
+
+def test_records_that_lie_in_each_other_are_refused_unread(tmp_path):
+    torch.save({"w": torch.zeros(1000)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt", "a") as archive:
+        (record,) = [each for each in archive.infolist() if each.file_size >= 4000]
+        archive.filelist += [record] * 10  # in the directory of the archive, not in its contents
+        archive.writestr("more", b"")
+    assert os.path.getsize(tmp_path / "plain.pt") < 10_000
+    with pytest.raises(CheckpointError, match="its records overlap, needed a file of"):
+        torch_files.read_specs(tmp_path / "plain.pt")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("added_tokens.json", {"</s>": [1]}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "</s>"}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": [1]}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"0": 1}}),
+    ],
+)
+def test_added_tokens_that_are_none_are_one_sentence(tmp_path, file, content):
+    tiny_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(ModelError) as refused:
+        load_tokenizer(locate_model(str(model_of(tmp_path))))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("path", [5, None, ["x"], "a" * 300, "\0"])
+def test_steps_of_an_encoder_that_lead_nowhere_are_one_sentence(tmp_path, path):
+    kinds = (("", "Transformer"), (path, "Pooling"), ("2", "Normalize"))
+    steps = [{"type": f"x.{kind}", "path": place} for place, kind in kinds]
+    (tmp_path / "modules.json").write_text(json.dumps(steps))
+    assert files_beside(tmp_path) == [tmp_path / "modules.json"]
+    with pytest.raises(ModelError) as refused:
+        require_mean_pooling(tmp_path)
+    assert str(refused.value).isprintable()

@@ -132,3 +132,55 @@ def test_results_that_find_no_room_are_one_sentence_and_are_gone_on_with(tmp_pat
     ended = Program(fill_the_disk, str(tmp_path)).ended()
     assert ended.returncode == 0, ended.stderr
     assert written(tmp_path) == written(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a line without an end",
+        b'{"format": "other"}',
+        b'{"format":"schedcc.results/1"}',
+        b"\0" * 70_000,
+    ],
+)
+def test_a_file_of_somebody_else_stays_as_it_was(tmp_path, content):
+    for whole in (content, content + b"\n"):
+        (tmp_path / FILE).write_bytes(whole)
+        with pytest.raises(ResumeError, match="holds no results of a run"):
+            ResultLog(tmp_path, JOB, TARGETS)
+        assert (tmp_path / FILE).read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "line", [b"[" * 100_000, b'{"a":' * 3000, b"9" * 5000, b"\xff", b"x" * 2**20]
+)
+def test_a_line_that_is_no_result_is_one_sentence_and_nothing_is_taken_away(tmp_path, line):
+    content = written(tmp_path, 1) + line + b"\n" + b"cut off"
+    (tmp_path / FILE).write_bytes(content)
+    with pytest.raises(ResumeError, match="is damaged in line 3: it is not the result"):
+        ResultLog(tmp_path, JOB, TARGETS)
+    assert (tmp_path / FILE).read_bytes() == content
+
+
+def test_more_results_than_the_run_has_are_damage_whatever_they_are(tmp_path):
+    whole = written(tmp_path)
+    for more in (whole.split(b"\n")[1] + b"\n", b"x" * 1000):
+        (tmp_path / FILE).write_bytes(whole + more)
+        with pytest.raises(ResumeError, match="is damaged in line 5"):
+            ResultLog(tmp_path, JOB, TARGETS)
+
+
+def test_results_are_read_from_a_regular_file_alone(tmp_path):
+    os.mkfifo(tmp_path / FILE)
+    with pytest.raises(ResumeError, match="is no regular file, needed one"):
+        ResultLog(tmp_path, JOB, TARGETS)
+
+
+def test_what_differs_is_shown_in_a_line_however_long_it_is(tmp_path):
+    other = {"dtype": "\x1b[2J" * 1000, "\n": "x"}
+    ResultLog(tmp_path, JOB | other, TARGETS).close()
+    for job in (JOB, JOB | {"dtype": other["dtype"]}):
+        with pytest.raises(ResumeError, match=r"whose .* differs: ") as refused:
+            ResultLog(tmp_path, job, TARGETS)
+        assert str(refused.value).isprintable()
+        assert len(str(refused.value)) < 500

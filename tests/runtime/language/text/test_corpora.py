@@ -325,3 +325,36 @@ def test_a_record_that_is_deep_is_one_sentence(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "b"}\n' + "[" * 100_000)
     with pytest.raises(TextError, match=r"a.jsonl, line 2 is not JSON"):
         read_texts([tmp_path / "a.jsonl"])
+
+
+def test_half_a_character_is_refused_where_it_comes_from(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text('{"text": "whole"}\n{"text": "half \\ud83d"}\n')
+    with pytest.raises(TextError, match=r"line 2: text has half a character, \\ud83d, at 5"):
+        read_texts([tmp_path / "a.jsonl"])
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    messages = [{"role": "user", "content": "\udc00"}]
+    with pytest.raises(TextError, match=r"a\.jsonl:1 has half a character, \\udc00, at 0"):
+        tokenize_documents(tokenizer, [Text("a.jsonl:1", messages)])
+
+
+def test_of_many_fields_some_are_named(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text(json_lines({f"\n{n}" * 50: n for n in range(1000)}))
+    with pytest.raises(TextError, match=r"it has '.*\(--field names another") as caught:
+        read_texts([tmp_path / "a.jsonl"])
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) <= 1000
+
+
+def test_a_small_file_of_parquet_cannot_become_more_text_than_a_text_may(
+    tmp_path: Path, monkeypatch
+):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    parquet.write_table(arrow.table({"text": ["a" * 1000] * 3000}), path)
+    assert path.stat().st_size < 10_000
+    assert len(read_texts([path])) == 3000
+    monkeypatch.setattr(files, "MOST_BYTES", 2_000_000)
+    with pytest.raises(TextError, match="becomes more than 2,000,000 bytes, needed no more"):
+        read_texts([path])

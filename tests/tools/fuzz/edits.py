@@ -1,8 +1,9 @@
-"""Random edits of files: of their bytes, of their values, of their lines."""
+"""Random edits of files: of their bytes, of their values, of their lines, of their numbers."""
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
@@ -85,18 +86,23 @@ HEADER = (
 )
 
 
-def edited_values(content: bytes, random: Random) -> bytes:
-    """`content` with some values changed, lost, repeated, moved or under another key."""
+def edited_values(content: bytes, random: Random, keys: Sequence[str] = HEADER) -> bytes:
+    """JSON with some values changed, lost, repeated, moved or under another key.
+
+    Args:
+        content: The JSON.
+        random: Decides.
+        keys: Those of the outermost object that are changed most of the time.
+    """
     data = json.loads(content)
     for _ in range(random.choice((1, 1, 2, 4))):
         everything = list(containers(data))
         if not everything:
             break
         place = data if random.random() < 0.15 else random.choice(everything)
-        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
-        key = random.choice(keys)
-        if place is data and random.random() < 0.7:
-            key = random.choice(HEADER)
+        key = random.choice(list(place) if isinstance(place, dict) else range(len(place)))
+        if place is data and isinstance(data, dict) and random.random() < 0.7:
+            key = random.choice(keys)
         edit: Callable[[Any, Any, Random, Any], None] = random.choice(EDITS)
         edit(place, key, random, random.choice(everything))
     if isinstance(data, dict) and random.random() < 0.1:  # a key that comes twice
@@ -144,7 +150,30 @@ EDITS = (_replace, _lose, _add, *(_renumber, _repeat, _swap) * 4)
 """Mostly those after which the file may still be a plan."""
 
 
-def edited_lines(content: bytes, random: Random, others: list[Seed]) -> bytes:
+def edited_json(
+    content: bytes, random: Random, others: list[Seed], keys: Sequence[str] = HEADER
+) -> bytes:
+    """JSON with some values or bytes changed."""
+    if random.random() < 0.4:
+        return edited_bytes(content, random, others)
+    return edited_values(content, random, keys)
+
+
+NUMBERS = (0, 1, 9, 2**16, 2**31, 2**32 - 1, 2**40, 2**63, 2**64 - 1)
+
+
+def edited_numbers(content: bytes, random: Random, others: list[Seed]) -> bytes:
+    """`content` with some bytes changed, and often with a number of 8 bytes of any size."""
+    content = edited_bytes(content, random, others)
+    if random.random() < 0.5 and len(content) > 8:
+        at = random.randrange(len(content) - 8)
+        content = content[:at] + struct.pack("<Q", random.choice(NUMBERS)) + content[at + 8 :]
+    return content
+
+
+def edited_lines(
+    content: bytes, random: Random, others: list[Seed], keys: Sequence[str] = HEADER
+) -> bytes:
     """`content` with some lines changed, lost, repeated or moved."""
     lines = content.split(b"\n")
     for _ in range(random.choice((1, 1, 2, 5))):
@@ -161,5 +190,5 @@ def edited_lines(content: bytes, random: Random, others: list[Seed]) -> bytes:
                 lines[number] = edited_bytes(lines[number], random, others)
             case _ if lines[number].startswith(b"{"):
                 with contextlib.suppress(ValueError):
-                    lines[number] = edited_values(lines[number], random)
+                    lines[number] = edited_values(lines[number], random, keys)
     return b"\n".join(lines)
