@@ -44,7 +44,7 @@ FIRST_ALONE, MOST_ALONE = 64, 512
 """How often one micro-batch is fetched at once where the next one took longer: first, and at most.
 
 It doubles each time: an item is waited for again now and then, in case that the loader has become
-fast.
+fast. Once as many as may be were there at once, it begins anew.
 """
 
 
@@ -148,6 +148,8 @@ class Prefetcher:
 
         A pipeline does not stand still for what comes later. A loader that works meanwhile in
         processes of its own, and gives one micro-batch in the time of a stage, costs nothing so.
+        Only the first time, what comes within `MOST_SECONDS` is waited for: short data is then
+        known to be short before its plan is made.
 
         Args:
             least: So many micro-batches are to be there, whatever it takes.
@@ -157,7 +159,7 @@ class Prefetcher:
         """
         if self._data is None:
             raise DataError(f"{self._reader} reads micro-batches, but its data is None")
-        start, nbytes = time.monotonic(), 0
+        start, nbytes, runs = time.monotonic(), 0, self.count > 0
         most = max(least, MOST) if self._alone == 0 else max(least, 1)
         self._alone = max(0, self._alone - 1)
         with self._around():
@@ -167,15 +169,18 @@ class Prefetcher:
                     self.ended = True
                     break
                 late = time.monotonic() - begin > SOON
-                if late and not needed:
+                if late and not needed and self._alone == 0:
                     self._alone = self._next_alone
                     self._next_alone = min(2 * self._next_alone, MOST_ALONE)
                 self._last_nbytes = self._take(item)
                 nbytes += self._last_nbytes
                 del item
+                late = late and runs
                 enough = late or nbytes >= MOST_BYTES or time.monotonic() - start >= MOST_SECONDS
                 if enough and len(self._waiting) >= least:
                     break
+        if len(self._waiting) >= MOST:
+            self._next_alone = FIRST_ALONE
         self.ended = self.ended or self.count == self._most
 
     def take(self) -> Fetched:

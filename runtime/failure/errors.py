@@ -37,7 +37,7 @@ class LostPeerError(RemoteError):
 
 
 class StalledError(RemoteError):
-    """No stage got on for the whole timeout."""
+    """No stage got on for the whole timeout, or this rank is cut off from the others."""
 
 
 def error_of(failure: Failure) -> RemoteError:

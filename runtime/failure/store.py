@@ -17,7 +17,6 @@ from runtime.transport.private_store import part_of
 from runtime.transport.rendezvous import RendezvousStore
 from runtime.transport.store_reader import StoreReader
 from schedcc.io.plain_text import SentenceError, visible
-from schedcc.io.plan_files import explain
 from schemas.base import Frozen
 
 Left = TypeVar("Left", bound=Frozen)
@@ -36,6 +35,8 @@ def left_by(kind: type[Left], key: str, value: bytes | str) -> Left:
     try:
         return kind.model_validate_json(value)
     except ValidationError as error:
+        from schedcc.io.plan_files import explain  # with all that reads plans
+
         why = explain(error)
         raise DamagedValueError(f"{key} in the store is no {kind.__name__}: {why}") from error
 

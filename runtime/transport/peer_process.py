@@ -61,11 +61,16 @@ class PeerProcesses:
         key, _, remote = _parts(address)
         return (key != "" and key == _key()) or not remote or remote in self._reached
 
+    def has_ended_here(self, address: str) -> bool:
+        """Whether a process of this host has certainly ended."""
+        key, name, _ = _parts(address)
+        return bool(key) and key == _key() and _refused_here(name)
+
     def has_ended(self, address: str) -> bool:
         """Whether the process has certainly ended; the answer for other hosts takes two calls."""
-        key, name, remote = _parts(address)
+        key, _, remote = _parts(address)
         if key and key == _key():
-            return _refused_here(name)
+            return self.has_ended_here(address)
         return bool(remote) and self._refused_there(remote, time.monotonic())
 
     def close(self) -> None:

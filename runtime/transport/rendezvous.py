@@ -16,7 +16,8 @@ MOST_LEFT = 16
 LEAVE_SECONDS = 0.5
 """How long a process that ends waits for its turn to say so."""
 
-_REGISTERED = re.compile(r"([0-9]{1,20}) ((?:[^/\n]*/[^/\n]*/(?:[!-.0-~]+ ([0-9]{1,5}))?)?)")
+_ADDRESS = r"[0-9a-fA-F.:]+(?:%[!-.0-~]+)?"  # no name, which somebody would have to be asked for
+_REGISTERED = re.compile(rf"([0-9]{{1,20}}) ((?:[^/\n]*/[^/\n]*/(?:{_ADDRESS} ([0-9]{{1,5}}))?)?)")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class RendezvousStore:
     place: str = "the store"
     """Where it is, for messages."""
     port: tuple[str, int] | None = None
-    """Its host and port, if it has one."""
+    """Its address and port, if it has one."""
     job: JobStore | None = None
     """Where it is found out that these ranks wait for each other in different evaluators."""
     turn: threading.Lock = field(default_factory=threading.Lock, compare=False)
@@ -88,6 +89,10 @@ class RendezvousStore:
     def has_ended(self, rank: int) -> bool:
         """Whether the process of a rank has certainly ended."""
         return self.processes.has_ended(self.registered(rank)[1])
+
+    def has_ended_here(self, rank: int) -> bool:
+        """The same of a process of this host, without asking the store."""
+        return self.processes.has_ended_here(self.registered(rank)[1])
 
     def is_reached(self, rank: int) -> bool:
         """Whether it would be known if the process of a rank had ended, as far as it can be."""

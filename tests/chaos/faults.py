@@ -19,6 +19,9 @@ from tests.chaos.odd_errors import ODD_ERRORS, OddError
 from tests.support.models_for_tests import Data, batches
 
 MICRO_BATCHES = 5
+BROKEN_SECONDS = 30.0
+"""How long a rank waits for a fault of the network."""
+
 HIDDEN = 6
 
 Recoverable = Literal[
@@ -143,7 +146,7 @@ class Trap:
         if self.here("no descriptors", at):
             _open_all()
         if any(self.here(kind, at) for kind in BREAK):
-            self._broken.wait()
+            assert self._broken.wait(BROKEN_SECONDS), "the network was not broken"
         if self.here("slow layer", at):
             time.sleep(0.3)
         if self.here("holds the interpreter", at):

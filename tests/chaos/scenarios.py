@@ -125,13 +125,15 @@ class Trial:
         fault = Fault(kind, self._chance.randrange(stages), self._chance.randrange(MICRO_BATCHES))
         self.faults = (fault,)
         began = time.monotonic()
-        outcomes = self._cluster.evaluate(fault, outside=lambda: BREAK[kind](hosts))
+        try:
+            outcomes = self._cluster.evaluate(fault, outside=lambda: BREAK[kind](hosts))
+        finally:
+            repair(hosts)
         seconds = self._cluster.seconds(outcomes)
         if kind == "slow network":
             check(fault, stages, outcomes)
         else:
             check_separation(self._cluster, outcomes)
-        repair(hosts)
         if kind != "slow network":  # TCP tries again after as long as it has tried in vain
             time.sleep(time.monotonic() - began)
         if any(outcome.error == "LostPeerError" for outcome in outcomes.values()):

@@ -121,3 +121,4 @@ def test_ranks_that_could_not_reach_each_other_evaluate_again_when_they_can():
             trial.begin()
             trial.network_fault("slow network")
             trial.network_fault("host cut off")
+            assert not trial.over

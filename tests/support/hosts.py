@@ -108,7 +108,8 @@ class Hosts:
         return sorted(set(found) - {self._holders[host].pid})
 
     def plug(self, host: int, *, connected: bool) -> None:
-        """Plug a host's cable in or pull it out; the host sees that."""
+        """Plug a host's cable in or pull it out; the host sees that, within a second."""
+        self._connect(host, connected=connected)
         fcntl.ioctl(self._taps[host], _TUNSETCARRIER, struct.pack("i", connected))
 
     def path(self, source: int, destination: int, *, delay: float = 0.0, loss: float = 0.0) -> None:
@@ -118,9 +119,12 @@ class Hosts:
 
     def cut_off(self, host: int) -> None:
         """Lose all frames from and to a host, which nobody can notice but by the silence."""
+        self._connect(host, connected=False)
+
+    def _connect(self, host: int, *, connected: bool) -> None:
         for other in set(range(len(self.addresses))) - {host}:
-            self.path(host, other, loss=1.0)
-            self.path(other, host, loss=1.0)
+            self.path(host, other, loss=1.0 - connected)
+            self.path(other, host, loss=1.0 - connected)
 
     def _add(self, host: int) -> None:
         holder = subprocess.Popen(

@@ -33,16 +33,18 @@ def lost(
         return None
     here = ranks.names[ranks.rank]
     seen = f"{error} (seen by {here} at {at})"
-    if len(silent) > 1:  # on a machine that is busy, some of them may only be late
-        silent = _ended(silent, ranks) or silent
-    gone, kind = tuple(sorted(silent)), "lost"
     unanswered = time.monotonic() - heartbeats.answered
+    cut_off = unanswered > SILENT_SECONDS + heartbeats.slack
+    # On a machine that is busy, some of them may only be late.
+    ended = _ended(silent, ranks) if len(silent) > 1 or cut_off else set()
+    silent = ended or silent
+    gone, kind = tuple(sorted(silent)), "lost"
     if heartbeats.store_lost is not None:
         reason = f"a connection and {ranks.place} were lost: {heartbeats.store_error}; {seen}"
         gone = tuple(set(range(ranks.size)) - {ranks.rank})
-    elif unanswered > SILENT_SECONDS + heartbeats.slack:  # so nobody is known to have ended
-        cut_off = f"{STORE_HOST} is stopped or cut off"
-        reason = f"{ranks.place} has not answered for {unanswered:.1f} s, {cut_off}; {seen}"
+    elif cut_off and not ended:
+        why = f"{STORE_HOST} is stopped or cut off"
+        reason = f"{ranks.place} has not answered for {unanswered:.1f} s, {why}; {seen}"
         kind = "stalled"
     elif known := {error.peer} if error.peer in silent else silent:
         who = names([ranks.names[rank] for rank in sorted(known)])
@@ -54,8 +56,8 @@ def lost(
 
 def _ended(silent: set[int], ranks: RendezvousStore) -> set[int]:
     """Those whose processes have certainly ended, as far as this is known at once."""
-    if not ranks.turn.acquire(timeout=CAUSE_SECONDS):
-        return set()
+    if not ranks.turn.acquire(timeout=CAUSE_SECONDS):  # the store does not answer
+        return {rank for rank in silent if ranks.has_ended_here(rank)}
     try:
         with suppress(Exception):  # each kind of store has errors of its own
             ranks.learn(silent)
@@ -75,7 +77,8 @@ def _silent(ranks: RendezvousStore, heartbeats: HeartbeatTask, state: FailureSta
         latest = heartbeats.latest
         silent = {r for r in others if r not in latest or latest[r].number == first.get(r)}
         elapsed = time.monotonic() - began - heartbeats.slack
-        clear = elapsed > CAUSE_SECONDS and (len(silent) == 1 or heartbeats.store_lost is not None)
+        one = len(silent) == 1 and heartbeats.answered > began  # else silence says nothing
+        clear = elapsed > CAUSE_SECONDS and (one or heartbeats.store_lost is not None)
         if clear or elapsed > DETECTION_SECONDS or state.wait(0.05) is not None:
             return silent
         heartbeats.refresh(CAUSE_SECONDS)

@@ -249,4 +249,8 @@ class HeartbeatTask:
 
 def _how_lost(error: Exception) -> str:
     damaged = isinstance(error, DamagedValueError)
-    return str(error) if damaged else f"{STORE_HOST} has ended ({error})"
+    return (
+        f"{error}, so nothing more is read there"
+        if damaged
+        else f"{STORE_HOST} has ended ({error})"
+    )

@@ -102,7 +102,7 @@ class Watchdog:
         if self._nobody_gets_on(now, self._timeout):
             self._report(now)
         elif self._nobody_gets_on(now, self._timeout - min(PROBE_SECONDS, self._timeout / 2)):
-            self._answers(now)  # for the report that may come
+            self._answers(self._silent(now), now - self._heartbeats.answered)  # for the report
 
     def _nobody_gets_on(self, now: float, seconds: float) -> bool:
         """Whether no rank has got on for so long, or one has been silent."""
@@ -124,10 +124,10 @@ class Watchdog:
         every = range(self._ranks.size)
         return frozenset(rank for rank in every if now - heard.get(rank, 0.0) > self._alive)
 
-    def _answers(self, now: float) -> bool:
+    def _answers(self, silent: frozenset[int], unanswered: float) -> bool:
         """Whether the host of the store, if that is silent, or else of silent ranks still does."""
-        cut_off = now - self._heartbeats.answered > self._alive
-        return self._reachability.answers(None if cut_off else self._silent(now))
+        cut_off = unanswered > self._alive
+        return self._reachability.answers(None if cut_off else silent)
 
     def _see(self, rank: int, heartbeat: Heartbeat, now: float) -> None:
         if rank in self._observations:
@@ -142,9 +142,9 @@ class Watchdog:
                 rank: heartbeat for rank, heartbeat in heartbeats.items() if heartbeat.evaluating
             }
         silence = {rank: now - seen.alive for rank, seen in self._observations.items()}
-        unanswered = now - self._heartbeats.answered
+        unanswered, silent = now - self._heartbeats.answered, self._silent(now)
         said = (heartbeats, silence, unanswered, self._alive, self._ranks.place)
-        met, answers = self.met is not None, self._answers(now)
+        met, answers = self.met is not None, self._answers(silent, unanswered)
         reason = describe(self._ranks.names, self._timeout, *said, met=met, answers=answers)
         failure = Failure(
             kind="stalled",
@@ -152,7 +152,7 @@ class Watchdog:
             name=self._ranks.names[self._ranks.rank],
             at=self._pointer.status().at,
             reason=reason,
-            gone=tuple(sorted(self._silent(now))),
+            gone=tuple(sorted(silent)),
         )
         self._state.reported = failure
         told = self._heartbeats.refresh(PUBLISH_SECONDS)

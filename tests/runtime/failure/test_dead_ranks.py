@@ -119,6 +119,33 @@ def test_of_several_silent_ranks_the_one_whose_process_has_ended_is_named(monkey
     assert failure.reason.startswith("stage 2 ended without a word, or cannot be reached: send f")
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_of_two_ranks_none_is_lost_because_the_store_does_not_answer(monkeypatch, killed):
+    other = Other(1, 2)
+    task, state = other.watched_by(0)
+    other.publish()
+    task.tick(requested=True)
+    ranks = task._rendezvous
+    ranks.learn([1])
+    monkeypatch.setattr(task, "refresh", lambda _: False)  # it waits for the store
+    ranks.turn.acquire()
+    if killed:
+        other.kill()
+    try:
+        failure = dead_ranks.lost(ConnectionLostError("send failed", 1), ranks, "s", task, state)
+    finally:
+        other.kill()
+    assert failure is not None
+    assert failure.gone == (1,)
+    if killed:  # this host tells that much
+        assert failure.kind == "lost"
+        assert failure.reason.startswith("stage 1 ended without a word")
+    else:
+        assert failure.kind == "stalled"
+        assert failure.reason.startswith("the store has not answered for ")
+        assert failure.reason.endswith("is stopped or cut off; send failed (seen by stage 0 at s)")
+
+
 def test_a_rank_that_has_left_the_evaluation_may_end():
     other = Other(1, 2)
     task, state = other.watched_by(0)
