@@ -13,7 +13,7 @@ from tests.support.command_line import Run
 
 # Machines are shared: how long one example takes says nothing about the code. Corners are examples
 # of their own (`at_corners`), and `make mutants` and `make fuzz` draw as many more as one likes.
-settings.register_profile("shared", deadline=None, max_examples=50)
+settings.register_profile("shared", deadline=None, max_examples=30)
 settings.load_profile("shared")
 
 # torch asks a name server who 127.0.0.1 is, for every connection to a store; where it does not
