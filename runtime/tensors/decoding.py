@@ -116,9 +116,9 @@ class _Reader:
     def _of_user(self, data: bytes) -> Any:
         if not self._users:
             raise EncodingError(
-                f"a message holds an object of a user's class, or tuples within {DEEPEST} others "
-                f"({REPEATED}, if they are long), which only pickle can carry, and {PICKLE} is 0: "
-                "needed tensors, numbers and texts in tuples, lists and dicts"
+                f"a message holds an object of a user's class, or tuples or a tensor within "
+                f"{DEEPEST} others ({REPEATED}, if they are long), which only pickle can carry, "
+                f"and {PICKLE} is 0: needed tensors, numbers and texts in tuples, lists and dicts"
             )
         try:
             return _Unpickler(data, self._tensors).load()

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 MOST_MODULES, MOST_ELEMENTS = 2**18, 2**30
 """Of a model's modules, and of one tensor that is computed when it is built, such as a mask."""
 
-_COMPUTED = {torch.ones, torch.zeros, torch.full, torch.arange, torch.linspace, torch.eye}
+_FILLED = {torch.empty, torch.zeros, torch.ones, torch.full}
+"""Make weights, too: those of all experts of a layer of Llama 4 Maverick have 1e10 elements."""
+_COMPUTED = {torch.arange, torch.linspace, torch.eye}
 
 
 class _Bounded(TorchFunctionMode):
@@ -45,10 +47,24 @@ class _Bounded(TorchFunctionMode):
         self, function: Any, _: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if function in _COMPUTED:
-            elements = function(*args, **{**kwargs, "device": "meta"}).numel()
-            self._require("elements in a tensor", elements, MOST_ELEMENTS)
+        if function in _FILLED or function in _COMPUTED:
+            without = {key: value for key, value in kwargs.items() if key != "out"}
+            made = function(*args, **{**without, "device": "meta"})
+            if made.numel() > MOST_ELEMENTS and function in _FILLED and without == kwargs:
+                return made  # as a parameter it would come to be on meta, filled in vain
+            self._require("elements in a tensor", made.numel(), MOST_ELEMENTS)
         return function(*args, **kwargs)
+
+    def require_computed(self, model: torch.nn.Module) -> None:
+        """Refuse a model with tensors that are no parameters, and were too large to be made.
+
+        Raises:
+            ModelError: with the elements of one.
+        """
+        for module in model.modules():
+            for value in (*module.buffers(recurse=False), *vars(module).values()):
+                if isinstance(value, torch.Tensor):
+                    self._require("elements in a tensor", value.numel(), MOST_ELEMENTS)
 
     def _count(self, *_: Any) -> None:
         if get_ident() == self._thread:
@@ -85,8 +101,9 @@ def without_memory(directory: Path, name: str, loader: Any, dtype: torch.dtype) 
         with quiet_transformers():
             config: PreTrainedConfig = AutoConfig.from_pretrained(directory, **LOCAL)
             _require_known(name, config)
-            with _Bounded(name), init_empty_weights(include_buffers=False):
+            with _Bounded(name) as bounded, init_empty_weights(include_buffers=False):
                 model: Any = loader.from_config(config, dtype=dtype, trust_remote_code=False)
+            bounded.require_computed(model)
     except ModelError:
         raise
     except Exception as error:

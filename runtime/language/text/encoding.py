@@ -67,8 +67,7 @@ def encode_beginning(tokenizer: PreTrainedTokenizerBase, text: str, tokens: int)
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the tokenizer puts its token for the beginning of a text before one."""
     bos = tokenizer.bos_token_id
-    ids: list[int] = tokenizer("a")["input_ids"]
-    return bos is not None and ids[:1] == [bos]
+    return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
 
 
 def _sizes(text: str, ends: Sequence[int]) -> torch.Tensor:

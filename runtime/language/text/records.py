@@ -49,7 +49,7 @@ def parquet_records(path: Path, name: str, field: str) -> Iterator[tuple[int, st
     """
     parquet = needed("pyarrow.parquet", f"text file {name}")
     rows: list[Any] = []
-    characters = 0
+    nbytes = 0
     try:
         file = parquet.ParquetFile(path)
         columns = file.schema_arrow.names
@@ -60,8 +60,8 @@ def parquet_records(path: Path, name: str, field: str) -> Iterator[tuple[int, st
             )
         for batch in file.iter_batches(batch_size=_ROWS, columns=[field]):
             some = batch[0].to_pylist()
-            characters += sum(map(_size, some))
-            require_bounded(characters, name)
+            nbytes += sum(map(_nbytes, some))
+            require_bounded(nbytes, name)
             rows += some
     except TextError:
         raise
@@ -72,13 +72,16 @@ def parquet_records(path: Path, name: str, field: str) -> Iterator[tuple[int, st
         yield number, _content(value, f"{name}, row {number}", field)
 
 
-def _size(value: Any) -> int:
-    """The characters of a text, or of all texts of a conversation."""
-    if isinstance(value, str):
-        return len(value)
+def _nbytes(value: Any) -> int:
+    """The bytes of a text, or of all texts of a conversation.
+
+    Those of the batch may be fewer: a column can be a dictionary of texts, and numbers.
+    """
+    if isinstance(value, str | bytes):
+        return len(value if isinstance(value, bytes) or value.isascii() else value.encode())
     if isinstance(value, dict):
-        return sum(map(_size, value.values()))
-    return sum(map(_size, value)) if isinstance(value, list) else 1
+        return sum(map(_nbytes, value.values()))
+    return sum(map(_nbytes, value)) if isinstance(value, list) else 1
 
 
 def _content(value: Any, where: str, field: str) -> str | Messages:

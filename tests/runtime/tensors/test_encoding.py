@@ -176,6 +176,23 @@ def test_a_long_message_within_many_extensions_is_refused_by_its_reader_and_neve
     assert decode(encode(value)) == value  # without
 
 
+@pytest.mark.parametrize(("tuples", "refused"), [(REPEATED - 1, False), (REPEATED, True)])
+def test_a_long_tensor_counts_among_the_tuples_that_it_is_within(monkeypatch, tuples, refused):
+    monkeypatch.setenv(PICKLE, "0")
+    value: Any = torch.zeros(FREE + FREE // 2, dtype=torch.uint8)
+    for _ in range(tuples):
+        value = (value,)
+    message = encode(value)
+    if refused:
+        with pytest.raises(EncodingError, match=f"or a tensor within 64 others .{REPEATED}, if"):
+            decode(message)
+        return
+    arrived = decode(message)
+    while isinstance(arrived, tuple):
+        (arrived,) = arrived
+    assert arrived.shape == (FREE + FREE // 2,)
+
+
 def test_a_number_in_place_of_the_bytes_of_a_tensor_makes_none():
     dtype = msgpack.ExtType(Kind.DTYPE, msgpack.packb("uint8"))
     tensor = msgpack.ExtType(Kind.TENSOR, msgpack.packb([dtype, [2**62], 2**62]))

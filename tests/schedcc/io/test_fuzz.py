@@ -20,7 +20,7 @@ KINDS = {"plan": plans, "csv": csv_files, "recording": recordings, "costs": cost
 def test_edited_files_end_in_an_exit_status_and_a_sentence_within_bounded_memory(tmp_path):
     """In a process of its own, whose address space is bounded."""
     kinds = [word for kind in KINDS for word in ("--kind", kind)]
-    options = [*kinds, "--number", "300", "--seed", "11", "--megabytes", "100"]
+    options = [*kinds, "--number", "150", "--seed", "11", "--megabytes", "100"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.tools.fuzz", *options],
         cwd=tmp_path,
@@ -34,9 +34,9 @@ def test_edited_files_end_in_an_exit_status_and_a_sentence_within_bounded_memory
     counts: Counter[str] = Counter()
     for number, status in re.findall(r"(\d+) exit (\d)", done.stdout):
         counts[status] += int(number)
-    assert sum(counts.values()) == 1200
+    assert sum(counts.values()) == 600
     assert set(counts) == {"0", "1", "2"}  # the edits reach everything
-    assert min(counts.values()) > 100, done.stdout
+    assert min(counts.values()) > 50, done.stdout
 
 
 def test_what_is_edited_is_a_valid_file(tmp_path):

@@ -4,6 +4,7 @@ import argparse
 import faulthandler
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,22 +127,28 @@ def in_this_process(names: list[str], options: argparse.Namespace) -> bool:
     return kept
 
 
-def in_processes(names: list[str], jobs: int, words: list[str]) -> bool:
-    """Try each kind in a process of its own, `jobs` at a time; whether all promises were kept."""
+def in_processes(names: list[str], options: argparse.Namespace) -> bool:
+    """Try each kind in a process of its own, some at a time; whether all promises were kept."""
+    given = {"--number": options.number, "--seed": options.seed, "--first": options.first}
+    words = [word for option, value in given.items() for word in (option, str(value))]
+    if options.megabytes is not None:
+        words += ["--megabytes", str(options.megabytes)]
+    if options.verbose:
+        words.append("--verbose")
 
     def tried(name: str) -> bool:
-        with tempfile.TemporaryDirectory(prefix=f"fuzz-{name}-") as folder:
+        with tempfile.TemporaryDirectory(prefix=f"fuzz-{name}-", dir=options.folder) as folder:
             command = [sys.executable, "-m", "tests.tools.fuzz", "--kind", name, "--folder", folder]
             status = subprocess.run([*command, *words], check=False).returncode
             if status < 0:  # a library that is not Python has crashed
-                kept = Path(f"fuzz-{name}-crash").resolve()
-                os.rename(folder, kept)
+                # Where there is such a folder, the new one is put into it.
+                kept = shutil.move(folder, Path(f"fuzz-{name}-{options.seed}-crash").resolve())
                 os.mkdir(folder)
                 said = signal.strsignal(-status)
                 print(f"{name}: {said}; see {kept}", file=sys.stderr, flush=True)
         return status == 0
 
-    with ThreadPoolExecutor(jobs) as several:
+    with ThreadPoolExecutor(options.jobs) as several:
         return all([*several.map(tried, names)])
 
 
@@ -159,16 +166,12 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="attempt, to repeat one")
     parser.add_argument("--megabytes", type=int, help="of address space, at most")
     parser.add_argument("--folder", type=Path, help="for temporary files")
-    parser.add_argument("--verbose", action="store_true", help="show the first traceback, and end")
+    parser.add_argument(
+        "--verbose", action="store_true", help="end a process with the first traceback"
+    )
     options = parser.parse_args()
     names = options.kind or list(KINDS)
-    if options.jobs == 1:
-        return not in_this_process(names, options)
-    given = {"--number": options.number, "--seed": options.seed, "--first": options.first}
-    words = [word for option, value in given.items() for word in (option, str(value))]
-    if options.megabytes is not None:
-        words += ["--megabytes", str(options.megabytes)]
-    return not in_processes(names, options.jobs, words)
+    return not (in_this_process if options.jobs == 1 else in_processes)(names, options)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,9 @@ MOST_BYTES = 2**27
 
 MOST_LAYERS = 2**16
 """Of a model, and experts of a layer; those that there are have some hundreds."""
-_NUMBER_OF_LAYERS = re.compile("layer|expert")
+_NUMBER_OF_LAYERS = re.compile(r"(?<!per_)(layers?|experts?)(_num)?$")
+"""Keys such as `num_hidden_layers`, `n_layer`, `n_routed_experts` and `zero_expert_num`, and none
+such as `vocab_size_per_layer_input`."""
 
 LONGEST_NAME = 255
 """Bytes of the name of a file on all systems."""

@@ -50,7 +50,8 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerFast:
                 known_to_class = _ends_of_text(tokenizer, other)
                 if known_to_class:
                     tokenizer = exact.from_pretrained(files.directory, **LOCAL, **known_to_class)
-            tokenizer("a", verbose=False)  # some settings are looked at only now
+            # Some settings are looked at only now. Of any other text, there might be no token.
+            tokenizer("", verbose=False)
     except Exception as error:
         # Damaged files surface as exceptions of tokenizers, json and the system.
         raise ModelError(

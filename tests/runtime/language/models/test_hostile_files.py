@@ -2,12 +2,14 @@
 
 import json
 import os
+import resource
 import struct
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import CONFIG_MAPPING
 
 from runtime.checkpoint import CheckpointError, open_layers
 from runtime.checkpoint.formats import torch_files
@@ -20,6 +22,7 @@ from runtime.language.models.errors import ModelError
 from runtime.language.models.files import directory as model_directory
 from runtime.language.models.files.beside import files_beside
 from runtime.language.models.files.directory import (
+    read_config,
     read_object,
     require_all_is_read,
     weight_map,
@@ -27,6 +30,7 @@ from runtime.language.models.files.directory import (
 from runtime.language.models.gguf.cache import converted
 from runtime.language.models.gguf.header import MOST_ELEMENTS, check_header
 from schedcc.io.plain_text import LONGEST
+from tests.support.families import FAMILIES
 from tests.support.other_users import NOBODY, root_only
 from tests.support.tiny_models import tiny_tokenizer
 from tests.tools.fuzz.models import gguf_file
@@ -208,6 +212,8 @@ def model_of(folder: Path, **settings: object) -> Path:
         ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
         ({"n_routed_experts": 10**30}, "n_routed_experts"),
         ({"text_config": {"num_layers": 2**16 + 1}}, "num_layers"),
+        ({"n_layer": 2**16 + 1}, "n_layer"),
+        ({"zero_expert_num": 2**16 + 1}, "zero_expert_num"),
     ],
 )
 def test_a_configuration_of_more_layers_than_any_model_has_is_refused_unbuilt(
@@ -217,6 +223,12 @@ def test_a_configuration_of_more_layers_than_any_model_has_is_refused_unbuilt(
         ModelError, match=f"config.json sets {key} to [0-9]+, needed at most 65,536"
     ):
         locate_model(str(model_of(tmp_path, **settings)))
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "gemma3n_text", "gemma4_text"])
+def test_a_family_has_fewer_layers_than_may_be(tmp_path, family):
+    (tmp_path / "config.json").write_text(CONFIG_MAPPING[family]().to_json_string(use_diff=False))
+    assert read_config(tmp_path)["model_type"] == family
 
 
 @pytest.mark.parametrize(
@@ -234,6 +246,41 @@ def test_a_model_that_would_grow_without_end_is_not_built(
         describe(model_of(tmp_path, **settings), "the model")
     monkeypatch.undo()
     assert len(describe(model_of(tmp_path, **settings), "the model").layers) > 3
+
+
+def test_the_experts_of_a_real_model_are_described_without_memory(tmp_path):
+    """Those of Llama 4 Maverick: 1e10 elements in a tensor that its layers fill with zeros."""
+    sizes = {"hidden_size": 5120, "intermediate_size": 8192, "num_local_experts": 128}
+    heads = {"num_attention_heads": 40, "num_key_value_heads": 8, "num_hidden_layers": 1}
+    folder = model_of(tmp_path, model_type="llama4_text", **sizes, **heads)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    experts = describe(folder, "the model").model.get_parameter(
+        "model.layers.0.feed_forward.experts.gate_up_proj"
+    )
+    assert (experts.device.type, experts.shape) == ("meta", (128, 5120, 16384))
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert kilobytes < 2**20  # of 40 times as many, for the zeros
+
+
+def test_a_mask_that_is_too_large_is_refused_and_weights_as_large_are_not(tmp_path, monkeypatch):
+    """The mask of GPT-Neo, which it makes of ones."""
+    monkeypatch.setattr(skeleton, "MOST_ELEMENTS", 1000)
+    family = {"model_type": "gpt_neo", **FAMILIES["gpt_neo"]}
+    folder = model_of(tmp_path, **family | {"max_position_embeddings": 20})
+    model = describe(folder, "the model").model
+    assert max(weight.numel() for weight in model.parameters()) > 1000
+    model_of(tmp_path, **family | {"max_position_embeddings": 100})
+    with pytest.raises(ModelError, match="asks for 10,000 elements in a tensor or more, needed"):
+        describe(folder, "the model")
+
+
+def test_a_result_that_is_given_its_place_is_bounded_too():
+    with skeleton._Bounded("the model"):
+        assert torch.arange(3, out=torch.empty(3, dtype=torch.int64)).tolist() == [0, 1, 2]
+        assert torch.zeros(2, out=torch.ones(2)).tolist() == [0, 0]
+        place = torch.empty(0)
+        with pytest.raises(ModelError, match="asks for 2,147,483,648 elements in a tensor or"):
+            torch.zeros(2**31, out=place)
 
 
 @pytest.mark.parametrize("rope", [[1], "x", 7, {"rope_type": ["x"]}])

@@ -5,11 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerFast
 
 from runtime.language.models import ModelError, load_tokenizer, locate_model, split_causal_lm
 from runtime.language.text import Documents, Windows, default_text, tokenize
+from runtime.language.text.encoding import adds_bos
 from tests.support.tiny_models import (
     smollm2,
     smollm2_tokenizer,
@@ -154,6 +156,15 @@ def test_the_words_are_those_of_the_tokenizer_file_whatever_class_is_named_besid
     loaded = load_tokenizer(locate_model(str(tmp_path)))
     assert (loaded.bos_token_id, loaded.eos_token_id) == (0, 1)
     assert len(loaded) == len(saved)
+
+
+def test_a_tokenizer_of_words_need_not_know_all(tmp_path: Path):
+    tiny_model("llama").save_pretrained(tmp_path)
+    backend = Tokenizer(models.WordLevel({"the": 0, "cat": 1}))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(tmp_path)
+    assert words(tmp_path, "the cat") == ["the", "cat"]
+    assert not adds_bos(load_tokenizer(locate_model(str(tmp_path))))
 
 
 def test_a_directory_without_a_tokenizer_is_refused(tmp_path: Path):

@@ -24,6 +24,7 @@ from runtime.language.text import (
     corpus,
     files,
     read_texts,
+    records,
     tokenize_documents,
 )
 from runtime.language.text.encoding import encode, encode_beginning
@@ -86,6 +87,20 @@ def test_what_is_no_corpus_is_one_sentence(tmp_path: Path, name, content, proble
 def test_a_directory_without_texts_is_refused(tmp_path: Path):
     with pytest.raises(TextError, match=r"holds no text: needed files that end in \.txt"):
         read_texts([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("value", "nbytes"),
+    [("ab", 2), ("漢字", 6), (b"abc", 3), ([{"role": "user", "content": "é"}], 6), (None, 1)],
+)
+def test_the_bound_of_a_row_of_parquet_counts_bytes_of_utf8(tmp_path, monkeypatch, value, nbytes):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"text": [value] * 300}), tmp_path / "a.parquet")
+    rows = records.parquet_records(tmp_path / "a.parquet", "a.parquet", "text")
+    monkeypatch.setattr(files, "MOST_BYTES", 300 * nbytes - 1)
+    with pytest.raises(TextError, match=f"more than {300 * nbytes - 1:,} bytes, needed no more"):
+        next(rows)
 
 
 @pytest.mark.parametrize(
