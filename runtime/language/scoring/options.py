@@ -25,8 +25,8 @@ class ScorerOptions:
     """Of a micro-batch, padding included; a longer sequence has one to itself.
 
     Default: 2048, and in a short run one part in 32 of its tokens, or 512 if that is more. With
-    `share_contexts`, rows that share the context of a longer sequence may add a quarter
-    of its length."""
+    `share_contexts`, rows that share the context of a longer sequence may add a quarter of its
+    length."""
     max_rows: int | None = None
     """Sequences of a micro-batch; default: as many as fit."""
     share_contexts: bool = False
