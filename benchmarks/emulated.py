@@ -26,8 +26,7 @@ from benchmarks.workload import Pair
 from runtime import Evaluator
 from runtime.distributed.process_group import process_group
 from runtime.distributed.processes import launch
-from runtime.language.scoring.batching import MicroBatch, micro_batches, rows_of
-from runtime.language.scoring.options import MAX_TOKENS
+from runtime.language.scoring.batching import MAX_TOKENS, MicroBatch, micro_batches, rows_of
 from runtime.language.scoring.pairs import TokenPair
 from runtime.transport import TorchTransport
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from benchmarks.shared_contexts.questions import CHOICES, Request
-from runtime.language.scoring.sharing import in_common
+from runtime.language.scoring.sharing import common_prefix_length
 
 HF = "hf"
 
@@ -41,7 +41,7 @@ class Measured(NamedTuple):
 def distinct_positions(sequences: Sequence[tuple[int, ...]]) -> int:
     """How many positions of sequences do not come after the same tokens as another one."""
     ordered = sorted(sequences)
-    common = sum(in_common(before, after) for before, after in pairwise(ordered))
+    common = sum(common_prefix_length(before, after) for before, after in pairwise(ordered))
     return sum(map(len, ordered)) - common
 
 

@@ -13,7 +13,6 @@ from runtime.language.harness.processes import require_device, started
 from runtime.language.harness.tokens import chat_text, load_tokenizer, special_tokens
 from runtime.language.models import locate_model
 from runtime.language.scoring import ScorerOptions
-from runtime.language.scoring.options import MAX_TOKENS
 
 
 class PipelineLM(TemplateLM):
@@ -31,7 +30,7 @@ class PipelineLM(TemplateLM):
         max_length: int | None = None,
         batch_size: int | str = "auto",
         max_batch_size: int | None = None,
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
         share_contexts: bool = False,
         partition: str = "balanced",
         threads: int | None = None,
@@ -55,7 +54,7 @@ class PipelineLM(TemplateLM):
             max_length: Tokens that the model is given at a time; default: as `hf` finds it.
             batch_size: Sequences of a micro-batch, at most; `"auto"`: as many as fit.
             max_batch_size: The same, where `batch_size` is `"auto"`.
-            max_tokens: Of a micro-batch, padding included.
+            max_tokens: Of a micro-batch, padding included; default: 2048, and fewer in a short run.
             share_contexts: Whether what several requests begin with is computed once; answers
                 differ by rounding from those of `hf` then.
             partition: How layers are divided: `"balanced"`, or as of `Evaluator`.

@@ -1,8 +1,10 @@
 """Micro-batches of sequences whose lengths differ, and the positions in them that are asked about.
 
 Sequences are sorted by length, the longest first, and cut into micro-batches that hold at most so
-many tokens, padding included. Padding stands at the end of a row, where it changes nothing for a
-causal model. Sequences that several questions share are computed once::
+many tokens, padding included. Padding stands at the end of a row, where no token of a causal model
+sees it; only rotary embeddings that depend on the length of a micro-batch see that it is longer, so
+for these models a micro-batch holds rows of one length. Sequences that several questions share are
+computed once::
 
     sequence [a b c]   question 1: what is the log-probability of d after a b c?
                        question 2: and that of e?
@@ -21,8 +23,11 @@ from runtime.language.scoring.trees import tree_inputs
 MOST_PADDING = 0.05
 """Of the tokens of a micro-batch; a shorter sequence begins another one."""
 
+MAX_TOKENS = 2048
+"""Of a micro-batch, padding included, where nobody chooses; fewer in a short run."""
+
 MICRO_BATCHES = 32
-"""Wanted of a run: with fewer, stages wait long while the pipeline fills and drains."""
+"""Wanted of a short run: with fewer, stages wait long while the pipeline fills and drains."""
 
 FEW_TOKENS = 512
 """Of a micro-batch: for more micro-batches, they are not made smaller than that."""
@@ -139,20 +144,26 @@ def rows_of(pairs: Iterable[TokenPair]) -> list[Row]:
 
 
 def micro_batches(
-    rows: Sequence[Row], *, max_tokens: int, max_rows: int | None = None
+    rows: Sequence[Row],
+    *,
+    max_tokens: int | None = None,
+    max_rows: int | None = None,
+    most_padding: float = MOST_PADDING,
 ) -> list[MicroBatch]:
     """Divide rows into micro-batches, the longest first.
 
     How they are divided depends on nothing else, so that any number of stages computes the same.
-    A short run has smaller ones, so that several stages work at the same time.
 
     Args:
         rows: In any order.
-        max_tokens: Of a micro-batch, padding included; a longer row has one to itself.
+        max_tokens: Of a micro-batch, padding included; a longer row has one to itself. Default:
+            `MAX_TOKENS`, and fewer in a short run, so that several stages work at the same time.
         max_rows: Of a micro-batch; default: as many as fit.
+        most_padding: Part of a micro-batch's tokens; 0: its rows have one length.
     """
-    share = sum(len(row.tokens) for row in rows) // MICRO_BATCHES
-    max_tokens = min(max_tokens, max(share, FEW_TOKENS))
+    if max_tokens is None:
+        share = sum(len(row.tokens) for row in rows) // MICRO_BATCHES
+        max_tokens = min(MAX_TOKENS, max(share, FEW_TOKENS))
     ordered = sorted(rows, key=lambda row: (-len(row.tokens), row.tokens, row.parents))
     batches: list[MicroBatch] = []
     gathered: list[Row] = []
@@ -162,7 +173,7 @@ def micro_batches(
             size = (len(gathered) + 1) * len(gathered[0].tokens)
             padded = size - tokens - len(row.tokens)
             full = len(gathered) == max_rows or size > max_tokens
-            if full or padded > MOST_PADDING * size:
+            if full or padded > most_padding * size:
                 batches.append(MicroBatch(tuple(gathered)))
                 gathered, tokens = [], 0
         gathered.append(row)

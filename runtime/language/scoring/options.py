@@ -10,9 +10,6 @@ from runtime.language.models import ModelFiles
 from runtime.modules.partition import Partition
 from schedcc.errors import require_count
 
-MAX_TOKENS = 2048
-"""Of a micro-batch, padding included."""
-
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -24,10 +21,12 @@ class ScorerOptions:
     """Of the weights: a name of torch's, or `"auto"`: as the model's files have them."""
     softmax_dtype: str | None = None
     """Of log-probabilities; default: that of the logits, as transformers computes them."""
-    max_tokens: int = MAX_TOKENS
+    max_tokens: int | None = None
     """Of a micro-batch, padding included; a longer sequence has one to itself.
 
-    With `share_contexts`, it may have up to a quarter of its tokens more beside it."""
+    Default: 2048, and in a short run one part in 32 of its tokens, or 512 if that is more. With
+    `share_contexts`, rows that share the context of a longer sequence may add a quarter of its
+    length."""
     max_rows: int | None = None
     """Sequences of a micro-batch; default: as many as fit."""
     share_contexts: bool = False

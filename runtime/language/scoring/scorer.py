@@ -9,17 +9,24 @@ from typing import TYPE_CHECKING, Self
 import torch
 
 from runtime.language.models import ModelFiles, check_token_ids
-from runtime.language.scoring.batching import Asked, MicroBatch, Row, micro_batches, rows_of
+from runtime.language.scoring.batching import (
+    MAX_TOKENS,
+    MOST_PADDING,
+    Asked,
+    MicroBatch,
+    Row,
+    micro_batches,
+    rows_of,
+)
 from runtime.language.scoring.options import ScorerOptions
 from runtime.language.scoring.pairs import Score, TokenPair
 from runtime.language.scoring.sharing import (
-    MOST_ADDED,
     PROBE,
     TOLERANCE,
-    heeds_length,
+    has_length_dependent_rope,
+    merge_prefixes,
     require_full_attention,
     shared,
-    without_beginnings,
 )
 from runtime.language.scoring.stage import Kind
 
@@ -70,8 +77,8 @@ class Scorer(ABC):
             RemoteError: a stage failed, ended without a word, or did not get on in time.
         """
         rows = rows_of(pairs)
-        if not heeds_length(self.config):
-            rows = without_beginnings(rows)
+        if not has_length_dependent_rope(self.config):
+            rows = merge_prefixes(rows)
         if self.options.share_contexts:
             self._require_sharing()
             rows = self._shared(rows)
@@ -116,9 +123,8 @@ class Scorer(ABC):
     def _shared(self, rows: Sequence[Row]) -> list[Row]:
         for row in rows:
             self.files.limits.check(len(row.tokens))
-        longest = max((len(row.tokens) for row in rows), default=0)
-        room = max(self.options.max_tokens, int(longest * (1 + MOST_ADDED)))
-        return shared(rows, max_tokens=min(room, self.files.limits.max_positions or room))
+        max_tokens = self.options.max_tokens or MAX_TOKENS
+        return shared(rows, max_tokens=max_tokens, limit=self.files.limits.max_positions)
 
     def _require_sharing(self) -> None:
         """Refuse to share contexts where the model gives other scores then.
@@ -145,7 +151,12 @@ class Scorer(ABC):
         largest = [max(row.tokens) for row in rows]
         check_token_ids(self.files, torch.tensor(largest, dtype=torch.int64))
         options = self.options
-        return micro_batches(rows, max_tokens=options.max_tokens, max_rows=options.max_rows)
+        return micro_batches(
+            rows,
+            max_tokens=options.max_tokens,
+            max_rows=options.max_rows,
+            most_padding=0.0 if has_length_dependent_rope(self.config) else MOST_PADDING,
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -23,19 +23,21 @@ TOLERANCE = 1e-2
 """Nats by which the scores of the probe may differ: more than rounding, less than other inputs."""
 
 MOST_ADDED = 0.25
-"""What rows may have in addition to the longest sequence, as a part of it, beyond `max_tokens`."""
+"""What a tree may have beside its longest sequence, as a part of it, where that is more than
+`max_tokens`."""
 
 
-def in_common(before: Sequence[int], after: Sequence[int]) -> int:
+def common_prefix_length(before: Sequence[int], after: Sequence[int]) -> int:
     """How many tokens two sequences begin with alike."""
     pairs = zip(before, after, strict=False)
     return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(before), len(after)))
 
 
-def without_beginnings(rows: Sequence[Row]) -> list[Row]:
+def merge_prefixes(rows: Sequence[Row]) -> list[Row]:
     """Ask about rows with which others begin where these are computed.
 
-    What comes after a token changes nothing for a causal model, as little as padding does.
+    What comes after a token changes nothing for a causal model, unless its rotary embeddings depend
+    on the length.
 
     Args:
         rows: Single sequences; they stay as they are.
@@ -49,22 +51,27 @@ def without_beginnings(rows: Sequence[Row]) -> list[Row]:
     return kept
 
 
-def heeds_length(config: PreTrainedConfig) -> bool:
-    """Whether the places of tokens are embedded in another way in a longer sequence."""
+def has_length_dependent_rope(config: PreTrainedConfig) -> bool:
+    """Whether rotary embeddings of a token are others in a longer sequence.
+
+    That is so for the types `dynamic` and `longrope` (`dynamic_rope_update` of transformers).
+    """
     rotary = str(getattr(config.get_text_config(decoder=True), "rope_parameters", None))
     return "dynamic" in rotary or "longrope" in rotary
 
 
-def shared(rows: Sequence[Row], *, max_tokens: int) -> list[Row]:
+def shared(rows: Sequence[Row], *, max_tokens: int, limit: int | None = None) -> list[Row]:
     """Put rows together that have at least half of their tokens in common.
 
     Args:
         rows: Single sequences.
-        max_tokens: Of a row that several are put into.
+        max_tokens: Of a row that several are put into, or else `MOST_ADDED` more than the longest
+            of these has.
+        limit: Of any row's tokens; default: none.
     """
     found: list[_Tree] = []
     for row in sorted(rows, key=lambda row: row.tokens):
-        if not (found and found[-1].add(row, max_tokens)):
+        if not (found and found[-1].add(row, max_tokens, limit)):
             found.append(_Tree(row))
     return [tree.row for tree in found]
 
@@ -75,15 +82,18 @@ class _Tree:
     def __init__(self, row: Row) -> None:
         self.row = row
         self._last = row.tokens
+        self._longest = len(row.tokens)
         self._path: list[int] = list(range(len(row.tokens)))
         """The place of each token of the row that was added last."""
 
-    def add(self, row: Row, max_tokens: int) -> bool:
+    def add(self, row: Row, max_tokens: int, limit: int | None) -> bool:
         """Add a row, if it fits."""
-        common = in_common(self._last, row.tokens)
+        common = common_prefix_length(self._last, row.tokens)
         new = len(row.tokens) - common
         start = len(self.row.tokens)
-        if 2 * common < len(row.tokens) or start + new > max_tokens:
+        longest = max(self._longest, len(row.tokens))
+        room = max(max_tokens, int(longest * (1 + MOST_ADDED)))
+        if 2 * common < len(row.tokens) or start + new > min(room, limit or room):
             return False
         path = [*self._path[:common], *range(start, start + new)]
         parents = self.row.parents or tuple(range(-1, start - 1))
@@ -96,7 +106,7 @@ class _Tree:
             asked=[*self.row.asked, *asked],
             parents=(*parents, *(path[place - 1] for place in range(common, len(path)))),
         )
-        self._last, self._path = row.tokens, path
+        self._last, self._longest, self._path = row.tokens, longest, path
         return True
 
 
@@ -108,7 +118,7 @@ def require_full_attention(name: str, config: PreTrainedConfig) -> None:
     Raises:
         ValueError: naming the setting.
     """
-    if heeds_length(config):
+    if has_length_dependent_rope(config):
         raise ValueError(
             f"share_contexts with {name}, whose rotary embeddings depend on the length of a "
             "sequence, needed some that do not"

@@ -8,12 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import nn
 
 from runtime.evaluator import Evaluator
 from runtime.language.models import ModelFiles, layer_costs, lazy_causal_lm
 from runtime.language.scoring.batching import MicroBatch
 from runtime.language.scoring.head import answers, next_tokens
 from runtime.language.scoring.options import ScorerOptions
+from runtime.language.scoring.sharing import has_length_dependent_rope
 from runtime.modules.partition import balanced
 from runtime.outputs.options import LogitsFunction
 from schemas import ForwardPass, Placed
@@ -96,6 +98,9 @@ class ScoringStage:
             timeout=options.timeout,
             listeners=(self._counter,),
         )
+        if has_length_dependent_rope(self.config):
+            for stage_module in self.evaluator.modules.values():
+                forget_lengths(stage_module)
 
     def run(
         self,
@@ -140,6 +145,30 @@ class ScoringStage:
     def close(self) -> None:
         """Give back connections, threads and shared memory."""
         self.evaluator.close()
+
+
+def forget_lengths(model: nn.Module) -> None:
+    """Make rotary embeddings of the type `dynamic` depend on no sequence that came before.
+
+    `dynamic_rope_update` of transformers keeps the frequencies of the longest sequence so far until
+    one comes that is shorter than what the model was trained on. Here they are put back before each
+    forward, as they are there, so that each micro-batch gets those of its own length.
+
+    Args:
+        model: Its modules that are rotary embeddings of transformers stay so.
+    """
+    for module in model.modules():
+        if hasattr(module, "max_seq_len_cached"):
+            module.register_forward_pre_hook(_restore_frequencies)
+
+
+def _restore_frequencies(rotary: nn.Module, _: Any) -> None:
+    for name, buffer in list(rotary.named_buffers(recurse=False, remove_duplicate=False)):
+        prefix, found, _end = name.rpartition("original_inv_freq")  # one for each type of layer
+        if found:
+            # A copy: transformers writes to the frequencies of the type `longrope` in place.
+            rotary.register_buffer(f"{prefix}inv_freq", buffer.clone(), persistent=False)
+            setattr(rotary, f"{prefix}max_seq_len_cached", rotary.original_max_seq_len)
 
 
 class _ForwardCounter:

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.language.scoring import batching
 from runtime.language.scoring.batching import (
     FEW_TOKENS,
     MICRO_BATCHES,
@@ -60,14 +61,32 @@ def test_two_thousand_different_lengths_are_hardly_padded():
     assert len(batches) < 500
 
 
-def test_a_short_run_has_micro_batches_enough_to_keep_several_stages_busy():
+def test_a_short_run_has_micro_batches_enough_to_keep_several_stages_busy(monkeypatch):
+    monkeypatch.setattr(batching, "MAX_TOKENS", 8192)
+
     def sizes(length, number):
         rows = rows_of(TokenPair([n, *[1] * (length - 1)], [2]) for n in range(number))
-        return [len(batch.rows) for batch in micro_batches(rows, max_tokens=8192)]
+        return [len(batch.rows) for batch in micro_batches(rows)]
 
     assert sizes(length=128, number=64) == [FEW_TOKENS // 128] * 16
     assert sizes(length=1024, number=64) == [2] * MICRO_BATCHES
     assert sizes(length=1024, number=512) == [8] * 64
+
+
+def test_a_number_of_tokens_that_is_given_is_kept_in_a_short_run():
+    rows = rows_of(TokenPair([n, *[1] * 127], [2]) for n in range(64))
+    (batch,) = micro_batches(rows, max_tokens=64 * 128)
+    assert len(batch.rows) == 64
+
+
+def test_without_padding_a_micro_batch_has_rows_of_one_length():
+    rows = rows_of(TokenPair([n, *[1] * (50 + n % 3)], [2]) for n in range(9))
+    batches = micro_batches(rows, most_padding=0.0)
+    assert [[len(row.tokens) for row in batch.rows] for batch in batches] == [
+        [53] * 3,
+        [52] * 3,
+        [51] * 3,
+    ]
 
 
 def test_answers_with_the_same_inputs_are_computed_once():

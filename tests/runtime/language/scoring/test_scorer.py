@@ -177,6 +177,25 @@ def test_what_sequences_begin_with_can_be_computed_once(directory):
         assert score.is_greedy == is_greedy
 
 
+@pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
+def test_a_score_depends_on_no_other_length(tmp_path, rope_type):
+    rope = {"rope_type": rope_type, "rope_theta": 1e4, "factor": 4.0}
+    if rope_type == "longrope":
+        rope |= {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
+        rope |= {"original_max_position_embeddings": POSITIONS}
+    tiny_model("llama", rope_parameters=rope).save_pretrained(tmp_path)
+    tokens = [pair.inputs[0] for pair in pairs()]
+    lengths = (POSITIONS, POSITIONS + 2, 2 * POSITIONS)
+    asked = [TokenPair(tokens[n : n + length - 2], [1, 2, 3]) for n, length in enumerate(lengths)]
+    # From the shortest to the longest: then transformers embeds each by its own length.
+    wanted = [log_prob for log_prob, _ in of_transformers(str(tmp_path), asked)]
+    with LocalScorer(str(tmp_path), OPTIONS) as scorer:
+        alone = [scorer.score([pair])[0].log_prob for pair in asked]
+        after = [scorer.score([pair])[0].log_prob for pair in asked[::-1]][::-1]
+        together = [score.log_prob for score in scorer.score(asked)]
+    assert alone == after == together == pytest.approx(wanted, abs=1e-5)
+
+
 def test_a_model_that_does_not_heed_its_mask_shares_nothing(directory, monkeypatch):
     monkeypatch.setattr(MicroBatch, "inputs", lambda batch: {"input_ids": batch.input_ids()})
     with (

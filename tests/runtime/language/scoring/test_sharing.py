@@ -10,10 +10,10 @@ from runtime.language.models import split_causal_lm
 from runtime.language.scoring.batching import MicroBatch, micro_batches, rows_of
 from runtime.language.scoring.pairs import TokenPair
 from runtime.language.scoring.sharing import (
-    in_common,
+    common_prefix_length,
+    merge_prefixes,
     require_full_attention,
     shared,
-    without_beginnings,
 )
 from runtime.language.scoring.stage import stage_data
 from runtime.language.scoring.trees import tree_inputs
@@ -62,7 +62,7 @@ def test_any_attention_heeds_the_mask_of_a_tree(attention):
 @given(pairs=PAIRS, max_tokens=st.integers(1, 40), tree=st.booleans())
 def test_each_question_sees_the_tokens_before_it_and_no_others(pairs, max_tokens, tree):
     apart = rows_of(pairs)
-    rows = shared(apart, max_tokens=max_tokens) if tree else without_beginnings(apart)
+    rows = shared(apart, max_tokens=max_tokens) if tree else merge_prefixes(apart)
     asked: list[list[tuple[tuple[int, ...], int]]] = [[] for _ in pairs]
     for batch in micro_batches(rows, max_tokens=max_tokens):
         inputs, label = batch.inputs(), batch.label()
@@ -90,14 +90,16 @@ def test_sharing_never_computes_more_and_keeps_rows_short(pairs, max_tokens):
     apart = rows_of(pairs)
     rows = shared(apart, max_tokens=max_tokens)
     assert sum(len(row.tokens) for row in rows) <= sum(len(row.tokens) for row in apart)
-    longest = max(len(row.tokens) for row in apart)
-    assert all(len(row.tokens) <= max(max_tokens, longest) for row in rows)
+    for row in rows:
+        parents = row.parents or range(-1, len(row.tokens) - 1)
+        longest = 1 + int(tree_inputs([parents], len(row.tokens))["position_ids"].max())
+        assert len(row.tokens) <= max(max_tokens, longest + longest // 4)
 
 
 @given(pairs=PAIRS)
 def test_a_sequence_with_which_another_one_begins_has_no_row_and_needs_no_mask(pairs):
     apart = rows_of(pairs)
-    rows = without_beginnings(apart)
+    rows = merge_prefixes(apart)
     sequences = {row.tokens for row in apart}
     assert sorted(row.tokens for row in rows) == sorted(
         tokens
@@ -110,7 +112,7 @@ def test_a_sequence_with_which_another_one_begins_has_no_row_and_needs_no_mask(p
 
 @given(before=TOKENS, after=TOKENS)
 def test_what_sequences_have_in_common_ends_where_they_differ(before, after):
-    common = in_common(before, after)
+    common = common_prefix_length(before, after)
     assert before[:common] == after[:common]
     assert before[common : common + 1] != after[common : common + 1] or before == after
 
@@ -129,6 +131,20 @@ def test_four_answers_to_a_long_question_share_it():
     rows = rows_of(TokenPair(question, [200 + n, 7, 8]) for n in range(4))
     (row,) = shared(rows, max_tokens=500)
     assert len(row.tokens) == 100 + 4 * 2
+
+
+def test_a_long_row_leaves_the_others_their_limit():
+    context = list(range(400))
+    asked = [TokenPair(context, [500 + n] * 100) for n in range(200)]
+    rows = rows_of([*asked, TokenPair([0, *[1] * 10_000], [2])])
+    lengths = [len(row.tokens) for row in shared(rows, max_tokens=2048)]
+    assert sorted(lengths, reverse=True)[:2] == [10_001, 400 + 16 * 99]
+
+
+def test_a_tree_is_no_longer_than_the_model_allows():
+    rows = rows_of(TokenPair(range(100), [200 + n, 7, 8]) for n in range(20))
+    assert max(len(row.tokens) for row in shared(rows, max_tokens=16)) == 100 + 13 * 2
+    assert max(len(row.tokens) for row in shared(rows, max_tokens=16, limit=110)) == 100 + 5 * 2
 
 
 def test_embeddings_that_depend_on_the_length_are_refused():
