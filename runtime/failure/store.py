@@ -19,15 +19,15 @@ from runtime.transport.store_reader import StoreReader
 from schedcc.io.plain_text import SentenceError, visible
 from schemas.base import Frozen
 
-Left = TypeVar("Left", bound=Frozen)
+Stored = TypeVar("Stored", bound=Frozen)
 
 
 class DamagedValueError(SentenceError):
     """What a rank has left in the store is not what ranks leave there."""
 
 
-def left_by(kind: type[Left], key: str, value: bytes | str) -> Left:
-    """What a rank has left under a key.
+def parse_stored(kind: type[Stored], key: str, value: bytes | str) -> Stored:
+    """What ranks have stored under a key.
 
     Raises:
         DamagedValueError: it is something else.
@@ -85,7 +85,7 @@ class FailureStore:
         """The latest heartbeat of each of `ranks` that has left one in this generation."""
         keys = {f"heartbeat/{rank}": rank for rank in ranks}
         found = self._reader.read(list(keys))
-        return {keys[key]: left_by(Heartbeat, key, value) for key, value in found.items()}
+        return {keys[key]: parse_stored(Heartbeat, key, value) for key, value in found.items()}
 
     def forget(self) -> None:
         """Delete what this rank has left there, when all ranks have gone on to a later generation.
@@ -100,7 +100,7 @@ class FailureStore:
 
 def _failure(value: bytes | str) -> Failure:
     """A failure as anybody may print it: others can write to the store of several hosts."""
-    failure = left_by(Failure, "failure", value)
+    failure = parse_stored(Failure, "failure", value)
     texts = {"name", "at", "error", "reason", "traceback"}
     shown = {n: visible(text, lines=True) for n, text in failure.model_dump(include=texts).items()}
     return failure.model_copy(update=shown)

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from runtime.failure.report import Failure, Kind, names
-from runtime.failure.store import FailureStore, left_by
+from runtime.failure.store import FailureStore, parse_stored
 from runtime.transport.rendezvous import RendezvousStore
 from runtime.transport.store_reader import StoreReader
 from schemas.base import Frozen
@@ -111,7 +111,7 @@ class MonitoredBarrier:
         assert self._waits is not None
         keys = {f"waits/{job.ranks[rank]}": rank for rank in self._looked_for()}
         said = self._waits.read(list(keys))
-        found = {keys[key]: left_by(Waiting, key, text) for key, text in said.items()}
+        found = {keys[key]: parse_stored(Waiting, key, text) for key, text in said.items()}
         waiting = {rank: there for rank, there in found.items() if self._has_waited(rank, there)}
         here = {rank: there for rank, there in waiting.items() if there.barrier == own.barrier}
         here[self._ranks.rank] = own
