@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import lm_eval
+from lm_eval.tasks import TaskManager
 
 from runtime.language.harness import SchedccLM
 
@@ -47,7 +48,12 @@ def main() -> None:
         metric_list=[{"metric": "acc"}],
     )
     model = SchedccLM(pretrained="smollm2", stages=2)
-    found = lm_eval.simple_evaluate(model=model, tasks=[perplexity, capitals], bootstrap_iters=0)
+    found = lm_eval.simple_evaluate(
+        model=model,
+        tasks=[perplexity, capitals],
+        task_manager=TaskManager(include_defaults=False),  # listing all the others takes seconds
+        bootstrap_iters=0,
+    )
     model.close()
     results = found["results"]
     print(f"perplexity of a word: {results['sentences']['word_perplexity,none']:.2f}")

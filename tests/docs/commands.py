@@ -16,6 +16,7 @@ import pytest
 
 from schedcc.cli import main as schedcc
 from tests.support.forks import Program, run_pipeval
+from tests.support.harness_tasks import OF_OWN_TASKS
 from tests.support.launchers import Launcher
 
 PATIENCE = 60
@@ -47,7 +48,7 @@ def run(command: str, folder: Path) -> Ended:
     if launched:
         return _forked(name, words, folder, int(launched[1]))
     if name == "lm_eval":  # the same command, which a fork need not import anew
-        name, words = "python", ["-m", "runtime.language.harness", *words]
+        name, words = "python", ["-m", OF_OWN_TASKS, *words]
     if _SHELL.search(command) or name not in ("schedcc", "pipeval", "python"):
         return _in_shell(command, folder)
     return _schedcc(words, folder) if name == "schedcc" else _forked(name, words, folder, 0)

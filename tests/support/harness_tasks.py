@@ -8,6 +8,8 @@ from typing import Any
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "12", "dogs", " ran", "away", "from", "abba"]
 PERPLEXITY, CHOICE, GENERATION = "local_perplexity", "local_choice", "local_generation"
+OF_OWN_TASKS = "tests.support.harness_of_own_tasks"
+"""The module that is run as the harness."""
 TASKS = (PERPLEXITY, CHOICE, GENERATION)
 
 _YAML = {

@@ -115,8 +115,8 @@ def test_a_private_store_works_without_a_descriptor_left(tmp_path):
 @pytest.mark.slow
 def test_nothing_grows_with_evaluations_failures_and_evaluators():
     # So short a run has fewer evaluators than the store remembers, and few measurements of what
-    # comes and goes with a failure. One descriptor or thread in 20 evaluations makes 10 more.
+    # comes and goes with a failure. One descriptor or thread in 20 evaluations makes 7 more.
     limits = SLACK | {"keys": SLACK["keys"] + 4 * MOST_LEFT, "descriptors": 6.0, "threads": 4.0}
-    for rank, rose, found in run(evaluations=240, long=2000):
+    for rank, rose, found in run(evaluations=160, long=2000):
         assert not {name: rose[name] for name in limits if rose[name] > limits[name]}, rank
         assert found[-1].memory - found[-2].memory <= SLACK["memory"], (rank, found[-2:])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runtime.language.harness import NAME
-from tests.support.harness_tasks import GENERATION, write_tasks
+from tests.support.harness_tasks import GENERATION, OF_OWN_TASKS, write_tasks
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[4]
@@ -33,7 +33,7 @@ def harness(tiny_directory, long_task):
     """The harness, at work over two stages, in a process group of its own."""
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "runtime.language.harness", "run", "--model", NAME),
+            *(sys.executable, "-m", OF_OWN_TASKS, "run", "--model", NAME),
             *("--model_args", f"pretrained={tiny_directory},stages=2,threads=1"),
             *("--tasks", GENERATION, "--include_path", str(long_task), "--batch_size", "auto"),
         ],

@@ -1,7 +1,6 @@
 """Whole tasks of the harness, answer by answer beside its own backend `hf` on the same files."""
 
 import json
-import runpy
 import sys
 from importlib import import_module
 
@@ -13,6 +12,7 @@ from lm_eval.tasks import TaskManager
 
 from runtime.distributed.processes import launch
 from runtime.language.harness import NAME, register
+from tests.support import harness_of_own_tasks
 from tests.support.forks import Program
 from tests.support.harness_tasks import CHOICE, GENERATION, PERPLEXITY, TASKS, answers
 
@@ -74,7 +74,7 @@ def run_on_four_ranks(words):
 def run_harness(words):
     torch.set_num_threads(1)
     sys.argv = ["lm_eval", *words]
-    runpy.run_module("runtime.language.harness", run_name="__main__")
+    harness_of_own_tasks.main()
 
 
 def test_under_a_launcher_replicas_share_the_requests(tiny_directory, tasks, of_hf, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from runtime.language.harness import NAME, register
-from tests.support.harness_tasks import PERPLEXITY, answers
+from tests.support.harness_tasks import OF_OWN_TASKS, PERPLEXITY, answers
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -21,7 +21,7 @@ def test_two_ranks_of_torchrun_give_the_answers_of_one_process(tiny_directory, t
     arguments = f"pretrained={tiny_directory},threads=1,stages=2"
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-        *("-m", "runtime.language.harness", "run", "--model", NAME, "--model_args", arguments),
+        *("-m", OF_OWN_TASKS, "run", "--model", NAME, "--model_args", arguments),
         *("--tasks", PERPLEXITY, "--include_path", str(tasks), "--limit", str(LIMIT)),
         *("--output_path", str(tmp_path), "--log_samples"),
     ]
@@ -38,7 +38,7 @@ def test_two_ranks_of_torchrun_give_the_answers_of_one_process(tiny_directory, t
         model=NAME,
         model_args=f"pretrained={tiny_directory},threads=1",
         tasks=[PERPLEXITY],
-        task_manager=TaskManager(include_path=str(tasks)),
+        task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
         limit=LIMIT,
     )
     expected = list(answers(alone["samples"][PERPLEXITY]))
