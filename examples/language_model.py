@@ -15,10 +15,7 @@ from lm_eval.tasks import TaskManager
 
 from runtime.language.harness import SchedccLM
 
-SENTENCES = [
-    "The sun rises in the east and sets in the west.",
-    "Water boils at a high temperature.",
-]
+TEXTS = ["The sun rises in the east and sets in the west.", "Water boils at a high temperature."]
 CAPITALS = {"France": "Paris", "Italy": "Rome", "Japan": "Tokyo", "Egypt": "Cairo"}
 
 
@@ -32,7 +29,7 @@ def main() -> None:
     """Evaluate both tasks."""
     perplexity = task(
         "sentences",
-        [{"text": sentence} for sentence in SENTENCES],
+        [{"text": sentence} for sentence in TEXTS],
         output_type="loglikelihood_rolling",
         doc_to_text="",
         doc_to_target="{{text}}",
@@ -48,14 +45,11 @@ def main() -> None:
         metric_list=[{"metric": "acc"}],
     )
     model = SchedccLM(pretrained="smollm2", stages=2)
-    found = lm_eval.simple_evaluate(
-        model=model,
-        tasks=[perplexity, capitals],
-        task_manager=TaskManager(include_defaults=False),  # listing all the others takes seconds
-        bootstrap_iters=0,
-    )
-    model.close()
+    own = TaskManager(include_defaults=False)  # which lists no others
+    tasks = [perplexity, capitals]
+    found = lm_eval.simple_evaluate(model, tasks=tasks, task_manager=own, bootstrap_iters=0)
     results = found["results"]
+    model.close()
     print(f"perplexity of a word: {results['sentences']['word_perplexity,none']:.2f}")
     print(f"accuracy on the capitals: {results['capitals']['acc,none']:.2f}")
 
