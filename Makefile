@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 3 ? cores + 1 : 4)))
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo test chaos soak gpu bench bench-compiler bench-runtime check docs docs-serve mutants fuzz kill-saves format schemas clean
+.PHONY: help demo test chaos soak gpu bench bench-compiler bench-runtime check types docs docs-serve mutants fuzz kill-saves format schemas clean
 
 .DEFAULT_GOAL := help
 
@@ -53,11 +53,14 @@ $(GPU_PACKAGES):
 	$(GPU_PYTHON) -m pip install --quiet --target $@ --constraint constraints.txt \
 		pydantic networkx numpy typer rich safetensors msgpack transformers gguf
 
+# Tests wait for much that has a timeout, so that there is time for the types beside them.
 check: docs  ## run what continuous integration runs: docs, format, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	@$(MAKE) --no-print-directory --jobs 2 types test
+
+types: $(READY)  ## check the types
 	$(BIN)/mypy
-	$(PYTEST)
 
 # The site, in build/site: a warning is an error, and so is a link to nothing.
 docs: $(READY)  ## build the site, in build/site
