@@ -175,8 +175,8 @@ class Prefetcher:
                 self._last_nbytes = self._take(item)
                 nbytes += self._last_nbytes
                 del item
-                late = late and runs
-                enough = late or nbytes >= MOST_BYTES or time.monotonic() - start >= MOST_SECONDS
+                slow = time.monotonic() - start >= MOST_SECONDS or (late and runs)
+                enough = slow or nbytes >= MOST_BYTES
                 if enough and len(self._waiting) >= least:
                     break
         if len(self._waiting) >= MOST:

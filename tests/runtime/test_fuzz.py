@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.paths import ROOT
+from tests.support.fuzzing import ends_of
 from tests.tools.fuzz import __main__ as fuzz
 from tests.tools.fuzz.kinds import KINDS, refused
 
@@ -19,21 +19,7 @@ QUICK = [name for name, listed in KINDS.items() if listed.module not in ("comman
 @pytest.mark.slow
 def test_edited_files_are_read_or_refused_within_bounded_memory(tmp_path):
     """In a process of its own, whose address space is bounded."""
-    kinds = [word for name in QUICK for word in ("--kind", name)]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.tools.fuzz", *kinds, "--number", "60", "--seed", "24"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    ends = {
-        kind: {how: int(number) for number, how in re.findall(r"(\d+) ([a-z0-9 ]+)", said)}
-        for kind, said in re.findall(r"^(\w+): \d+ files: (.*?);", done.stdout, re.MULTILINE)
-    }
+    ends = ends_of(QUICK, tmp_path, "--number", "60", "--seed", "24")
     assert set(ends) == set(QUICK)
     for kind, counts in ends.items():
         assert sum(counts.values()) == 60

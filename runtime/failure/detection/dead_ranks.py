@@ -7,7 +7,7 @@ a moment. Else a process is gone without a word, and the rank whose heartbeats s
 import time
 from contextlib import suppress
 
-from runtime.failure.detection.heartbeat import SILENT_SECONDS, STORE_HOST, HeartbeatTask
+from runtime.failure.detection.heartbeat import SILENT_SECONDS, HeartbeatTask, unanswered_by
 from runtime.failure.report import Failure, names
 from runtime.failure.state import FailureState
 from runtime.transport.protocol import ConnectionLostError
@@ -43,8 +43,7 @@ def lost(
         reason = f"a connection and {ranks.place} were lost: {heartbeats.store_error}; {seen}"
         gone = tuple(set(range(ranks.size)) - {ranks.rank})
     elif cut_off and not ended:
-        why = f"{STORE_HOST} is stopped or cut off"
-        reason = f"{ranks.place} has not answered for {unanswered:.1f} s, {why}; {seen}"
+        reason = f"{unanswered_by(ranks.place, unanswered)}; {seen}"
         kind = "stalled"
     elif known := {error.peer} if error.peer in silent else silent:
         who = names([ranks.names[rank] for rank in sorted(known)])

@@ -36,6 +36,12 @@ may have finished its work, and this one be about to."""
 
 STORE_HOST = "the process that hosts it (the launcher, else the one of rank 0)"
 
+
+def unanswered_by(place: str, seconds: float) -> str:
+    """That the store at a place has not answered for so long."""
+    return f"{place} has not answered for {seconds:.1f} s, {STORE_HOST} is stopped or cut off"
+
+
 ENDED_SECONDS = 0.5
 """Without a heartbeat for so long, a rank's process is probed: a broken connection is told sooner,
 but not every channel breaks (NCCL's do not)."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runtime.failure.detection.heartbeat import SILENT_SECONDS, STORE_HOST, HeartbeatTask
+from runtime.failure.detection.heartbeat import SILENT_SECONDS, HeartbeatTask, unanswered_by
 from runtime.failure.detection.instruction_pointer import InstructionPointer, RankStatus
 from runtime.failure.detection.periodic import PeriodicThread
 from runtime.failure.detection.reachability import Reachability
@@ -218,9 +218,7 @@ def describe(
         if ranks
     ]
     if cut_off:
-        causes = [
-            f"{place} has not answered for {unanswered:.1f} s, {STORE_HOST} is stopped or cut off"
-        ]
+        causes = [unanswered_by(place, unanswered)]
     if answers:
         causes.append(f"connections to it are taken, {SLOW_OR_STOPPED}")
     cause = "; ".join(causes) or "the stages wait for each other"

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from runtime.language.text.errors import TextError
 from runtime.language.text.files import needed, require_bounded
+from schedcc.io.plain_text import one_line
 
 Messages: TypeAlias = list[dict[str, Any]]
 """A conversation, as chat templates take it: `{"role": ..., "content": ...}` each."""
@@ -66,7 +67,7 @@ def parquet_records(path: Path, name: str, field: str) -> Iterator[tuple[int, st
     except TextError:
         raise
     except Exception as error:  # of pyarrow's own hierarchy, and the system's
-        what = " ".join(str(error).split())
+        what = one_line(error)
         raise TextError(f"{name} is not a parquet file that can be read: {what}") from error
     for number, value in enumerate(rows, 1):
         yield number, _content(value, f"{name}, row {number}", field)

@@ -325,6 +325,11 @@ def test_micro_batches_that_fill_a_window_go_around_a_ring():
         assert result.loss == pytest.approx(sum(expected) / len(expected))
 
 
+def prefetcher_of(data: Iterator[Any]) -> Prefetcher:
+    reading = Reading(inputs=True, labels=True, fingerprints=False)
+    return Prefetcher(data, reading, torch.device("cpu"), reader="stage 0", around=nullcontext)
+
+
 def test_a_pipeline_does_not_wait_for_what_comes_later(monkeypatch):
     now = 0.0
 
@@ -336,10 +341,7 @@ def test_a_pipeline_does_not_wait_for_what_comes_later(monkeypatch):
             yield pair
 
     monkeypatch.setattr(micro_batches.time, "monotonic", lambda: now)
-    reading = Reading(inputs=True, labels=True, fingerprints=False)
-    prefetcher = Prefetcher(
-        loader(), reading, torch.device("cpu"), reader="stage 0", around=nullcontext
-    )
+    prefetcher = prefetcher_of(loader())
     sizes = []
     while not prefetcher.ended:
         prefetcher.fetch()
@@ -363,10 +365,7 @@ def test_a_pipeline_goes_on_with_each_of_what_comes_slowly(monkeypatch):
             yield pair
 
     monkeypatch.setattr(micro_batches.time, "monotonic", lambda: now)
-    reading = Reading(inputs=True, labels=True, fingerprints=False)
-    prefetcher = Prefetcher(
-        loader(), reading, torch.device("cpu"), reader="stage 0", around=nullcontext
-    )
+    prefetcher = prefetcher_of(loader())
     prefetcher.fetch()
     assert len(prefetcher.waiting) == 3, "what comes within the first tenth of a second"
     for number in range(8):

@@ -1,5 +1,6 @@
 """Channels through shared memory: what arrives, when a send ends, and how waits are ended."""
 
+import gc
 import os
 import random
 import socket
@@ -46,6 +47,12 @@ def message(*sizes: int) -> list[torch.Tensor]:
 
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+def descriptors_before() -> int:
+    """Without those that earlier tests have left in cycles, which might be closed meanwhile."""
+    gc.collect()
+    return descriptors()
 
 
 def test_a_message_is_written_where_its_receive_was_posted():
@@ -262,7 +269,7 @@ def test_what_was_released_is_no_place_to_receive_into_but_a_message_still_arriv
 
 def test_a_segment_costs_one_descriptor_and_one_that_cannot_be_mapped_none(monkeypatch):
     memory = SharedMemory()
-    before = descriptors()
+    before = descriptors_before()
     place = memory.allocate(1000)
     assert descriptors() == before + 1
     del place
@@ -330,7 +337,7 @@ def test_receive_descriptors_are_what_they_were():
     ],
 )
 def test_a_damaged_receive_descriptor_is_told_and_leaves_no_descriptor(data):
-    before = descriptors()
+    before = descriptors_before()
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sending, segment = SendingEnd(one, SOON, UnfinishedSends()), os.memfd_create("test")
     socket.send_fds(other, [data], [segment])

@@ -1,8 +1,5 @@
 """Edited files never crash `schedcc` or exhaust memory; see `tests/tools/fuzz/commands.py`."""
 
-import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -10,7 +7,7 @@ from random import Random
 import pytest
 
 from tests.support.command_line import Run
-from tests.support.paths import ROOT
+from tests.support.fuzzing import ends_of
 from tests.tools.fuzz.commands import check_file, complaint, costs, csv_files, plans, recordings
 
 KINDS = {"plan": plans, "csv": csv_files, "recording": recordings, "costs": costs}
@@ -19,24 +16,13 @@ KINDS = {"plan": plans, "csv": csv_files, "recording": recordings, "costs": cost
 @pytest.mark.slow
 def test_edited_files_end_in_an_exit_status_and_a_sentence_within_bounded_memory(tmp_path):
     """In a process of its own, whose address space is bounded."""
-    kinds = [word for kind in KINDS for word in ("--kind", kind)]
-    options = [*kinds, "--number", "150", "--seed", "11", "--megabytes", "100"]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.tools.fuzz", *options],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    options = ("--number", "150", "--seed", "11", "--megabytes", "100")
     counts: Counter[str] = Counter()
-    for number, status in re.findall(r"(\d+) exit (\d)", done.stdout):
-        counts[status] += int(number)
+    for ends in ends_of(KINDS, tmp_path, *options).values():
+        counts.update({how.removeprefix("exit "): number for how, number in ends.items()})
     assert sum(counts.values()) == 600
     assert set(counts) == {"0", "1", "2"}  # the edits reach everything
-    assert min(counts.values()) > 50, done.stdout
+    assert min(counts.values()) > 50, counts
 
 
 def test_what_is_edited_is_a_valid_file(tmp_path):
