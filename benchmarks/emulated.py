@@ -7,7 +7,8 @@ are of stages that take what they took: a sleep of 50 ms takes 50.1 to 50.3.
 
 - `naive`: S = 4, against the same stages used one at a time.
 - `loader`: S = 4, with a `DataLoader` whose one worker takes 0.8 of a stage's time for each
-  micro-batch. (Without a worker, a loader and a stage that keeps the host busy take turns.)
+  micro-batch.
+- `iterable`: the same without a worker, asked by a thread.
 - `long`: S = 8 and M = 1024, against (M + S - 1) t.
 - `lengths`: 2,000 requests of different lengths as a scorer divides them, over S = 4 stages that
   take time by the token, in the first run that sees these shapes; against one device.
@@ -43,12 +44,15 @@ class Row(NamedTuple):
     """Of a stage for each micro-batch; of `lengths`: for one of `MAX_TOKENS` tokens."""
     loader: float = 0.0
     """Seconds of the loader for each micro-batch."""
+    workers: int = 0
+    """Processes of the loader."""
     lengths: bool = False
 
 
 ROWS = {
     "naive": Row(4, 64, 0.05),
-    "loader": Row(4, 64, 0.05, loader=0.04),
+    "loader": Row(4, 64, 0.05, loader=0.04, workers=1),
+    "iterable": Row(4, 64, 0.05, loader=0.04),
     "long": Row(8, 1024, 0.05),
     "lengths": Row(4, 0, 0.02, lengths=True),
 }
@@ -146,8 +150,9 @@ def evaluate(work: tuple[Row, int]) -> list[list[Measured]]:
                 weight_fn=lambda _: 1.0,
                 partition="uniform",
                 transport=transport,
+                fetch_in_thread=True if row.loader and not row.workers else "auto",
             ) as evaluator:
-                slow = DataLoader(Slow(data, row.loader), batch_size=None, num_workers=1)
+                slow = DataLoader(Slow(data, row.loader), batch_size=None, num_workers=row.workers)
                 loader = slow if row.loader else data
                 transport.gather_objects(None)
                 start = time.perf_counter()

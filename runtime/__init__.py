@@ -12,7 +12,7 @@ import schedcc  # noqa: F401 (it says so where another module hides one of ours)
 if TYPE_CHECKING:
     from runtime.checkpoint import CheckpointError
     from runtime.data.fingerprint import DifferentDataError
-    from runtime.data.micro_batches import DataError
+    from runtime.data.items import DataError
     from runtime.data.sampler import ShardSampler
     from runtime.evaluator import Evaluator
     from runtime.execution.cuda_graphs import CudaGraphError
@@ -29,7 +29,7 @@ _MODULES = {
     "AgreementError": "runtime.failure",
     "CheckpointError": "runtime.checkpoint",
     "CudaGraphError": "runtime.execution.cuda_graphs",
-    "DataError": "runtime.data.micro_batches",
+    "DataError": "runtime.data.items",
     "DifferentDataError": "runtime.data.fingerprint",
     "DifferentWeightsError": "runtime.modules.weights.agreement",
     "EvalResult": "runtime.outputs.results",

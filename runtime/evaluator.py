@@ -1,7 +1,7 @@
 """The evaluator: a model's layers over the stages of a pipeline, evaluated micro-batch by batch."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from runtime.data.micro_batches import DataError
+from runtime.data.items import DataError
+from runtime.data.micro_batches import MOST, FetchInThread, require_fetching
 from runtime.data.samples import WeightFunction
 from runtime.distributed.grid import connected
 from runtime.evaluation.rank_layers import RankLayers
@@ -64,6 +65,8 @@ class Evaluator(RankLayers):
         sample_inputs: Any = None,
         keyword_inputs: bool = False,
         micro_batches: int | None = None,
+        prefetch: int = MOST,
+        fetch_in_thread: FetchInThread = "auto",
         overlap: Overlap = True,
         channels: Channels | None = None,
         weight_fn: WeightFunction | None = None,
@@ -107,6 +110,11 @@ class Evaluator(RankLayers):
             keyword_inputs: Whether inputs are mappings that the first layer takes as keyword
                 arguments. A micro-batch may then also be one mapping, with its `"labels"`.
             micro_batches: M, unless a call says otherwise.
+            prefetch: So many micro-batches are fetched before they are needed, at most (and 4 MiB
+                of them and one more). 0: each one is fetched when it is needed.
+            fetch_in_thread: Whether a thread asks a loader while the stage computes. It has to be
+                one that any thread may use; its random numbers are drawn beside those of the
+                model. `"auto"`: on a CPU, a `DataLoader` with workers.
             overlap: Whether transfers cross the forwards, see `schedcc.passes`; the results are
                 the same. `"auto"`: whichever was faster in the first runs, which take turns.
             channels: Without a `transport`: what activations travel through, see `TorchTransport`.
@@ -141,13 +149,16 @@ class Evaluator(RankLayers):
                 several, or tied layers do not fit.
             RemoteError: another stage could not build its layers, or profile them.
             MetricError: a metric cannot be combined over the replicas.
-            ValueError: `overlap` is no choice, or `channels` are named beside a transport.
+            ValueError: `overlap` or `fetch_in_thread` is no choice, or `channels` are named beside
+                a transport.
             DeviceError: `cuda_graphs` on a CPU.
-            ScheduleError: the schedule or the plan is for other numbers of stages and ranks.
+            ScheduleError: the schedule or the plan is for other numbers of stages and ranks, or
+                `prefetch` is no number of micro-batches.
             UnsoundPlanError: the plan is not sound; the message lists its findings.
             TransportError: NCCL was not initialised as it has to be, or channels share one queue
                 that lead around in a circle.
         """
+        require_fetching(prefetch, fetch_in_thread)
         ranks = stages if schedule == "inference" and plan is None else None
         connection = connected(transport, ranks, replicas, mesh, channels)
         if cuda_graphs:
@@ -165,6 +176,8 @@ class Evaluator(RankLayers):
             metrics=Metrics(metrics or {}, connection),
             weight_fn=weight_fn,
             keyword_inputs=keyword_inputs,
+            prefetch=prefetch,
+            fetch_in_thread=fetch_in_thread,
             overlap=overlap,
             dynamic_shapes=dynamic_shapes,
             cuda_graphs=cuda_graphs,
@@ -261,10 +274,4 @@ class Evaluator(RankLayers):
                 `eval_batch`.
         """
         self._lifetime.require_open()
-        data = None if loader is None else _iterated(loader)
-        return self._runner.evaluate(data, EvalOptions(**options), None)
-
-
-def _iterated(loader: Iterable[Any]) -> Iterator[Any]:
-    """Iterate, beginning when the first item is asked for: beginning may fail."""
-    yield from loader
+        return self._runner.evaluate(loader, EvalOptions(**options), None)

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from runtime.data.fingerprint import difference
-from runtime.data.micro_batches import DataError, Prefetcher
+from runtime.data.items import DataError
+from runtime.data.micro_batches import Prefetcher
 from runtime.data.notes import Note
 from runtime.data.route import Route
 from schemas import Place

@@ -23,3 +23,8 @@ class Evaluation:
     weights: SampleWeights
     micro_batches: int = 0
     """Those that have been evaluated."""
+
+    def close(self) -> None:
+        """Fetch nothing more."""
+        if self.prefetcher is not None:
+            self.prefetcher.close()

@@ -1,12 +1,13 @@
 """What a rank reads of the data of an evaluation."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 
-from runtime.data.micro_batches import Prefetcher, Reading
+from runtime.data.items import ItemReader, Reading
+from runtime.data.micro_batches import Prefetcher, thread_for
 from runtime.data.route import Route
 from runtime.device import OwnRandomState
 from runtime.evaluation.setup import Setup
@@ -22,6 +23,7 @@ def prefetcher_of(
     route: Route,
     buffers: BufferPool,
     device: torch.device,
+    check: Callable[[], None],
 ) -> Prefetcher | None:
     """What fetches a rank's micro-batches, if it reads any.
 
@@ -33,22 +35,24 @@ def prefetcher_of(
         route: What the rank has to do with the stream of data.
         buffers: Where copies may lie.
         device: Where they go.
+        check: Raises if the run has failed elsewhere.
     """
     labels = route.reads_labels and options.needs_labels
     # A last stage that needs no labels now still goes on in step with the first.
     if not (route.reads_inputs or labels or (route.reads_labels and data is not None)):
         return None
+    reading = Reading(
+        inputs=route.reads_inputs,
+        labels=labels,
+        fingerprints=setup.compares_data,
+        keyword_inputs=setup.keyword_inputs,
+    )
     return Prefetcher(
         data,
-        Reading(
-            inputs=route.reads_inputs,
-            labels=labels,
-            fingerprints=setup.compares_data,
-            keyword_inputs=setup.keyword_inputs,
-        ),
-        device,
-        reader=setup.division.name(route.rank),
+        ItemReader(reading, device, setup.division.name(route.rank), buffers.small.take),
         most=asked,
-        take=buffers.small.take,
+        ahead=setup.prefetch,
         around=OwnRandomState(device) if asked is None else nullcontext,
+        check=check,
+        in_thread=thread_for(data, device, setup.fetch_in_thread),
     )

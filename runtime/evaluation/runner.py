@@ -9,7 +9,7 @@ import torch
 
 import schedcc
 from runtime.data.fingerprint import Digests
-from runtime.data.micro_batches import DataError, EmptyDataError
+from runtime.data.items import DataError, EmptyDataError
 from runtime.data.route import Route
 from runtime.data.samples import SampleWeights
 from runtime.data.stream import FETCHING, Stream, Window, window_of
@@ -68,12 +68,13 @@ class Runner:
             options, replicas=self._transport.replicas, compute_metrics=bool(setup.metrics)
         )
         recorded = setup.recorder.evaluation() if setup.recorder else nullcontext()
-        with ExitStack() as entered:
+        with ExitStack() as closing, ExitStack() as entered:
             run = entered.enter_context(self._guard.run())
             for context in (recorded, setup.weights.evaluation(), torch.no_grad()):
                 entered.enter_context(context)
             self._begin(run)
             evaluation = self._evaluation(data, options, outcome, asked, run)
+            closing.callback(evaluation.close)  # once the others know of a failure
             shaken = self._handshake(evaluation, run, setup.weights.token)
             if asked is not None and (misfit := setup.plans.misfit(asked)) is not None:
                 raise AgreementError(misfit)  # all ranks ask for the same, and raise it
@@ -137,7 +138,9 @@ class Runner:
             options,
             outcome,
             asked,
-            prefetcher_of(data, options, asked, setup, self._route, self._buffers, device),
+            prefetcher_of(
+                data, options, asked, setup, self._route, self._buffers, device, run.check
+            ),
             Results(Losses(device, self._layout), setup.metrics, logits),
             SampleWeights(needed=averages),
         )
@@ -150,10 +153,8 @@ class Runner:
             run: Told what this stage is at.
             weights: What it says of its weights.
         """
-        prefetcher, limit = (
-            evaluation.prefetcher,
-            evaluation.asked or self._setup.plans.micro_batches,
-        )
+        prefetcher = evaluation.prefetcher
+        limit = evaluation.asked or self._setup.plans.micro_batches
         found, ended = None, True
         digests: tuple[Digests, ...] = ()
         window: Window | None = None

@@ -56,6 +56,10 @@ class GuardedRun:
     def before(self, micro_batches: int) -> None:
         self._pointer.before = micro_batches
 
+    def check(self) -> None:
+        """Raise if the run has failed elsewhere."""
+        self._pointer.check()
+
     def phase(self, at: str, *, waits_for: str = ALL_STAGES, patient: bool = False) -> None:
         """Say what comes next, if no instruction does; see `InstructionPointer.phase`."""
         self._pointer.phase(at, waits_for=waits_for, patient=patient)

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from runtime import Evaluator
-from runtime.data.micro_batches import Prefetcher, Reading
+from runtime.data.items import ItemReader, Reading
+from runtime.data.micro_batches import Prefetcher
 from runtime.data.route import Route
 from runtime.data.stream import Stream, window_of
 from runtime.testing import InMemoryTransport, run_threads
@@ -58,9 +59,8 @@ def stream_of(data: Data, end: InMemoryTransport) -> Stream:
     """A stage's stream of micro-batches that all stages have fetched before."""
     last = end.rank == end.ranks - 1
     reading = Reading(inputs=end.rank == 0, labels=last, fingerprints=False)
-    prefetcher = Prefetcher(
-        data, reading, end.device, reader=f"stage {end.rank}", most=len(data), around=nullcontext
-    )
+    reader = ItemReader(reading, end.device, f"stage {end.rank}")
+    prefetcher = Prefetcher(data, reader, most=len(data), around=nullcontext)
     prefetcher.fetch()
     window = window_of(prefetcher, 0, len(data))
     reads = end.rank == 0 or last

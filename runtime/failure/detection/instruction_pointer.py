@@ -49,7 +49,7 @@ class InstructionPointer:
 
     def __init__(self, check: Callable[[], None], clock: Clock) -> None:
         """Call `check` before each instruction; it raises if the run has failed elsewhere."""
-        self._check, self._clock = check, clock
+        self.check, self._clock = check, clock
         self._place: tuple[str | Placed, str, float] = (START, ALL_STAGES, time.monotonic())
         self._progress = 0
         self.patient = False
@@ -63,7 +63,7 @@ class InstructionPointer:
 
     def started(self, placed: Placed) -> None:
         """The instruction is about to be executed."""
-        self._check()
+        self.check()
         if placed.step is None:
             self.drain()
         elif isinstance(placed.instruction, ForwardPass):
@@ -88,7 +88,7 @@ class InstructionPointer:
             waits_for: Whom it cannot go on without.
             patient: Whether it may take as long as it likes, while the process lives.
         """
-        self._check()
+        self.check()
         self._progress += 1
         self.patient = patient
         self._place = (at, waits_for, time.monotonic())
@@ -105,7 +105,7 @@ class InstructionPointer:
         """Wait until the device has done what it was given, and notice if the run has failed."""
         self.drain()
         if self._clock.on_gpu:
-            self._clock.wait(self._check)
+            self._clock.wait(self.check)
 
     def alive(self) -> None:
         """The process lives; counts as progress where nothing else is asked for."""
@@ -130,7 +130,7 @@ class InstructionPointer:
         """Poll until the device has finished the oldest instruction that it has."""
         placed, mark = self._marks[0]
         self._place = (placed, "", time.monotonic())
-        self._clock.wait(self._check, mark)
+        self._clock.wait(self.check, mark)
         self._progress += 1
         self._forget_oldest()
 

@@ -3,7 +3,7 @@
 import gc
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import nn
 
 from runtime import Evaluator
 from runtime.data import loading, micro_batches, stream
-from runtime.data.micro_batches import MOST, Prefetcher, Reading
+from runtime.data.items import ItemReader, Reading
+from runtime.data.micro_batches import MOST, Prefetcher
 from runtime.data.route import Route
 from runtime.data.stream import Stream, window_of
 from runtime.planning.sources import CHUNK
@@ -297,10 +298,7 @@ def test_what_is_known_of_micro_batches_does_not_pile_up(monkeypatch):
 
 def test_a_window_that_is_asked_for_early_holds_only_what_is_new():
     data = batches([1 + n % 3 for n in range(2 * MOST + 5)])
-    reading = Reading(inputs=True, labels=True, fingerprints=False)
-    prefetcher = Prefetcher(
-        data, reading, torch.device("cpu"), reader="stage 0", around=nullcontext
-    )
+    prefetcher = prefetcher_of(data)
     prefetcher.fetch()
     window = window_of(prefetcher, 0, None)
     found = Stream(Route.of([0, 1, 0], 0), window, None, prefetcher, Unwatched())
@@ -325,9 +323,10 @@ def test_micro_batches_that_fill_a_window_go_around_a_ring():
         assert result.loss == pytest.approx(sum(expected) / len(expected))
 
 
-def prefetcher_of(data: Iterator[Any]) -> Prefetcher:
+def prefetcher_of(data: Iterable[Any], **options: Any) -> Prefetcher:
     reading = Reading(inputs=True, labels=True, fingerprints=False)
-    return Prefetcher(data, reading, torch.device("cpu"), reader="stage 0", around=nullcontext)
+    reader = ItemReader(reading, torch.device("cpu"), "stage 0")
+    return Prefetcher(data, reader, around=nullcontext, **options)
 
 
 def test_a_pipeline_does_not_wait_for_what_comes_later(monkeypatch):
