@@ -67,7 +67,7 @@ def encode_beginning(tokenizer: PreTrainedTokenizerBase, text: str, tokens: int)
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the tokenizer puts its token for the beginning of a text before one."""
     bos = tokenizer.bos_token_id
-    return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+    return bos is not None and tokenizer("")["input_ids"][:1] == [bos]
 
 
 def _sizes(text: str, ends: Sequence[int]) -> torch.Tensor:
