@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from runtime.data.items import DataError
-from runtime.data.micro_batches import MOST, FetchInThread, require_fetching
+from runtime.data.micro_batches import MOST, Fetching, FetchInThread
 from runtime.data.samples import WeightFunction
 from runtime.distributed.grid import connected
 from runtime.evaluation.rank_layers import RankLayers
@@ -149,16 +149,14 @@ class Evaluator(RankLayers):
                 several, or tied layers do not fit.
             RemoteError: another stage could not build its layers, or profile them.
             MetricError: a metric cannot be combined over the replicas.
-            ValueError: `overlap` or `fetch_in_thread` is no choice, or `channels` are named beside
-                a transport.
+            ValueError: `overlap`, `prefetch` or `fetch_in_thread` is no choice, or `channels` are
+                named beside a transport.
             DeviceError: `cuda_graphs` on a CPU.
-            ScheduleError: the schedule or the plan is for other numbers of stages and ranks, or
-                `prefetch` is no number of micro-batches.
+            ScheduleError: the schedule or the plan is for other numbers of stages and ranks.
             UnsoundPlanError: the plan is not sound; the message lists its findings.
             TransportError: NCCL was not initialised as it has to be, or channels share one queue
                 that lead around in a circle.
         """
-        require_fetching(prefetch, fetch_in_thread)
         ranks = stages if schedule == "inference" and plan is None else None
         connection = connected(transport, ranks, replicas, mesh, channels)
         if cuda_graphs:
@@ -176,8 +174,7 @@ class Evaluator(RankLayers):
             metrics=Metrics(metrics or {}, connection),
             weight_fn=weight_fn,
             keyword_inputs=keyword_inputs,
-            prefetch=prefetch,
-            fetch_in_thread=fetch_in_thread,
+            fetching=Fetching(prefetch, fetch_in_thread),
             overlap=overlap,
             dynamic_shapes=dynamic_shapes,
             cuda_graphs=cuda_graphs,

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, Literal, TypeAlias
 
@@ -20,7 +21,6 @@ from torch.utils.data import DataLoader
 from runtime.data.ahead import Ahead, wait_until_free
 from runtime.data.items import DataError, Fetched, ItemReader
 from runtime.data.notes import Note
-from schedcc.errors import require_count
 
 MOST = 64
 """Micro-batches that are fetched and not used, at most, unless the caller says otherwise."""
@@ -49,23 +49,31 @@ What such a loader does in the process that asks it is to take over what a worke
 """
 
 
-def require_fetching(prefetch: object, fetch_in_thread: object) -> None:
-    """Make sure that these are choices.
+@dataclass(frozen=True)
+class Fetching:
+    """How an evaluator's data is fetched."""
 
-    Raises:
-        ScheduleError: `prefetch` is no number of micro-batches.
-        ValueError: `fetch_in_thread` is none of the choices.
-    """
-    require_count("prefetch", prefetch, least=0)
-    if fetch_in_thread not in (True, False, "auto"):
-        raise ValueError(f"fetch_in_thread is {fetch_in_thread!r}, needed True, False or 'auto'")
+    prefetch: int = MOST
+    """Micro-batches that are fetched before they are needed, at most."""
+    in_thread: FetchInThread = "auto"
 
+    def __post_init__(self) -> None:
+        """Refuse what is no choice.
 
-def thread_for(data: Any, device: torch.device, choice: FetchInThread) -> bool:
-    """Whether a thread is to ask `data` for micro-batches that go to `device`."""
-    if choice != "auto":
-        return choice
-    return device.type == "cpu" and isinstance(data, DataLoader) and data.num_workers > 0
+        Raises:
+            ValueError: one sentence with the value and what was needed.
+        """
+        is_number = isinstance(self.prefetch, int) and not isinstance(self.prefetch, bool)
+        if not is_number or self.prefetch < 0:
+            raise ValueError(f"prefetch is {self.prefetch!r}, needed an integer of at least 0")
+        if self.in_thread not in (True, False, "auto"):
+            raise ValueError(f"fetch_in_thread is {self.in_thread!r}, needed True, False or 'auto'")
+
+    def needs_thread(self, data: Any, device: torch.device) -> bool:
+        """Whether a thread is to ask `data` for micro-batches that go to `device`."""
+        if self.in_thread != "auto":
+            return self.in_thread
+        return device.type == "cpu" and isinstance(data, DataLoader) and data.num_workers > 0
 
 
 class Prefetcher:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from runtime.data.items import ItemReader, Reading
-from runtime.data.micro_batches import Prefetcher, thread_for
+from runtime.data.micro_batches import Prefetcher
 from runtime.data.route import Route
 from runtime.device import OwnRandomState
 from runtime.evaluation.setup import Setup
@@ -51,8 +51,8 @@ def prefetcher_of(
         data,
         ItemReader(reading, device, setup.division.name(route.rank), buffers.small.take),
         most=asked,
-        ahead=setup.prefetch,
+        ahead=setup.fetching.prefetch,
         around=OwnRandomState(device) if asked is None else nullcontext,
         check=check,
-        in_thread=thread_for(data, device, setup.fetch_in_thread),
+        in_thread=setup.fetching.needs_thread(data, device),
     )

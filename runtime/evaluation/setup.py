@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from runtime.data.micro_batches import FetchInThread
+from runtime.data.micro_batches import Fetching
 from runtime.data.samples import WeightFunction
 from runtime.execution.listeners import Listener
 from runtime.modules.division import Division
@@ -35,9 +35,7 @@ class Setup:
     weight_fn: WeightFunction | None
     """`None`: by samples, where these are certain."""
     keyword_inputs: bool
-    prefetch: int
-    """Micro-batches that are fetched before they are needed, at most."""
-    fetch_in_thread: FetchInThread
+    fetching: Fetching
     overlap: Overlap
     dynamic_shapes: bool
     """Whether every activation brings its shape along."""

@@ -26,7 +26,7 @@ ROOMS = {
         ("entry",),
     ),
     "runtime": (
-        ("device", "imports", "tensors"),
+        ("device", "imports", "lifeline", "tensors"),
         ("transport",),
         ("failure",),
         ("testing",),

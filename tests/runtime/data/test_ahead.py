@@ -23,7 +23,6 @@ from runtime.data import ahead, loading
 from runtime.data.ahead import THREAD, Ahead
 from runtime.data.micro_batches import MOST_BYTES
 from runtime.failure.errors import RemoteError
-from schedcc.errors import ScheduleError
 from tests.support.models_for_tests import Data, batches, mlp, one_process, over_stages
 
 BOUND = 20.0
@@ -218,9 +217,7 @@ def test_so_many_are_fetched_ahead_and_no_more(most):
 
 @pytest.mark.parametrize("value", [-1, True, 1.5, None])
 def test_what_is_no_number_to_prefetch_is_refused(value):
-    with pytest.raises(
-        ScheduleError, match=f"prefetch is {value}, needed an integer of at least 0"
-    ):
+    with pytest.raises(ValueError, match=f"prefetch is {value}, needed an integer of at least 0"):
         Evaluator(mlp(), prefetch=value)
 
 
