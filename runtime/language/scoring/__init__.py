@@ -5,10 +5,11 @@ launcher has started.
 """
 
 from runtime.language.scoring.distributed import DistributedScorer
-from runtime.language.scoring.local import LocalScorer, WorkerError
+from runtime.language.scoring.local import LocalScorer
 from runtime.language.scoring.options import ScorerOptions
 from runtime.language.scoring.pairs import Score, TokenPair
 from runtime.language.scoring.scorer import Scorer
+from runtime.language.scoring.worker import WorkerError
 
 __all__ = [
     "DistributedScorer",

@@ -10,8 +10,7 @@ import pytest
 
 from runtime.failure.errors import LostPeerError, RemoteError
 from runtime.failure.report import Failure
-from runtime.language.scoring.local import WorkerError, _Workers
-from runtime.language.scoring.worker import Failed, send
+from runtime.language.scoring.worker import Failed, WorkerError, Workers, send
 
 LOST = Failure(kind="lost", reporter=0, name="stage 2", at="step 1", reason="stage 2 is gone")
 
@@ -19,7 +18,7 @@ LOST = Failure(kind="lost", reporter=0, name="stage 2", at="step 1", reason="sta
 @pytest.fixture
 def two():
     """Two processes that wait, and this test's end of what they would answer with."""
-    workers, ends = _Workers(), []
+    workers, ends = Workers(), []
     for _ in range(2):
         ours, theirs = socket.socketpair()
         workers.connections.append(Connection(ours.detach()))
@@ -68,6 +67,38 @@ def test_what_does_not_end_by_itself_is_killed(two):
     workers.end()
     assert [process.returncode for process in processes] == [-signal.SIGKILL] * 2
     workers.end()
+
+
+def test_one_that_is_gone_is_named_before_others_are_so_far(two):
+    workers, ends, processes = two
+    processes[1].kill()
+    ends[1].close()
+    with pytest.raises(WorkerError, match=r"stage 2 is gone: its process \d+ was ended by SIGKILL"):
+        next(workers.as_they_come())
+    send(ends[0], None)
+    assert next(workers.as_they_come()) == 1
+
+
+def test_a_worker_ends_with_the_process_that_started_it_while_it_imports(tmp_path):
+    """The thread that sees to it needs nothing that takes long to import."""
+    kept = tmp_path / "run"
+    kept.mkdir()
+    ours, theirs = socket.socketpair()
+    program = (
+        "import sys, time; from runtime.lifeline import end_with; "
+        f"end_with({theirs.fileno()}, {str(kept)!r}); print(*sys.modules); sys.stdout.flush(); "
+        "time.sleep(60)"
+    )
+    with theirs:
+        worker = subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, pass_fds=[theirs.fileno()]
+        )
+    assert worker.stdout is not None
+    modules = worker.stdout.readline().decode().split()
+    assert not {"torch", "transformers", "numpy", "pydantic"} & set(modules)
+    ours.close()
+    assert worker.wait(30) == 0
+    assert not kept.exists()
 
 
 def test_a_message_to_a_process_that_is_gone_names_it(two):
