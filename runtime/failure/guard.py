@@ -37,6 +37,18 @@ CLOSE_SECONDS = 1.0
 """How long the end of a thread is waited for; who asks a store that is stopped may not come."""
 
 
+def require_timeout(timeout: object) -> None:
+    """Make sure that this is a time.
+
+    Raises:
+        ValueError: it is no positive number.
+    """
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if not is_number or not timeout > 0:  # type: ignore[operator]
+        shown = f"{timeout:g}" if is_number else repr(timeout)
+        raise ValueError(f"timeout is {shown} seconds, needed more than 0")
+
+
 class GuardedRun:
     """A guarded stretch of work: what its steps tell the guard. Also a listener."""
 
@@ -94,8 +106,7 @@ class Guard:
         Raises:
             ValueError: `timeout` is no positive number.
         """
-        if not timeout > 0:
-            raise ValueError(f"timeout is {timeout!r} seconds, needed more than 0")
+        require_timeout(timeout)
         self._transport, self._timeout = transport, timeout
         self._heartbeat_thread, self._watchdog_thread = (
             PeriodicThread("schedcc heartbeats"),

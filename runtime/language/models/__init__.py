@@ -20,7 +20,7 @@ from runtime.language.models.split.scores import (
     target_losses,
 )
 from runtime.language.models.tokenizers.loading import check_tokenizer, load_tokenizer
-from runtime.language.models.tokenizers.vocabulary import check_token_ids
+from runtime.language.models.tokenizers.vocabulary import check_token_ids, require_known_tokens
 
 require_transformers()
 
@@ -48,6 +48,7 @@ __all__ = [
     "locate_model",
     "logits_in_pieces",
     "mean_loss",
+    "require_known_tokens",
     "split_causal_lm",
     "target_losses",
 ]

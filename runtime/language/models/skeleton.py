@@ -101,6 +101,7 @@ def without_memory(directory: Path, name: str, loader: Any, dtype: torch.dtype) 
         with quiet_transformers():
             config: PreTrainedConfig = AutoConfig.from_pretrained(directory, **LOCAL)
             _require_known(name, config)
+            _require_family(name, config, loader)
             with _Bounded(name) as bounded, init_empty_weights(include_buffers=False):
                 model: Any = loader.from_config(config, dtype=dtype, trust_remote_code=False)
             bounded.require_computed(model)
@@ -135,6 +136,25 @@ def _require_known(name: str, config: PreTrainedConfig) -> None:
         raise ModelError(
             f"the configuration of {name} sets the type of the rotary embedding (rope_type) to "
             f"{kind!r}; the known types are {', '.join(known)}"
+        )
+
+
+def _require_family(name: str, config: PreTrainedConfig, loader: Any) -> None:
+    """Refuse a family of which transformers has no such model; it would list all that it has.
+
+    Args:
+        name: What messages call the model.
+        config: Its configuration.
+        loader: The class of transformers that builds such models.
+
+    Raises:
+        ModelError: naming the family.
+    """
+    if type(config) not in loader._model_mapping:
+        coder = " (an encoder and a decoder)" if config.is_encoder_decoder else ""
+        raise ModelError(
+            f"{name} is of the family {config.model_type!r}{coder}, of which transformers has no "
+            f"model that {loader.__name__} builds"
         )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from runtime.failure.guard import require_timeout
 from runtime.language.models import (
     ModelFiles,
     check_sequence_length,
@@ -78,8 +79,7 @@ class Job:
         require_count("threads", self.threads)
         if self.threads > MOST_THREADS:
             raise ValueError(f"threads is {self.threads}, needed at most {MOST_THREADS}")
-        if not self.timeout > 0:
-            raise ValueError(f"timeout is {self.timeout:g} seconds, needed more than 0")
+        require_timeout(self.timeout)
         if self.documents == "whole":
             require_no_separator(self.separator_id)
         check_sizes(self.sequence_length, self.micro_batch_size, self.max_windows, self.stride)

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from runtime.failure.guard import TIMEOUT
+from runtime.failure.guard import TIMEOUT, require_timeout
 from runtime.language.models import ModelFiles
 from runtime.modules.partition import Partition
 from schedcc.errors import require_count
@@ -50,8 +50,9 @@ class ScorerOptions:
         for name in ("max_tokens", "max_rows", "threads"):
             if getattr(self, name) is not None:
                 require_count(name, getattr(self, name))
-        if not self.timeout > 0:
-            raise ValueError(f"timeout is {self.timeout:g} seconds, needed more than 0")
+        if not isinstance(self.share_contexts, bool):
+            raise ValueError(f"share_contexts is {self.share_contexts!r}, needed True or False")
+        require_timeout(self.timeout)
 
     def torch_dtype(self, files: ModelFiles) -> torch.dtype:
         """The dtype of the weights."""

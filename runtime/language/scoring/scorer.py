@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Self
 
 import torch
 
-from runtime.language.models import ModelFiles, check_token_ids
+from runtime.language.models import ModelFiles, require_known_tokens
 from runtime.language.scoring.batching import (
     MAX_TOKENS,
     MOST_PADDING,
@@ -19,7 +19,7 @@ from runtime.language.scoring.batching import (
     rows_of,
 )
 from runtime.language.scoring.options import ScorerOptions
-from runtime.language.scoring.pairs import Score, TokenPair
+from runtime.language.scoring.pairs import Score, TokenPair, token_ids
 from runtime.language.scoring.sharing import (
     PROBE,
     TOLERANCE,
@@ -61,7 +61,7 @@ class Scorer(ABC):
     ) -> Sequence[torch.Tensor]:
         """What the last stage makes of each micro-batch."""
 
-    def score(self, pairs: Sequence[TokenPair], *, progress: Progress | None = None) -> list[Score]:
+    def score(self, pairs: Iterable[TokenPair], *, progress: Progress | None = None) -> list[Score]:
         """The log-probability of each pair's continuation, in the order of the pairs.
 
         Pairs are sorted by length for the computation. Inputs that several have in common, or
@@ -69,13 +69,17 @@ class Scorer(ABC):
 
         Args:
             pairs: Any number; none longer than what the model accepts.
-            progress: Told how many more pairs have gone through the first stage.
+            progress: Told how many more pairs have gone through the first stage. An exception of it
+                is a failure of that stage, which ends the other processes of a `LocalScorer`.
 
         Raises:
             ModelError: a pair is too long for the model, or has a token that it does not know.
             ValueError: contexts are to be shared, and the model gives other scores then.
             RemoteError: a stage failed, ended without a word, or did not get on in time.
         """
+        pairs = [*pairs]
+        for number, pair in enumerate(pairs):
+            require_known_tokens(self.files, f"pair {number}", pair.context + pair.continuation)
         rows = rows_of(pairs)
         if not has_length_dependent_rope(self.config):
             rows = merge_prefixes(rows)
@@ -96,23 +100,24 @@ class Scorer(ABC):
         return [Score(sum(some), best) for some, best in zip(log_probs, greedy, strict=True)]
 
     def next_tokens(
-        self, sequences: Sequence[Sequence[int]], *, progress: Progress | None = None
+        self, sequences: Iterable[Sequence[int]], *, progress: Progress | None = None
     ) -> list[int]:
         """The most probable token after each sequence, in the order of the sequences.
 
         A sequence that is there several times is computed once.
 
         Raises:
-            ValueError: a sequence is empty.
+            ValueError: a sequence is empty, or holds something else than token ids.
             ModelError, RemoteError: as of `score`.
         """
-        if not all(sequences):
-            raise ValueError("a sequence is empty, needed at least one token")
         rows: dict[tuple[int, ...], Row] = {}
-        for number, some in enumerate(map(tuple, sequences)):
+        number = -1
+        for number, sequence in enumerate(sequences):
+            some = token_ids(f"sequence {number}", sequence)
+            require_known_tokens(self.files, f"sequence {number}", some)
             rows.setdefault(some, Row(some)).asked.append(Asked(number, (), ()))
         batches = self._divided(list(rows.values()))
-        tokens = [0] * len(sequences)
+        tokens = [0] * (number + 1)
         answers = self._run(batches, "next_tokens", progress) if batches else ()
         for batch, answer in zip(batches, answers, strict=True):
             for row, token in zip(batch.rows, answer.tolist(), strict=True):
@@ -148,8 +153,6 @@ class Scorer(ABC):
     def _divided(self, rows: Sequence[Row]) -> list[MicroBatch]:
         for row in rows:
             self.files.limits.check(len(row.tokens))
-        largest = [max(row.tokens) for row in rows]
-        check_token_ids(self.files, torch.tensor(largest, dtype=torch.int64))
         options = self.options
         return micro_batches(
             rows,

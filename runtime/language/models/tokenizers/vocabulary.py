@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from runtime.language.models.errors import ModelError
@@ -23,14 +25,40 @@ def check_token_ids(files: ModelFiles, tokens: torch.Tensor) -> None:
         )
 
 
+def require_known_tokens(files: ModelFiles, what: str, tokens: Sequence[int]) -> None:
+    """Reject tokens that the model has no embeddings for, whoever gives them.
+
+    Args:
+        files: The model.
+        what: What messages call that which holds the tokens.
+        tokens: Ids of at least 0, at least one.
+
+    Raises:
+        ModelError: naming the largest token and the size of the vocabulary.
+    """
+    if (largest := max(tokens)) < files.vocabulary_size:
+        return
+    added = _added_token(files, largest)
+    why = f": {added!r} was added to the tokenizer, and has no embedding" if added else ""
+    raise ModelError(
+        f"{what} holds the token {largest}, and {files.name} knows {files.vocabulary_size} tokens, "
+        f"from 0 on{why}"
+    )
+
+
 def _why_unknown(files: ModelFiles, token_id: int) -> str:
-    try:
-        added = load_tokenizer(files).added_tokens_decoder.get(token_id)
-    except ModelError:
-        added = None
+    added = _added_token(files, token_id)
     if added is None:
         return "it is the tokenizer of another model"
     return (
-        f"{added.content!r} was added to the tokenizer, is in the text, and has no embedding in "
-        "this model"
+        f"{added!r} was added to the tokenizer, is in the text, and has no embedding in this model"
     )
+
+
+def _added_token(files: ModelFiles, token_id: int) -> str | None:
+    """The text of a token that was added to the model's tokenizer."""
+    try:
+        added = load_tokenizer(files).added_tokens_decoder.get(token_id)
+    except ModelError:
+        return None
+    return None if added is None else added.content

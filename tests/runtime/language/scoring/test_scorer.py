@@ -1,12 +1,16 @@
 """Scores over stages, against the model of transformers in one process."""
 
 import os
+import pathlib
 import random
+import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from transformers import T5Config, T5ForConditionalGeneration
 
 from runtime.language.models import ModelError, load_causal_lm, locate_model
 from runtime.language.scoring import LocalScorer, ScorerOptions, TokenPair
@@ -159,7 +163,7 @@ def test_what_the_model_cannot_be_given_is_one_error(directory):
             scorer.score([TokenPair([1, VOCABULARY + 3], [1])])
         with pytest.raises(ModelError, match=str(POSITIONS)):
             scorer.score([TokenPair([1] * (POSITIONS + 1), [1])])
-        with pytest.raises(ValueError, match="a sequence is empty"):
+        with pytest.raises(ValueError, match="sequence 0 is empty"):
             scorer.next_tokens([[]])
     with pytest.raises(ValueError, match="was closed"):
         scorer.score([TokenPair([1], [1])])
@@ -211,9 +215,76 @@ def test_a_model_that_does_not_heed_its_mask_shares_nothing(directory, monkeypat
         ({"dtype": "int8"}, "dtype is 'int8', needed one of float32"),
         ({"softmax_dtype": "auto"}, "softmax_dtype is 'auto', needed one of"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"timeout": 0}, "timeout is 0 seconds"),
+        ({"timeout": 0}, "timeout is 0 seconds, needed more than 0"),
+        ({"timeout": "5"}, "timeout is '5' seconds, needed more than 0"),
+        ({"share_contexts": "False"}, "share_contexts is 'False', needed True or False"),
     ],
 )
 def test_options_that_do_not_exist_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
         ScorerOptions(**options)
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_token_that_the_model_does_not_know_is_named_and_the_scorer_goes_on(directory, stages):
+    unknown = f"holds the token {VOCABULARY}, and .* knows {VOCABULARY} tokens, from 0 on"
+    with LocalScorer(directory, OPTIONS, stages=stages) as scorer:
+        known = scorer.score([TokenPair([1], [2])])
+        for pair in (TokenPair([1, 2], [VOCABULARY]), TokenPair([VOCABULARY], [1])):
+            with pytest.raises(ModelError, match=f"pair 1 {unknown}"):
+                scorer.score([TokenPair([1], [2]), pair])
+        with pytest.raises(ModelError, match=f"sequence 1 {unknown}"):
+            scorer.next_tokens([[1], [VOCABULARY]])
+        for sequence, said in (([-1], "-1, needed token ids from 0"), ([1.5], "holds 1.5")):
+            with pytest.raises(ValueError, match=f"sequence 0 .*{said}"):
+                scorer.next_tokens([sequence])
+        assert scorer.score(iter([TokenPair([1], [2])])) == known
+
+
+@pytest.mark.parametrize(
+    ("context", "continuation", "said"),
+    [
+        ((1, 1), (-100,), "the continuation holds the token -100, needed token ids from 0 on"),
+        ((1, -1), (2,), "the context holds the token -1, needed token ids from 0 on"),
+        ((1, 2.5), (3,), "the context holds 2.5, needed token ids"),
+        ((1,), (None,), "the continuation holds None, needed token ids"),
+        ("text", (1,), "the context holds 'text', needed token ids"),
+        (7, (1,), "the context holds 7, needed token ids"),
+        ((1,), torch.tensor([0.5]), "the continuation holds 0.5, needed token ids"),
+        ((), (1,), "the context is empty, needed at least one token"),
+        (np.array([1]), torch.tensor([], dtype=torch.int64), "the continuation is empty"),
+    ],
+)
+def test_what_are_no_token_ids_is_shown(context, continuation, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+        TokenPair(context, continuation)
+
+
+def test_token_ids_may_lie_in_arrays_and_tensors():
+    pair = TokenPair(np.array([0]), torch.tensor([1, 2]))
+    assert pair == TokenPair((np.int64(0),), (1, 2))
+    assert type(pair.context[0]) is type(pair.continuation[0]) is int
+
+
+def test_a_second_scorer_of_several_stages_names_the_first_which_can_be_closed(directory):
+    options = replace(OPTIONS, max_rows=3)
+    first = LocalScorer(pathlib.Path(directory), options, stages=2)
+    first.score([TokenPair([1], [2])])
+    with pytest.raises(ValueError, match=r"another scorer is open in this process \(.*, 2 stages"):
+        LocalScorer(directory, options, stages=2)
+    LocalScorer.close_all()
+    with pytest.raises(ValueError, match="was closed"):
+        first.score([TokenPair([1], [2])])
+    with LocalScorer(directory, options, stages=2) as second:
+        assert len(second.score([TokenPair([1], [2])])) == 1
+
+
+def test_an_encoder_decoder_is_refused_by_its_family(tmp_path):
+    config = T5Config(vocab_size=100, d_model=16, d_kv=4, d_ff=16, num_layers=2, num_heads=2)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError) as raised:
+        LocalScorer(tmp_path)
+    assert str(raised.value) == (
+        f"{tmp_path} is of the family 't5' (an encoder and a decoder), of which transformers has "
+        "no model that AutoModelForCausalLM builds"
+    )
