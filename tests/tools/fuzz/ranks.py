@@ -94,6 +94,8 @@ def _edited_message(content: bytes, random: Random, others: list[Seed]) -> bytes
         for _ in range(random.choice((1, 1, 2, 4))):
             if places := _places(whole):
                 _edit_tree(places, random)
+        if len(_places(whole)) > LARGEST:
+            continue  # what was repeated was repeated again
         try:
             found: bytes = _packed(whole)
         except (OverflowError, ValueError, TypeError):
@@ -131,10 +133,10 @@ def _packed(value: Any) -> bytes:
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
-    """All places in a message: what holds a value, and by which key."""
+    """All places in a message: what holds a value, and by which key; some, if there are many."""
     found: list[tuple[Any, Any]] = []
     left = [value]
-    while left:
+    while left and len(found) <= LARGEST:
         holder = left.pop()
         if isinstance(holder, list):
             inside: list[Any] = list(enumerate(holder))
