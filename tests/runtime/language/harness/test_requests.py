@@ -130,21 +130,6 @@ def test_a_cache_that_several_pipelines_would_share_is_refused(model, monkeypatc
         model.set_cache_hook(None)
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"do_sample": True, "temperature": 0.7}, "ask for sampling"),
-        ({"temperature": 0.7}, "ask for sampling"),
-        ({"num_beams": 4}, "sets num_beams to 4"),
-        ({"repetition_penalty": 1.2}, "sets repetition_penalty to 1.2"),
-        ({"colour": "red"}, "has colour, which is not supported"),
-    ],
-)
-def test_only_greedy_generation_is_done(settings, said):
-    with pytest.raises(ValueError, match=said):
-        generation_request(settings, end_of_text="</s>", max_gen_toks=5)
-
-
 def test_a_generation_ends_with_the_texts_of_the_task_or_the_end_of_a_text():
     found = generation_request(
         {"until": "x", "max_new_tokens": 3, "do_sample": False, "top_p": 0.9, "num_beams": 1},
