@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from inspect import signature
 from os import PathLike
 from pathlib import Path
@@ -192,16 +192,33 @@ class PipelineLM(TemplateLM):
         super().set_cache_hook(cache_hook)
 
     def tok_encode(
-        self, string: str, add_special_tokens: bool | None = None, **_: Any
+        self,
+        string: str,
+        add_special_tokens: bool | None = None,
+        left_truncate_len: int | None = None,
+        **_: Any,
     ) -> list[int]:
-        """The tokens of a text; one that begins with the prefix token's text gets no other."""
+        """The tokens of a text; one that begins with the prefix token's text gets no other.
+
+        Args:
+            string: The text.
+            add_special_tokens: Whether the tokenizer adds its own.
+            left_truncate_len: How many tokens there are at most, the last ones; 0: any number.
+        """
         options = special_tokens(
             string,
             self.tokenizer.decode(self.prefix_token_id),
             add_special_tokens=add_special_tokens,
             add_bos_token=self.add_bos_token,
         )
-        return self.tokenizer.encode(string, **options)  # type: ignore[no-any-return]
+        tokens: list[int] = self.tokenizer.encode(string, **options)
+        return tokens[-left_truncate_len:] if left_truncate_len else tokens
+
+    def tok_decode(self, tokens: Iterable[int] | int, skip_special_tokens: bool = True) -> str:
+        """The text of tokens, without special ones unless they are wanted."""
+        return self.tokenizer.decode(  # type: ignore[no-any-return]
+            tokens, skip_special_tokens=skip_special_tokens
+        )
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True

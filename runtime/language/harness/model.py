@@ -78,7 +78,7 @@ class SchedccLM(PipelineLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """What the model says after each context, greedily, up to one of the task's texts."""
         ends = end_tokens(self._directory, self.config)
-        end_of_text = self.tokenizer.decode(self.eot_token_id, skip_special_tokens=False)
+        end_of_text = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
         groups: dict[GenerationRequest, list[int]] = {}
         for number, (_, settings) in enumerate(request.args for request in requests):
             wanted = generation_request(

@@ -40,6 +40,15 @@ def test_a_pair_is_cut_from_the_left_and_its_last_token_takes_no_room():
         scored_pair([1], [5, 6, 7, 8], max_length=3)
 
 
+def test_tokens_are_cut_from_the_left_and_decoded_as_hf_does(model):
+    tokens = model.tok_encode("a b c")
+    assert model.tok_encode("a b c", left_truncate_len=2) == tokens[-2:]
+    assert model.tok_encode("a b c", left_truncate_len=0) == tokens
+    assert model.tok_decode([0, *tokens]) == "a b c"
+    assert model.tok_decode([0, *tokens], skip_special_tokens=False) == "<s>a b c"
+    assert model.tok_decode(0, skip_special_tokens=False) == "<s>"
+
+
 def test_answers_after_one_context_stay_together_the_longest_first():
     long, short = list(range(9)), list(range(5))
     pairs = [
