@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from inspect import signature
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from lm_eval.api.model import CacheHook, TemplateLM
 from lm_eval.models.utils import resolve_max_length
+from transformers import PreTrainedTokenizerBase
 
+from runtime.language.harness.arguments import (
+    end_of_thoughts,
+    require_bools,
+    require_counts,
+    require_known,
+    require_path,
+    require_tokenizer,
+    scorer_options,
+    template_options,
+)
 from runtime.language.harness.processes import require_device, started
 from runtime.language.harness.tokens import chat_text, load_tokenizer, special_tokens
 from runtime.language.models import locate_model
-from runtime.language.scoring import ScorerOptions
 
 
 class PipelineLM(TemplateLM):
@@ -20,13 +33,13 @@ class PipelineLM(TemplateLM):
 
     def __init__(
         self,
-        pretrained: str,
+        pretrained: str | PathLike[str] | None = None,
         *,
         stages: int | None = None,
         replicas: int | None = None,
-        tokenizer: str | None = None,
-        dtype: str = "auto",
-        softmax_dtype: str | None = None,
+        tokenizer: str | PathLike[str] | PreTrainedTokenizerBase | None = None,
+        dtype: str | torch.dtype | None = "auto",
+        softmax_dtype: str | torch.dtype | None = None,
         max_length: int | None = None,
         batch_size: int | str = "auto",
         max_batch_size: int | None = None,
@@ -39,8 +52,9 @@ class PipelineLM(TemplateLM):
         prefix_token_id: int | None = None,
         enable_thinking: bool | None = None,
         think_end_token: str | int | None = None,
-        chat_template_args: dict[str, Any] | None = None,
+        chat_template_args: Mapping[str, Any] | None = None,
         device: str | None = None,
+        **other: Any,
     ) -> None:
         """Load the model; names that `hf` of the harness has, too, mean what they mean there.
 
@@ -48,8 +62,8 @@ class PipelineLM(TemplateLM):
             pretrained: What `pipeval --model` takes: a model directory, a GGUF file, `smollm2`.
             stages: S; default: one, or under a launcher all its processes.
             replicas: Of the pipeline, under a launcher; default: its processes / `stages`.
-            tokenizer: The directory of another tokenizer.
-            dtype: Of the weights; `"auto"`: as the model's files have them.
+            tokenizer: Another tokenizer, or the directory of one.
+            dtype: Of the weights; `"auto"` or `None`: as the model's files have them.
             softmax_dtype: Of log-probabilities; default: that of the logits.
             max_length: Tokens that the model is given at a time; default: as `hf` finds it.
             batch_size: Sequences of a micro-batch, at most; `"auto"`: as many as fit.
@@ -65,9 +79,11 @@ class PipelineLM(TemplateLM):
             prefix_token_id: What stands before texts without a context; default: the tokenizer's
                 token for the beginning of a text, or else the one for its end.
             enable_thinking: Handed to the chat template.
-            think_end_token: What a generation has up to it is no part of the answer.
+            think_end_token: What a generation has up to it is no part of the answer: a text, or
+                a token id, also where digits are given as a text.
             chat_template_args: Handed to the chat template.
             device: Not chosen here: each process has a GPU where there are any, else the CPU.
+            other: Arguments of `hf` with values that ask for nothing here.
 
         Raises:
             ModelError, PartitionError, WorkerError: the model cannot be loaded.
@@ -75,40 +91,46 @@ class PipelineLM(TemplateLM):
             ValueError: an argument is none that there is.
         """
         super().__init__()
+        require_known(other, signature(PipelineLM).parameters.keys() - {"other"})
+        pretrained = require_path("pretrained", pretrained)
+        tokenizer = require_tokenizer(tokenizer)
+        require_counts(stages=stages, replicas=replicas, max_length=max_length)
+        require_counts(least=0, prefix_token_id=prefix_token_id)
+        require_bools(or_none=True, add_bos_token=add_bos_token, enable_thinking=enable_thinking)
         require_device(device)
-        if enable_thinking and think_end_token is None:
-            raise ValueError("enable_thinking is True, needed a think_end_token as well")
-        self.batch_size = batch_size
-        rows = max_batch_size if str(batch_size).startswith("auto") else int(batch_size)
-        limits = {} if timeout is None else {"timeout": timeout}
-        options = ScorerOptions(
+        self.batch_size, self._max_length = batch_size, max_length
+        self.add_bos_token, self.custom_prefix_token_id = add_bos_token, prefix_token_id
+        self.enable_thinking = enable_thinking
+        self.think_end_token = end_of_thoughts(think_end_token, needed=enable_thinking)
+        self.chat_template_args = template_options(chat_template_args, enable_thinking)
+        options = scorer_options(
             dtype=dtype,
             softmax_dtype=softmax_dtype,
             max_tokens=max_tokens,
-            max_rows=rows,
+            batch_size=batch_size,
+            max_batch_size=max_batch_size,
             share_contexts=share_contexts,
             partition=partition,
             threads=threads,
-            **limits,
+            timeout=timeout,
         )
-        files = locate_model(str(pretrained))
+        files = locate_model(pretrained)
         self._directory = files.directory
         self._processes = started(files, options, stages=stages, replicas=replicas)
+        named = pretrained if Path(pretrained).is_dir() else files.directory
+        try:
+            self._loaded(tokenizer or named)
+        except BaseException:  # whose traceback would keep the processes
+            self.close()
+            raise
+
+    def _loaded(self, tokenizer: str | Path | PreTrainedTokenizerBase) -> None:
         self._scorer = self._processes.scorer
         self.config = self._scorer.config
         self._device = self._processes.device
         self._rank, self._world_size = self._processes.replica, self._processes.replicas
-        named = pretrained if Path(pretrained).is_dir() else self._directory
-        self.tokenizer = load_tokenizer(
-            tokenizer or named, self.config, add_bos_token=add_bos_token
-        )
+        self.tokenizer = load_tokenizer(tokenizer, self.config, add_bos_token=self.add_bos_token)
         self.vocab_size = self.tokenizer.vocab_size
-        self.add_bos_token, self.custom_prefix_token_id = add_bos_token, prefix_token_id
-        self._max_length = max_length
-        self.enable_thinking, self.think_end_token = enable_thinking, think_end_token
-        self.chat_template_args = dict(chat_template_args or {})
-        if enable_thinking is not None:
-            self.chat_template_args["enable_thinking"] = enable_thinking
 
     def close(self) -> None:
         """End the other processes; the harness never does, they end with this one as well."""
@@ -170,16 +192,33 @@ class PipelineLM(TemplateLM):
         super().set_cache_hook(cache_hook)
 
     def tok_encode(
-        self, string: str, add_special_tokens: bool | None = None, **_: Any
+        self,
+        string: str,
+        add_special_tokens: bool | None = None,
+        left_truncate_len: int | None = None,
+        **_: Any,
     ) -> list[int]:
-        """The tokens of a text; one that begins with the prefix token's text gets no other."""
+        """The tokens of a text; one that begins with the prefix token's text gets no other.
+
+        Args:
+            string: The text.
+            add_special_tokens: Whether the tokenizer adds its own.
+            left_truncate_len: How many tokens there are at most, the last ones; 0: any number.
+        """
         options = special_tokens(
             string,
             self.tokenizer.decode(self.prefix_token_id),
             add_special_tokens=add_special_tokens,
             add_bos_token=self.add_bos_token,
         )
-        return self.tokenizer.encode(string, **options)  # type: ignore[no-any-return]
+        tokens: list[int] = self.tokenizer.encode(string, **options)
+        return tokens[-left_truncate_len:] if left_truncate_len else tokens
+
+    def tok_decode(self, tokens: Iterable[int] | int, skip_special_tokens: bool = True) -> str:
+        """The text of tokens, without special ones unless they are wanted."""
+        return self.tokenizer.decode(  # type: ignore[no-any-return]
+            tokens, skip_special_tokens=skip_special_tokens
+        )
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True

@@ -14,9 +14,12 @@ from lm_eval.models.utils import (
 )
 
 from runtime.language.models.quiet import LOCAL
+from schedcc.io.plain_text import SentenceError, one_line
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,),
+    "num_beam_groups": (1,),
+    "num_return_sequences": (1,),
     "repetition_penalty": (1.0,),
     "no_repeat_ngram_size": (0,),
     "encoder_no_repeat_ngram_size": (0,),
@@ -34,11 +37,46 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "penalty_alpha": (),
     "dola_layers": (),
     "watermarking_config": (),
+    "diversity_penalty": (0.0,),
+    "constraints": (),
+    "force_words_ids": (),
+    "token_healing": (False,),
+    "stop_strings": (),
+    "max_time": (),
+    "cache_implementation": (
+        "dynamic",
+        "static",
+        "offloaded",
+        "offloaded_static",
+        "sliding_window",
+        "hybrid",
+        "hybrid_chunked",
+        "offloaded_hybrid",
+        "offloaded_hybrid_chunked",
+    ),
 }
 """Settings of transformers that change what greedy generation gives, and values that do not."""
 
-_OF_SAMPLING = {"do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p"}
+_OF_SAMPLING = {
+    *("do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p"),
+    *("epsilon_cutoff", "eta_cutoff"),
+}
 """Settings without a meaning where nothing is drawn."""
+
+_WITHOUT_EFFECT = {
+    *("length_penalty", "early_stopping", "low_memory"),  # of beams, and of contrastive search
+    "renormalize_logits",  # which leaves the order of the logits as it is
+    *("use_cache", "cache_config", "max_cache_len", "prefill_chunk_size"),
+    *("compile_config", "disable_compile", "synced_gpus"),
+    *("output_attentions", "output_hidden_states", "output_logits", "output_scores"),
+    *("bos_token_id", "pad_token_id", "decoder_start_token_id"),  # rows begin with their contexts
+    # Drafts, of which only those tokens are kept that the model itself would have chosen.
+    *("is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule"),
+    *("assistant_confidence_threshold", "assistant_lookbehind", "target_lookbehind"),
+    *("assistant_early_exit", "prompt_lookup_num_tokens", "max_matching_ngram_size", "use_mtp"),
+    "remove_invalid_values",
+}
+"""Settings that no value of changes which tokens one greedy beam has."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +101,16 @@ def generation_request(
     Raises:
         ValueError: something else than greedy generation is asked for.
     """
-    wanted: dict[str, Any] = dict(normalize_gen_kwargs(dict(settings), max_gen_toks))
-    until = handle_stop_sequences(wanted.pop("until", None), eos=end_of_text)
+    try:
+        wanted: dict[str, Any] = dict(normalize_gen_kwargs(dict(settings), max_gen_toks))
+        until = handle_stop_sequences(wanted.pop("until", None), eos=end_of_text)
+    except (TypeError, ValueError, OverflowError) as error:  # of int and float
+        raise SentenceError(
+            f"generation_kwargs are {dict(settings)!r}, which cannot be read: {one_line(error)}"
+        ) from error
     length = wanted.pop("max_gen_toks")
+    if length < 1:
+        raise ValueError(f"max_gen_toks is {length}, needed at least 1")
     if wanted.get("do_sample"):
         raise ValueError(
             f"generation_kwargs ask for sampling (do_sample={settings.get('do_sample')}, "
@@ -73,9 +118,10 @@ def generation_request(
             "do_sample=False, temperature=0"
         )
     _require_plain("generation_kwargs", wanted)
-    known = _OF_SAMPLING | _NEUTRAL.keys()
-    if other := sorted(wanted.keys() - known):
-        raise ValueError(f"generation_kwargs has {other[0]}, which is not supported")
+    known = _OF_SAMPLING | _WITHOUT_EFFECT | _NEUTRAL.keys()
+    for name in sorted(wanted.keys() - known):
+        value = wanted[name]
+        raise SentenceError(f"generation_kwargs sets {name} to {value!r}, which is not supported")
     return GenerationRequest(tuple(until), length)
 
 
@@ -144,7 +190,7 @@ def _require_plain(where: str, settings: Mapping[str, Any]) -> None:
     for name, neutral in _NEUTRAL.items():
         value = settings.get(name)
         if value is not None and value not in neutral:
-            raise ValueError(
+            raise SentenceError(
                 f"{where} sets {name} to {value!r}, which is not supported, needed plain greedy "
                 "generation"
             )

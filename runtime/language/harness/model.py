@@ -20,9 +20,13 @@ from runtime.language.harness.generation import (
 from runtime.language.harness.tokens import document_windows, scored_pair, special_tokens
 from runtime.language.scoring import TokenPair
 from runtime.language.scoring.greedy import generate_greedily
+from schedcc.io.plain_text import visible
 
 AT_ONCE = 4096
 """Requests between two times that answers go to the harness's cache."""
+
+SHOWN = 60
+"""Characters of a request's text in an error."""
 
 Encoded = tuple[tuple[str, str] | None, list[int], list[int]]
 """A request's texts, its context and its continuation."""
@@ -37,6 +41,9 @@ class SchedccLM(PipelineLM):
         """The log-probability of each continuation, and whether it is the greedy one."""
         if self.enable_thinking:
             raise ValueError("enable_thinking is True, needed tasks that generate")
+        for number, (context, answer) in enumerate(request.args for request in requests):
+            if not context and not self.tok_encode(answer, add_special_tokens=False):
+                raise ValueError(f"{_named(number, answer)}: it is empty, needed a continuation")
         answers: list[tuple[float, bool]] = super().loglikelihood(
             requests, disable_tqdm=disable_tqdm
         )
@@ -45,8 +52,7 @@ class SchedccLM(PipelineLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[Encoded], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        length = self.max_length
-        pairs = [scored_pair(context, answer, length) for _, context, answer in requests]
+        pairs = self._pairs(requests)
         order = _order(pairs)
         answers: dict[int, tuple[float, bool]] = {}
         with self._progress(len(pairs), "loglikelihood", disable_tqdm) as bar:
@@ -57,6 +63,21 @@ class SchedccLM(PipelineLM):
                     if requests[n][0] is not None:
                         self.cache_hook.add_partial("loglikelihood", requests[n][0], answers[n])
         return [answers[n] for n in range(len(pairs))]
+
+    def _pairs(self, requests: Sequence[Encoded]) -> list[TokenPair]:
+        """What is scored of each request.
+
+        Raises:
+            ValueError: a continuation is empty, or something is too long; it says which request.
+        """
+        length, pairs = self.max_length, []
+        for number, (texts, context, answer) in enumerate(requests):
+            try:
+                pairs.append(scored_pair(context, answer, length))
+                self._scorer.files.limits.check(len(pairs[-1].inputs))
+            except ValueError as error:
+                raise ValueError(f"{_named(number, *(texts or ()))}: {error}") from error
+        return pairs
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
@@ -78,7 +99,7 @@ class SchedccLM(PipelineLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """What the model says after each context, greedily, up to one of the task's texts."""
         ends = end_tokens(self._directory, self.config)
-        end_of_text = self.tokenizer.decode(self.eot_token_id, skip_special_tokens=False)
+        end_of_text = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
         groups: dict[GenerationRequest, list[int]] = {}
         for number, (_, settings) in enumerate(request.args for request in requests):
             wanted = generation_request(
@@ -89,7 +110,7 @@ class SchedccLM(PipelineLM):
         with self._progress(len(requests), "generate_until", disable_tqdm) as bar:
             for wanted, numbers in groups.items():
                 room = self._room(wanted)
-                contexts = [self._context(requests[n].args[0], room) for n in numbers]
+                contexts = [self._context(n, requests[n].args[0], room) for n in numbers]
                 generated = generate_greedily(
                     self._scorer,
                     contexts,
@@ -119,7 +140,7 @@ class SchedccLM(PipelineLM):
             )
         return room
 
-    def _context(self, text: str, room: int) -> list[int]:
+    def _context(self, number: int, text: str, room: int) -> list[int]:
         options = special_tokens(
             text,
             self.tokenizer.bos_token,
@@ -127,11 +148,18 @@ class SchedccLM(PipelineLM):
             add_bos_token=self.add_bos_token,
         )
         tokens: list[int] = self.tokenizer(text, **options)["input_ids"]
+        if not tokens:
+            raise ValueError(f"{_named(number, text)}: the context is empty, needed a token")
         return tokens[-room:]
 
     def _progress(self, total: int, kind: str, disabled: bool) -> Any:
         hidden = disabled or self.rank != 0 or not self._processes.shows
         return tqdm(total=total, disable=hidden, desc=f"Running {kind} requests")
+
+
+def _named(number: int, *texts: str) -> str:
+    """A request, so that its user finds it."""
+    return f'request {number} ("{visible("".join(texts)[:SHOWN])}")'
 
 
 def _order(pairs: Sequence[TokenPair]) -> list[int]:

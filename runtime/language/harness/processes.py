@@ -86,8 +86,9 @@ def started(
                 f"replicas is {replicas}, but this process was started alone: start "
                 f"{replicas * (stages or 1)} processes with torchrun"
             )
-        scorer = LocalScorer(files, options, stages=stages or 1)
-        processes.scorer, processes.stages = scorer, stages or 1
+        alone = 1 if stages is None else stages
+        scorer = LocalScorer(files, options, stages=alone)
+        processes.scorer, processes.stages = scorer, alone
         processes._end.callback(scorer.close)
         return processes
     if replicas is None:
@@ -109,7 +110,7 @@ def started(
     return processes
 
 
-def require_device(wanted: str | None) -> None:
+def require_device(wanted: object) -> None:
     """Refuse the CPU where the processes would use GPUs.
 
     The harness's command line names `cuda:0` where the user names nothing, so that says nothing.
@@ -117,7 +118,7 @@ def require_device(wanted: str | None) -> None:
     Raises:
         ValueError: the CPU is wanted, and there are GPUs.
     """
-    if wanted == "cpu" and torch.cuda.is_available():
+    if str(wanted) == "cpu" and torch.cuda.is_available():
         raise ValueError(
             "device is 'cpu' on a machine with GPUs, needed hidden GPUs: CUDA_VISIBLE_DEVICES="
         )

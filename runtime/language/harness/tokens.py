@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 from lm_eval.models.utils import configure_pad_token, has_bos_prefix
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from transformers import PreTrainedTokenizerBase
 
 from runtime.language.models import ModelError
 from runtime.language.models.quiet import LOCAL, quiet_transformers
@@ -19,11 +20,14 @@ from runtime.language.scoring import TokenPair
 from schedcc.io.plain_text import one_line
 
 
-def load_tokenizer(directory: str | Path, config: Any, *, add_bos_token: bool | None) -> Any:
+def load_tokenizer(
+    directory: str | Path | PreTrainedTokenizerBase, config: Any, *, add_bos_token: bool | None
+) -> Any:
     """The tokenizer of a directory, as `AutoTokenizer` makes it, with a token for padding.
 
     Args:
-        directory: Of the model, or of a tokenizer alone.
+        directory: Of the model, or of a tokenizer alone; or a tokenizer, which stays as it is but
+            for the token for padding, as `hf` has it.
         config: The model's configuration, as transformers has it.
         add_bos_token: Whether texts begin with the token for their beginning; `None`: as the
             tokenizer does.
@@ -33,6 +37,8 @@ def load_tokenizer(directory: str | Path, config: Any, *, add_bos_token: bool | 
     """
     from transformers import AutoTokenizer
 
+    if isinstance(directory, PreTrainedTokenizerBase):
+        return configure_pad_token(directory, model_config=config)
     options: dict[str, Any] = {} if add_bos_token is None else {"add_bos_token": add_bos_token}
     loader: Any = AutoTokenizer
     try:

@@ -40,6 +40,42 @@ def test_a_pair_is_cut_from_the_left_and_its_last_token_takes_no_room():
         scored_pair([1], [5, 6, 7, 8], max_length=3)
 
 
+@pytest.mark.parametrize(
+    ("kind", "arguments", "said"),
+    [
+        ("loglikelihood", ("c", ""), r'request 1 \("c"\): the continuation is empty'),
+        ("loglikelihood", ("", ""), r'request 1 \(""\): it is empty'),
+        ("loglikelihood", ("", "<s>"), r'request 1 \("<s>"\): the continuation is empty'),
+        (
+            "loglikelihood",
+            ("a\x1b\n", "dog" * 90),
+            r'request 1 \("a\\x1b\\n(dog){19}"\): a continuation has \d+ tokens, needed at most 64',
+        ),
+        ("generate_until", ("", {"max_gen_toks": 2}), r'request 1 \(""\): the context is empty'),
+    ],
+)
+def test_a_request_that_cannot_be_is_named_by_its_number_and_its_text(model, kind, arguments, said):
+    good = ("a", "c") if kind == "loglikelihood" else ("a", {"max_gen_toks": 2})
+    with pytest.raises(ValueError, match=said):
+        getattr(model, kind)([ask(kind, *good), ask(kind, *arguments)], disable_tqdm=True)
+
+
+def test_a_request_that_is_longer_than_the_model_takes_is_named(tiny_directory):
+    model = SchedccLM(pretrained=tiny_directory, threads=1, max_length=POSITIONS + 9)
+    with pytest.raises(ValueError, match=r'request 0 \("(dog){20}"\): .*64'):
+        model.loglikelihood([ask("loglikelihood", "dog" * 99, "c")], disable_tqdm=True)
+    model.close()
+
+
+def test_tokens_are_cut_from_the_left_and_decoded_as_hf_does(model):
+    tokens = model.tok_encode("a b c")
+    assert model.tok_encode("a b c", left_truncate_len=2) == tokens[-2:]
+    assert model.tok_encode("a b c", left_truncate_len=0) == tokens
+    assert model.tok_decode([0, *tokens]) == "a b c"
+    assert model.tok_decode([0, *tokens], skip_special_tokens=False) == "<s>a b c"
+    assert model.tok_decode(0, skip_special_tokens=False) == "<s>"
+
+
 def test_answers_after_one_context_stay_together_the_longest_first():
     long, short = list(range(9)), list(range(5))
     pairs = [
@@ -128,21 +164,6 @@ def test_a_cache_that_several_pipelines_would_share_is_refused(model, monkeypatc
     monkeypatch.setattr(model._processes, "replicas", 2)
     with pytest.raises(ValueError, match="use_cache with 2 replicas of 2 stages"):
         model.set_cache_hook(None)
-
-
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"do_sample": True, "temperature": 0.7}, "ask for sampling"),
-        ({"temperature": 0.7}, "ask for sampling"),
-        ({"num_beams": 4}, "sets num_beams to 4"),
-        ({"repetition_penalty": 1.2}, "sets repetition_penalty to 1.2"),
-        ({"colour": "red"}, "has colour, which is not supported"),
-    ],
-)
-def test_only_greedy_generation_is_done(settings, said):
-    with pytest.raises(ValueError, match=said):
-        generation_request(settings, end_of_text="</s>", max_gen_toks=5)
 
 
 def test_a_generation_ends_with_the_texts_of_the_task_or_the_end_of_a_text():
