@@ -13,14 +13,14 @@ class UnsoundPlanError(ValueError):
     """A plan was to be used that its checks refuse."""
 
 
-def require_count(name: str, value: object) -> int:
-    """`value` if it is an integer of at least 1.
+def require_count(name: str, value: object, *, least: int = 1) -> int:
+    """`value` if it is an integer of at least `least`.
 
     Raises:
         ScheduleError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ScheduleError(f"{name} is {value!r}, needed an integer of at least 1")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ScheduleError(f"{name} is {value!r}, needed an integer of at least {least}")
     return value
 
 
