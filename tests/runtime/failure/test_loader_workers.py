@@ -66,8 +66,11 @@ def loader(act: Callable[[], None]) -> DataLoader[Any]:
 
 
 def evaluator(*behind: nn.Module) -> Evaluator:
+    """Of stages that are not far behind their loader: a worker that has made all may be killed."""
     layers = [*mlp(2), *behind]
-    return Evaluator(layers, loss_fn=nn.functional.mse_loss, partition=[0, 1, len(layers)])
+    boundaries = [0, 1, len(layers)]
+    loss_fn = nn.functional.mse_loss
+    return Evaluator(layers, loss_fn=loss_fn, partition=boundaries, prefetch=1)
 
 
 def raise_there() -> None:
