@@ -171,7 +171,7 @@ def _tensor(content: list[Any]) -> torch.Tensor:
     if type(data) is not bytes:  # of a number, bytearray would make as many bytes
         raise EncodingError(f"a message has a {type(data).__name__} for the bytes of a tensor")
     if not data and 0 not in shape:
-        raise EncodingError(f"a message has no bytes of a tensor {shape}")
+        raise EncodingError(f"a message has no bytes of a tensor {shape!s:.{SHOWN}}")
     if not data:
         return torch.empty(shape, dtype=dtype)
     return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(dtype).reshape(shape)

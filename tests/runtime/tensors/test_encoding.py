@@ -200,6 +200,14 @@ def test_a_number_in_place_of_the_bytes_of_a_tensor_makes_none():
         decode(msgpack.packb([[], msgpack.packb(tensor)]))
 
 
+def test_a_tensor_of_hundreds_of_dimensions_without_bytes_is_shown_in_part():
+    dtype = msgpack.ExtType(Kind.DTYPE, msgpack.packb("uint8"))
+    tensor = msgpack.ExtType(Kind.TENSOR, msgpack.packb([dtype, [2] * 500, b""]))
+    with pytest.raises(EncodingError, match=r"has no bytes of a tensor \[2, 2, ") as raised:
+        decode(msgpack.packb([[], msgpack.packb(tensor)]))
+    assert len(str(raised.value)) < 400
+
+
 def test_damage_that_cannot_be_shown_is_an_error_of_the_message():
     size = msgpack.ExtType(Kind.SIZE, msgpack.packb([msgpack.ExtType(5, msgpack.packb("f" * 20))]))
     dtype = msgpack.ExtType(Kind.DTYPE, msgpack.packb(size))
