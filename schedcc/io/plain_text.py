@@ -31,7 +31,7 @@ def visible(text: object, *, lines: bool = False) -> str:
     return "".join(c if c.isprintable() or c in kept else repr(c)[1:-1] for c in str(text))
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """The message of another library's error, which may have several lines."""
     text = " ".join(str(error).split())
     return f"there is no entry {text}" if isinstance(error, KeyError) else text

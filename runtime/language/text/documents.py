@@ -81,7 +81,7 @@ class Documents(NamedTuple):
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:
     """The tokens of a text, int64 `[tokens]`; special tokens are not added."""
-    return torch.tensor(encode(tokenizer, [text])[0].ids, dtype=torch.int64)
+    return encode(tokenizer, [text])[0].ids
 
 
 def tokenize_documents(
@@ -157,22 +157,24 @@ class _Row:
             found = encode(self._tokenizer, [content for _, content in some])
         else:
             found = [encode_beginning(self._tokenizer, text, beginning) for _, text in some]
-        before = [] if self._mode == "whole" else [self._separator]
+        separators = [] if self._mode == "whole" else [self._separator]
+        before = torch.tensor(separators, dtype=torch.int64)
         none = torch.zeros(len(before), 2, dtype=torch.int32)
-        ids: list[int] = []
+        ids: list[torch.Tensor] = []
         sizes: list[torch.Tensor] = []
         for (name, _), encoded in zip(some, found, strict=True):
-            if not encoded.ids and before:
+            if not len(encoded.ids) and len(before):
                 continue
             self._names.append(name)
             self.lengths.append(len(before) + len(encoded.ids))
-            ids += [*before, *encoded.ids]
+            ids += [before, encoded.ids]
             if encoded.sizes is None:
                 self._sizes = None
             else:
                 sizes += [none, encoded.sizes]
-        self._parts.append(torch.tensor(ids, dtype=torch.int64))
-        self.length += len(ids)
+        part = torch.cat([before[:0], *ids])
+        self._parts.append(part)
+        self.length += len(part)
         if self._sizes is not None and sizes:
             self._sizes.append(torch.cat(sizes))
 

@@ -20,6 +20,7 @@ from runtime.language.models.files.names import MERGES, TOKENIZER, TOKENIZER_CON
 from runtime.language.models.files.shape import ModelFiles
 from runtime.language.models.quiet import LOCAL, quiet_transformers
 from runtime.language.models.tokenizers.check import difference, require_declared_ids
+from runtime.language.models.tokenizers.panics import is_panic
 from schedcc.io.plain_text import one_line
 
 if TYPE_CHECKING:
@@ -52,8 +53,10 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerFast:
                     tokenizer = exact.from_pretrained(files.directory, **LOCAL, **known_to_class)
             # Some settings are looked at only now. Of any other text, there might be no token.
             tokenizer("", verbose=False)
-    except Exception as error:
-        # Damaged files surface as exceptions of tokenizers, json and the system.
+    except BaseException as error:
+        # Damaged files surface as exceptions of tokenizers, json and the system, and as panics.
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         raise ModelError(
             f"the tokenizer of {files.name} cannot be loaded: {one_line(error)}"
         ) from error

@@ -190,3 +190,16 @@ def test_an_added_token_without_an_embedding_is_named(directory: Path):
     )
     with pytest.raises(ModelError, match="it is the tokenizer of another model"):
         check_token_ids(files, torch.tensor([5000]))
+
+
+def test_a_tokenizer_that_panics_is_refused(directory: Path):
+    whole = json.loads((directory / "tokenizer.json").read_text())
+    second = {"Sequence": {"id": "B", "type_id": 0}}  # of a pair, and there is none
+    whole["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [second],
+        "pair": [second],
+        "special_tokens": {},
+    }
+    (directory / "tokenizer.json").write_text(json.dumps(whole))
+    assert "cannot be loaded: index out of bounds" in refusal(directory)
