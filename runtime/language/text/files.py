@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+import stat
 import zlib
 from importlib import import_module
 from io import BytesIO
@@ -10,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runtime.language.text.errors import TextError
-from schedcc.io.bounded import up_to
+from schedcc.io.bounded import STANDARD_INPUT, up_to
+from schedcc.io.plain_text import visible
 
 Kind = Literal["plain", "json", "parquet"]
 
@@ -49,24 +52,40 @@ def _inner(path: Path) -> str:
 def contents(path: Path, name: str) -> list[Path]:
     """The path itself, or of a directory all files of texts below it, in order.
 
+    Links to directories are not followed.
+
     Raises:
-        TextError: a directory has none.
+        TextError: a directory has none, or a part of it cannot be read.
     """
-    if not path.is_dir():
+    if path == STANDARD_INPUT or not os.path.isdir(path):
         return [path]
-    files = sorted(
-        file
-        for file in path.rglob("*")
-        if _inner(file) in _KINDS
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    )
+    files = []
+    for folder, below, names in os.walk(path, onerror=_refuse_folder):
+        below[:] = [each for each in below if not each.startswith(".")]
+        found = [Path(folder, each) for each in names if not each.startswith(".")]
+        files += [file for file in found if _inner(file) in _KINDS and _is_regular(file)]
     if not files:
         raise TextError(
             f"directory {name} holds no text: needed files that end in "
             f"{', '.join(_KINDS)}, compressed (.gz, .zst) or not"
         )
-    return files
+    return sorted(files)
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise TextError(
+        f"directory {visible(str(error.filename))} cannot be read: {error.strerror or error}"
+    ) from error
+
+
+def _is_regular(file: Path) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(file).st_mode)
+    except OSError as error:
+        what = f"a link to {visible(os.readlink(file))}: " if os.path.islink(file) else ""
+        raise TextError(
+            f"text file {visible(str(file))} cannot be read: {what}{error.strerror or error}"
+        ) from error
 
 
 def decompressed(path: Path, content: bytes, what: str) -> bytes:
