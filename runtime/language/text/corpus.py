@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from runtime.language.text.errors import TextError
-from runtime.language.text.files import MOST_BYTES, contents, decompressed, kind_of, suffixes
+from runtime.language.text.files import content as content_of
+from runtime.language.text.files import contents, kind_of, suffixes
 from runtime.language.text.records import Messages, json_records, parquet_records
-from schedcc.io.bounded import TooLargeError, content_of
+from schedcc.io.bounded import STANDARD_INPUT
 from schedcc.io.plain_text import visible
 
 DEFAULT_TEXT = "pydoc_data.topics"
-STANDARD_INPUT = "-"
 
 
 class Text(NamedTuple):
@@ -73,7 +73,7 @@ def _texts(path: Path, field: str | None, *, conversations: bool) -> Iterator[Te
 
 def name_of(path: Path) -> str:
     """What a text is called."""
-    return "standard input" if str(path) == STANDARD_INPUT else str(path)
+    return "standard input" if path == STANDARD_INPUT else str(path)
 
 
 def default_text() -> str:
@@ -96,24 +96,14 @@ def read_text(path: Path) -> str:
 
     Raises:
         TextError: no such file, a directory, not UTF-8, nothing but white space, or more than
-            `MOST_BYTES`.
+            `files.MOST_BYTES`.
     """
     name = visible(name_of(path))
-    what = name if str(path) == STANDARD_INPUT else f"text file {name}"
-    if path.is_dir():
-        raise TextError(f"{what} is a directory, and a file is needed")
+    what = name if path == STANDARD_INPUT else f"text file {name}"
     try:
-        text = (
-            decompressed(path, content_of(path, MOST_BYTES), what)
-            .decode("utf-8")
-            .removeprefix("\ufeff")
-        )
+        text = content_of(path, what).decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise TextError(f"{what} is not UTF-8: {error.reason} at byte {error.start}") from error
-    except TooLargeError as error:
-        raise TextError(f"{what} {error}") from error
-    except OSError as error:
-        raise TextError(f"{what} cannot be read: {error.strerror or error}") from error
     if not text.strip():
         raise TextError(f"{what} holds no text, only {len(text)} characters of white space")
     if "\r" in text:

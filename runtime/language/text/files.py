@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runtime.language.text.errors import TextError
-from schedcc.io.bounded import STANDARD_INPUT, up_to
+from schedcc.io.bounded import STANDARD_INPUT, TooLargeError, content_of, up_to
 from schedcc.io.plain_text import visible
 
 Kind = Literal["plain", "json", "parquet"]
@@ -88,28 +88,45 @@ def _is_regular(file: Path) -> bool:
         ) from error
 
 
-def decompressed(path: Path, content: bytes, what: str) -> bytes:
-    """The content of a file, without the compression that its name tells of.
+def content(path: Path, what: str) -> bytes:
+    """The bytes of a file or of standard input, without compression.
 
     Raises:
-        TextError: it is damaged, or what decompresses it is not installed.
+        TextError: it cannot be read, or holds more than `MOST_BYTES`.
     """
-    suffix = path.suffix.lower()
-    if suffix not in _COMPRESSED:
-        return content
-    if suffix == ".zst":
-        return _zstd(content, what)
+    if path != STANDARD_INPUT and os.path.isdir(path):
+        raise TextError(f"{what} is a directory, and a file is needed")
     try:
-        text = up_to(MOST_BYTES + 1, gzip.GzipFile(fileobj=BytesIO(content)))
+        found = content_of(path, MOST_BYTES)
+    except TooLargeError as error:
+        raise TextError(f"{what} {error}") from error
+    except OSError as error:
+        raise TextError(f"{what} cannot be read: {error.strerror or error}") from error
+    return _decompressed(path, found, what)
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a file's name tells of a compression."""
+    return path.suffix.lower() in _COMPRESSED
+
+
+def _decompressed(path: Path, packed: bytes, what: str) -> bytes:
+    """The content of a file, without the compression that its name tells of."""
+    if not is_compressed(path):
+        return packed
+    if path.suffix.lower() == ".zst":
+        return _zstd(packed, what)
+    try:
+        text = up_to(MOST_BYTES + 1, gzip.GzipFile(fileobj=BytesIO(packed)))
     except (OSError, EOFError, zlib.error) as error:
         raise TextError(f"{what} is not a whole gzip file: {error}") from error
     require_bounded(len(text), what)
     return text
 
 
-def _zstd(content: bytes, what: str) -> bytes:
+def _zstd(packed: bytes, what: str) -> bytes:
     zstandard = needed("zstandard", what)
-    text, file = BytesIO(), BytesIO(content)
+    text, file = BytesIO(), BytesIO(packed)
     frame = None  # a file may have several, and none need say how long it is
     while part := file.read(_AT_ONCE):
         while part:

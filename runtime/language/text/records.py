@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from runtime.language.text.errors import TextError
-from runtime.language.text.files import needed, require_bounded
+from runtime.language.text.files import content, is_compressed, needed, require_bounded
 from schedcc.io.plain_text import one_line
 
 Messages: TypeAlias = list[dict[str, Any]]
@@ -48,11 +49,13 @@ def parquet_records(path: Path, name: str, field: str) -> Iterator[tuple[int, st
     Raises:
         TextError: the file cannot be read, or has no such column, or pyarrow is not installed.
     """
-    parquet = needed("pyarrow.parquet", f"text file {name}")
+    what = f"text file {name}"
+    parquet = needed("pyarrow.parquet", what)
+    source = BytesIO(content(path, what)) if is_compressed(path) else path
     rows: list[Any] = []
     nbytes = 0
     try:
-        file = parquet.ParquetFile(path)
+        file = parquet.ParquetFile(source)
         columns = file.schema_arrow.names
         if field not in columns:
             raise TextError(
@@ -67,8 +70,8 @@ def parquet_records(path: Path, name: str, field: str) -> Iterator[tuple[int, st
     except TextError:
         raise
     except Exception as error:  # of pyarrow's own hierarchy, and the system's
-        what = one_line(error)
-        raise TextError(f"{name} is not a parquet file that can be read: {what}") from error
+        problem = one_line(error)
+        raise TextError(f"{name} is not a parquet file that can be read: {problem}") from error
     for number, value in enumerate(rows, 1):
         yield number, _content(value, f"{name}, row {number}", field)
 

@@ -21,10 +21,8 @@ from runtime.language.text import (
     TextError,
     Windows,
     check_sizes,
-    corpus,
     files,
     read_texts,
-    records,
     tokenize_documents,
 )
 from runtime.language.text.encoding import encode, encode_beginning
@@ -90,20 +88,6 @@ def test_a_directory_without_texts_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("value", "nbytes"),
-    [("ab", 2), ("漢字", 6), (b"abc", 3), ([{"role": "user", "content": "é"}], 6), (None, 1)],
-)
-def test_the_bound_of_a_row_of_parquet_counts_bytes_of_utf8(tmp_path, monkeypatch, value, nbytes):
-    arrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    parquet.write_table(arrow.table({"text": [value] * 300}), tmp_path / "a.parquet")
-    rows = records.parquet_records(tmp_path / "a.parquet", "a.parquet", "text")
-    monkeypatch.setattr(files, "MOST_BYTES", 300 * nbytes - 1)
-    with pytest.raises(TextError, match=f"more than {300 * nbytes - 1:,} bytes, needed no more"):
-        next(rows)
-
-
-@pytest.mark.parametrize(
     ("name", "module"), [("a.txt.zst", "zstandard"), ("a.parquet", "pyarrow.parquet")]
 )
 def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch, name, module):
@@ -122,16 +106,6 @@ def test_zstd_is_read_in_all_its_frames_and_a_part_of_one_is_refused(tmp_path: P
     (tmp_path / "a.zst").write_bytes(b"".join(frames)[:-2])
     with pytest.raises(TextError, match="its last frame is cut off"):
         read_texts([tmp_path / "a.zst"])
-
-
-def test_parquet_is_read_by_column(tmp_path: Path):
-    arrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    path = tmp_path / "a.parquet"
-    parquet.write_table(arrow.table({"text": ["a", "b"], "n": [1, 2]}), path)
-    assert read_texts([path]) == [Text(f"{path}:1", "a", True), Text(f"{path}:2", "b", True)]
-    with pytest.raises(TextError, match="has no column 'body': it has 'text', 'n'"):
-        read_texts([path], "body")
 
 
 CASES = ["", "ab", " ab  cd\n", "naïve 漢字 ab\n\n12", "\u2003x", "🙂🙂 a"]
@@ -318,7 +292,7 @@ def test_a_stride_leaves_room_for_the_bos():
 
 
 def test_a_text_that_does_not_end_is_refused(monkeypatch):
-    monkeypatch.setattr(corpus, "MOST_BYTES", 5_000_000)
+    monkeypatch.setattr(files, "MOST_BYTES", 5_000_000)
     with pytest.raises(TextError, match="/dev/zero holds more than 5,000,000 bytes, needed no"):
         read_texts([Path("/dev/zero")])
 
@@ -359,17 +333,3 @@ def test_of_many_fields_some_are_named(tmp_path: Path):
         read_texts([tmp_path / "a.jsonl"])
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) <= 1000
-
-
-def test_a_small_file_of_parquet_cannot_become_more_text_than_a_text_may(
-    tmp_path: Path, monkeypatch
-):
-    arrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    path = tmp_path / "a.parquet"
-    parquet.write_table(arrow.table({"text": ["a" * 1000] * 3000}), path)
-    assert path.stat().st_size < 10_000
-    assert len(read_texts([path])) == 3000
-    monkeypatch.setattr(files, "MOST_BYTES", 2_000_000)
-    with pytest.raises(TextError, match="becomes more than 2,000,000 bytes, needed no more"):
-        read_texts([path])
