@@ -20,7 +20,7 @@ _ROWS = 256
 
 
 def json_records(text: str, name: str, field: str) -> Iterator[tuple[int, str | Messages]]:
-    """The text of every line that is not blank, with the number of the line.
+    """The text of every line that is not blank, with the number of the line; of null, none.
 
     Raises:
         TextError: a line is no JSON object, or its text is missing or none.
@@ -44,7 +44,7 @@ def json_records(text: str, name: str, field: str) -> Iterator[tuple[int, str | 
 
 
 def parquet_records(path: Path, name: str, field: str) -> Iterator[tuple[int, str | Messages]]:
-    """The text of every row, with its number from 1 on.
+    """The text of every row, with its number from 1 on; of null, none.
 
     Raises:
         TextError: the file cannot be read, or has no such column, or pyarrow is not installed.
@@ -89,6 +89,8 @@ def _nbytes(value: Any) -> int:
 
 
 def _content(value: Any, where: str, field: str) -> str | Messages:
+    if value is None:
+        return ""
     if isinstance(value, str):
         require_characters(value, f"{where}: {field}")
         return value

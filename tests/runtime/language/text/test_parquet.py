@@ -18,6 +18,17 @@ def test_parquet_is_read_by_column(tmp_path: Path):
         read_texts([path], "body")
 
 
+def test_a_row_of_null_is_left_out(tmp_path: Path):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    parquet.write_table(arrow.table({"text": [None, "b", None]}), path)
+    assert read_texts([path]) == [Text(f"{path}:2", "b", True)]
+    parquet.write_table(arrow.table({"text": [None]}), path)
+    with pytest.raises(TextError, match="holds no record with a text"):
+        read_texts([path])
+
+
 @pytest.mark.parametrize(
     ("value", "nbytes"),
     [("ab", 2), ("漢字", 6), (b"abc", 3), ([{"role": "user", "content": "é"}], 6), (None, 1)],
