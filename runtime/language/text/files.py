@@ -34,18 +34,19 @@ _AT_ONCE = 2**12
 _COMPRESSED = (".gz", ".zst")
 
 
-def suffixes(path: Path) -> list[str]:
-    """The suffixes of a file, in lower case, the last one first; none where there is no name."""
-    return [suffix.lower() for suffix in reversed(path.suffixes)]
+def kind_of(path: Path, *, records: bool = False) -> Kind:
+    """What a file holds, by its suffix before that of a compression.
 
-
-def kind_of(path: Path) -> Kind:
-    """What a file holds, by its suffix before that of a compression."""
-    return _KINDS.get(_inner(path), "plain")
+    Args:
+        path: The file.
+        records: Whether those that have no suffix of a text hold JSON records, not plain text.
+    """
+    return _KINDS.get(_inner(path), "json" if records else "plain")
 
 
 def _inner(path: Path) -> str:
-    found = [suffix for suffix in suffixes(path)[:2] if suffix not in _COMPRESSED]
+    suffixes = [suffix.lower() for suffix in reversed(path.suffixes)][:2]
+    found = [suffix for suffix in suffixes if suffix not in _COMPRESSED]
     return found[0] if found else ""
 
 

@@ -1,6 +1,7 @@
 """Corpora in the ways that they lie on disk, and the windows over them."""
 
 import gzip
+import io
 import json
 import re
 import sys
@@ -52,14 +53,43 @@ def test_a_directory_is_all_of_its_texts_in_the_order_of_their_paths(tmp_path: P
     assert read_texts([tmp_path])[-1].name == f"{tmp_path}/c.jsonl:3"
 
 
-def test_records_may_call_their_text_anything_and_a_file_without_suffix_may_hold_some(
-    tmp_path: Path,
-):
-    for name in ("records.ndjson", "pipe"):
-        (tmp_path / name).write_text(json_lines({"body": "a\nb"}))
-        assert read_texts([tmp_path / name], "body")[0].content == "a\nb"
-    (tmp_path / "plain.txt").write_text("plain")
-    assert read_texts([tmp_path / "plain.txt"], "body") == [Text(f"{tmp_path}/plain.txt", "plain")]
+NO_SUFFIX_OF_A_TEXT = ["pipe", "x.json", "corpus.v2", "dump-2024.01", "corpus.gz", "x.txt.v2"]
+
+
+@pytest.mark.parametrize("name", ["records.ndjson", *NO_SUFFIX_OF_A_TEXT])
+def test_with_a_field_what_has_no_suffix_of_a_text_holds_records(tmp_path: Path, name):
+    content = json_lines({"body": "a\r\nb"}, {"body": None}, {"body": "c"}).encode()
+    packed = gzip.compress(content) if name.endswith(".gz") else content
+    (tmp_path / name).write_bytes(packed)
+    (tmp_path / "plain.txt").write_text("plain\r\n")
+    assert read_texts([tmp_path / name, tmp_path / "plain.txt"], "body") == [
+        Text(f"{tmp_path}/{name}:1", "a\r\nb", True),
+        Text(f"{tmp_path}/{name}:3", "c", True),
+        Text(f"{tmp_path}/plain.txt", "plain\n"),
+    ]
+
+
+@pytest.mark.parametrize("names", [[], ["a.txt"], ["a.txt", "b.md.gz"]])
+def test_a_field_that_nothing_has_is_refused(tmp_path: Path, names):
+    with pytest.raises(TextError, match="field is 'zz', and no text has records with fields"):
+        read_texts([tmp_path / name for name in names], "zz")
+
+
+def test_the_key_without_letters_is_one_too(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text(json_lines({"": "a", "text": "b"}))
+    assert read_texts([tmp_path / "a.jsonl"], "")[0].content == "a"
+
+
+def test_standard_input_is_given_once():
+    with pytest.raises(TextError, match="standard input is given twice as a text"):
+        read_texts([Path("-"), Path("a.txt"), Path("-")])
+
+
+def test_a_directory_may_be_called_as_standard_input_is(tmp_path: Path, monkeypatch):
+    (tmp_path / "-").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"said")))
+    assert read_texts([Path("-")]) == [Text("standard input", "said")]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +100,7 @@ def test_records_may_call_their_text_anything_and_a_file_without_suffix_may_hold
         ("a.jsonl", b'{"text": "b"}\n[]\n', "line 2 is no JSON object"),
         ("a.jsonl", b"{\n", "line 1 is not JSON: Expecting property name"),
         ("a.jsonl", b'{"text": ""}\n', "holds no record with a text"),
+        ("a.jsonl", b'{"text": null}\n', "holds no record with a text"),
         ("a.jsonl", b'{"text": [{"role": "user"}]}\n', "is a list, needed a string, or --chat"),
         ("a.txt.gz", gzip.compress(b"text", mtime=0)[:-4], "is not a whole gzip file"),
         ("a.txt.gz", b"text", "is not a whole gzip file"),

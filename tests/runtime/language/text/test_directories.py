@@ -58,3 +58,16 @@ def test_a_link_to_nothing_is_named_if_it_is_called_like_a_text(tmp_path: Path, 
         read_texts([tmp_path])
     expected = f"text file {tmp_path}/b.txt cannot be read: a link to {target}: {problem}"
     assert str(caught.value) == expected
+
+
+def test_of_several_files_those_without_a_text_are_left_out(tmp_path: Path):
+    (tmp_path / "a.txt").write_text(" \n")
+    with pytest.raises(TextError, match=r"a\.txt holds no text, only 2 characters"):
+        read_texts([tmp_path])
+    (tmp_path / "b.jsonl").write_text('{"text": null}\n')
+    with pytest.raises(TextError, match=r"a\.txt holds no text, only 2 characters"):
+        read_texts([tmp_path])
+    (tmp_path / "c.txt").write_text("c")
+    assert contents(tmp_path) == ["c"]
+    with pytest.raises(TextError, match=r"a\.txt holds no text"):
+        read_texts([tmp_path / "c.txt", tmp_path / "a.txt"])
