@@ -5,6 +5,15 @@ from typing import Annotated, Literal
 
 import typer
 
+from schedcc.io.bounded import STANDARD_INPUT
+
+
+def text_path(word: str) -> Path:
+    """The path of a text; `-` alone is standard input, and `./-` is the file of that name."""
+    path = Path(word)
+    return path.absolute() if path == STANDARD_INPUT and word != "-" else path
+
+
 Model = Annotated[
     str,
     typer.Option(help="smollm2, a GGUF file, or a directory: Hugging Face's, or by layers."),
@@ -12,16 +21,18 @@ Model = Annotated[
 Text = Annotated[
     list[Path] | None,
     typer.Option(
+        parser=text_path,
+        metavar="PATH",
         help="File, directory, pipe, or - for standard input; may be given several times, and "
         "all texts count. JSONL and parquet hold records; .gz and .zst are read as they are. "
-        "Default: Python's language reference."
+        "Default: Python's language reference.",
     ),
 ]
 Field = Annotated[
     str | None,
     typer.Option(
-        help="What records call their text; default: text. If it is given, standard input and "
-        "pipes hold JSONL."
+        help="What records call their text; default: text. If it is given, standard input, "
+        "pipes, and files with no suffix of a text hold JSONL."
     ),
 ]
 Stages = Annotated[

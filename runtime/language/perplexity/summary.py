@@ -166,7 +166,7 @@ def evaluation_of(
         bos=documents.bos is not None,
         document_count=int(owners.bincount().count_nonzero()),
         tokens=windows.tokens,
-        targets=targets_of(documents, job.stride),
+        targets=targets_of(documents, job.sequence_length, job.stride),
         words=words,
         bytes=nbytes,
         loss=total / windows.tokens,
@@ -185,15 +185,18 @@ def evaluation_of(
     )
 
 
-def targets_of(documents: Documents, stride: int | None) -> str:
+def targets_of(documents: Documents, sequence_length: int, stride: int | None) -> str:
     """What was counted as a target, in a sentence."""
+    has_bos = documents.bos is not None
+    apart = stride is not None and stride >= sequence_length  # no window has any of another
     if documents.is_each_alone:
-        return "every token of every document, and no separator"
-    but = [] if documents.bos is not None else ["the first of each window"]
-    if stride is not None:
-        but = [] if documents.bos is not None else ["the first of all"]
-        if documents.mode == "whole" and but:
-            but = ["the first of each text"]
+        rest = " but the first of each window" if apart and not has_bos else ""
+        return f"every token of every document{rest}, and no separator"
+    but = []
+    if not has_bos and (stride is None or apart):
+        but = ["the first of each window"]
+    elif not has_bos and documents.mode == "whole":
+        but = ["the first of each text"]
     but += ["separators"] if documents.has_separators else []
     return "every token once" + (f", but {' and '.join(but)}" if but else "")
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from runtime.language.text.errors import TextError
-from runtime.language.text.files import MOST_BYTES, contents, decompressed, kind_of, suffixes
+from runtime.language.text.errors import NoTextError, TextError
+from runtime.language.text.files import content as content_of
+from runtime.language.text.files import contents, kind_of
 from runtime.language.text.records import Messages, json_records, parquet_records
-from schedcc.io.bounded import TooLargeError, content_of
+from schedcc.io.bounded import STANDARD_INPUT
 from schedcc.io.plain_text import visible
 
 DEFAULT_TEXT = "pydoc_data.topics"
-STANDARD_INPUT = "-"
 
 
 class Text(NamedTuple):
@@ -36,44 +36,66 @@ def read_texts(
             `-` for standard input. `.jsonl`, `.ndjson` and `.parquet` hold records, `.gz` and
             `.zst` are compressed, all others are plain text.
         field: What records call their text; default: `text`. If it is given, what has no suffix
-            (standard input, a pipe) holds JSON records, too.
+            of a text (standard input, a pipe, `x.json`) holds JSON records, too.
         conversations: Whether a record may be a list of messages.
 
     Raises:
         TextError: one of them cannot be read, or holds no text.
     """
+    if list(paths).count(STANDARD_INPUT) > 1:
+        raise TextError("standard input is given twice as a text, and it can be read only once")
+    groups = [contents(path, visible(name_of(path))) for path in paths]
+    kinds = {kind_of(file, records=field is not None) for files in groups for file in files}
+    if field is not None and kinds <= {"plain"}:
+        raise TextError(
+            f"field is {field!r}, and no text has records with fields: needed JSONL or parquet"
+        )
     if not paths:
         return [Text(DEFAULT_TEXT, default_text())]
-    files = [file for path in paths for file in contents(path, visible(name_of(path)))]
-    return [text for file in files for text in _texts(file, field, conversations=conversations)]
+    return [text for files in groups for text in _of_all(files, field, conversations=conversations)]
+
+
+def _of_all(files: list[Path], field: str | None, *, conversations: bool) -> list[Text]:
+    """The texts of a file, or of those in a directory: of several, some may hold none."""
+    found: list[Text] = []
+    empty = None
+    for file in files:
+        try:
+            found += _texts(file, field, conversations=conversations)
+        except NoTextError as error:
+            empty = empty or error
+    if empty is not None and not found:
+        raise empty
+    return found
 
 
 def _texts(path: Path, field: str | None, *, conversations: bool) -> Iterator[Text]:
-    name, kind = name_of(path), kind_of(path)
-    if kind == "plain" and (field is None or suffixes(path)):
+    name, kind = name_of(path), kind_of(path, records=field is not None)
+    if kind == "plain":
         yield Text(name, read_text(path))
         return
+    key = "text" if field is None else field
     if kind == "parquet":
-        records = parquet_records(path, visible(name), field or "text")
+        records = parquet_records(path, visible(name), key)
     else:
-        records = json_records(read_text(path), visible(name), field or "text")
+        records = json_records(read_text(path), visible(name), key)
     found = False
     for number, content in records:
         if not isinstance(content, str) and not conversations:
             raise TextError(
-                f"{visible(name)}, record {number}: {field or 'text'} is a list, needed a string, "
-                "or --chat-template for a conversation"
+                f"{visible(name)}, record {number}: {key} is a list, needed a string, or "
+                "--chat-template for a conversation"
             )
         if not isinstance(content, str) or content.strip():
             found = True
             yield Text(f"{name}:{number}", content, is_record=True)
     if not found:
-        raise TextError(f"{visible(name)} holds no record with a text")
+        raise NoTextError(f"{visible(name)} holds no record with a text")
 
 
 def name_of(path: Path) -> str:
     """What a text is called."""
-    return "standard input" if str(path) == STANDARD_INPUT else str(path)
+    return "standard input" if path == STANDARD_INPUT else str(path)
 
 
 def default_text() -> str:
@@ -96,26 +118,16 @@ def read_text(path: Path) -> str:
 
     Raises:
         TextError: no such file, a directory, not UTF-8, nothing but white space, or more than
-            `MOST_BYTES`.
+            `files.MOST_BYTES`.
     """
     name = visible(name_of(path))
-    what = name if str(path) == STANDARD_INPUT else f"text file {name}"
-    if path.is_dir():
-        raise TextError(f"{what} is a directory, and a file is needed")
+    what = name if path == STANDARD_INPUT else f"text file {name}"
     try:
-        text = (
-            decompressed(path, content_of(path, MOST_BYTES), what)
-            .decode("utf-8")
-            .removeprefix("\ufeff")
-        )
+        text = content_of(path, what).decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise TextError(f"{what} is not UTF-8: {error.reason} at byte {error.start}") from error
-    except TooLargeError as error:
-        raise TextError(f"{what} {error}") from error
-    except OSError as error:
-        raise TextError(f"{what} cannot be read: {error.strerror or error}") from error
     if not text.strip():
-        raise TextError(f"{what} holds no text, only {len(text)} characters of white space")
+        raise NoTextError(f"{what} holds no text, only {len(text)} characters of white space")
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text

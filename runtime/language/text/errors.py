@@ -7,3 +7,7 @@ from schedcc.io.plain_text import SentenceError
 
 class TextError(SentenceError):
     """Text that cannot be read or evaluated; the message is one sentence for its user."""
+
+
+class NoTextError(TextError):
+    """A file that can be read holds no text."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from runtime.language.text.errors import TextError
-from runtime.language.text.files import needed, require_bounded
+from runtime.language.text.files import content, is_compressed, needed, require_bounded
 from schedcc.io.plain_text import one_line
 
 Messages: TypeAlias = list[dict[str, Any]]
@@ -19,7 +20,7 @@ _ROWS = 256
 
 
 def json_records(text: str, name: str, field: str) -> Iterator[tuple[int, str | Messages]]:
-    """The text of every line that is not blank, with the number of the line.
+    """The text of every line that is not blank, with the number of the line; of null, none.
 
     Raises:
         TextError: a line is no JSON object, or its text is missing or none.
@@ -43,16 +44,18 @@ def json_records(text: str, name: str, field: str) -> Iterator[tuple[int, str | 
 
 
 def parquet_records(path: Path, name: str, field: str) -> Iterator[tuple[int, str | Messages]]:
-    """The text of every row, with its number from 1 on.
+    """The text of every row, with its number from 1 on; of null, none.
 
     Raises:
         TextError: the file cannot be read, or has no such column, or pyarrow is not installed.
     """
-    parquet = needed("pyarrow.parquet", f"text file {name}")
+    what = f"text file {name}"
+    parquet = needed("pyarrow.parquet", what)
+    source = BytesIO(content(path, what)) if is_compressed(path) else path
     rows: list[Any] = []
     nbytes = 0
     try:
-        file = parquet.ParquetFile(path)
+        file = parquet.ParquetFile(source)
         columns = file.schema_arrow.names
         if field not in columns:
             raise TextError(
@@ -67,8 +70,8 @@ def parquet_records(path: Path, name: str, field: str) -> Iterator[tuple[int, st
     except TextError:
         raise
     except Exception as error:  # of pyarrow's own hierarchy, and the system's
-        what = one_line(error)
-        raise TextError(f"{name} is not a parquet file that can be read: {what}") from error
+        problem = one_line(error)
+        raise TextError(f"{name} is not a parquet file that can be read: {problem}") from error
     for number, value in enumerate(rows, 1):
         yield number, _content(value, f"{name}, row {number}", field)
 
@@ -86,6 +89,8 @@ def _nbytes(value: Any) -> int:
 
 
 def _content(value: Any, where: str, field: str) -> str | Messages:
+    if value is None:
+        return ""
     if isinstance(value, str):
         require_characters(value, f"{where}: {field}")
         return value

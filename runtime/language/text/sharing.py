@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from runtime.language.text.documents import Documents
+from runtime.language.text.windows import require_targets
 from runtime.transport.protocol import Transport
 
 CHUNK = 1 << 20
@@ -20,9 +21,13 @@ def share(documents: Documents | None, transport: Transport, *, wanted: bool) ->
         documents: On rank 0; `None` on the others.
         transport: Connection to the other ranks.
         wanted: Whether this rank wants them.
+
+    Raises:
+        TextError: none of them has a token to predict.
     """
     own = None
     if documents is not None:
+        require_targets(documents)  # only this stage can name them
         own = (len(documents.tokens), len(documents.starts), *documents[2:5])
     tokens, starts, mode, separator, bos = transport.gather_objects(own)[0]
     row, places = (None, None) if documents is None else documents[:2]

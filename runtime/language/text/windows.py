@@ -64,8 +64,7 @@ class Windows:
             raise TextError(
                 f"tokens have shape {list(documents.tokens.shape)}, and one dimension is needed"
             )
-        if documents.mode == "whole":
-            _require_targets(documents.starts.diff().tolist(), documents.bos)
+        require_targets(documents)
         spans = spans_of(documents, sequence_length, stride)
         targets = targets_in(documents, spans)
         some = targets.nonzero().flatten()[:max_windows]
@@ -183,14 +182,26 @@ def check_sizes(
             )
 
 
-def _require_targets(lengths: list[int], bos: int | None) -> None:
-    least = 2 if bos is None else 1
-    for number, length in enumerate(lengths, 1):
-        if length < least:
-            name = "the text" if len(lengths) == 1 else f"text {number} of {len(lengths)}"
-            raise TextError(
-                f"{name} has {length} tokens, and at least {least} are needed to predict one"
-            )
+def require_targets(documents: Documents) -> None:
+    """Refuse whole texts of which none is long enough; among others, such a one has no window.
+
+    Raises:
+        TextError: naming the first one, where the origins of documents are known.
+    """
+    least = 2 if documents.bos is None else 1
+    lengths = documents.starts.diff()
+    if documents.mode != "whole" or int(lengths.max()) >= least:
+        return
+    first = int(lengths[0])
+    several = len(lengths) > 1
+    name = "the first text" if several else "the text"
+    if documents.origins is not None:
+        name = documents.origins.names[0]
+    raise TextError(
+        f"{name} has {first} token{'' if first == 1 else 's'}, and at least {least} "
+        f"{'is' if least == 1 else 'are'} needed to predict one"
+        + (f"; none of the {len(lengths)} texts has as many" if several else "")
+    )
 
 
 def _bounds(lengths: torch.Tensor, size: int, *, fill: bool) -> list[int]:

@@ -23,7 +23,6 @@ from runtime.language.perplexity.scores import (
     exact_loss,
     standard_error,
 )
-from runtime.language.perplexity.summary import targets_of
 from runtime.language.text import Documents, Text, Windows, tokenize_documents
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
@@ -129,22 +128,6 @@ def test_losses_that_are_ignored_are_zero():
     labels = torch.tensor([[1, -100]])
     found = token_losses(torch.zeros(1, 2, 4), labels)
     assert found.tolist() == pytest.approx([math.log(4), 0])
-
-
-@pytest.mark.parametrize(
-    ("mode", "bos", "stride", "said"),
-    [
-        ("whole", None, None, "every token once, but the first of each window"),
-        ("whole", 0, None, "every token once"),
-        ("whole", None, 4, "every token once, but the first of each text"),
-        ("packed", None, None, "every token once, but the first of each window and separators"),
-        ("packed", 0, 4, "every token once, but separators"),
-        ("lines", None, None, "every token of every document, and no separator"),
-    ],
-)
-def test_the_report_says_what_is_a_target(mode, bos, stride, said):
-    empty = torch.empty(0, dtype=torch.int64)
-    assert targets_of(Documents(empty, empty, mode, 0, bos), stride) == said
 
 
 def test_scores_that_find_no_room_are_one_sentence():

@@ -1,6 +1,7 @@
 """Corpora in the ways that they lie on disk, and the windows over them."""
 
 import gzip
+import io
 import json
 import re
 import sys
@@ -21,10 +22,8 @@ from runtime.language.text import (
     TextError,
     Windows,
     check_sizes,
-    corpus,
     files,
     read_texts,
-    records,
     tokenize_documents,
 )
 from runtime.language.text.encoding import encode, encode_beginning
@@ -54,14 +53,43 @@ def test_a_directory_is_all_of_its_texts_in_the_order_of_their_paths(tmp_path: P
     assert read_texts([tmp_path])[-1].name == f"{tmp_path}/c.jsonl:3"
 
 
-def test_records_may_call_their_text_anything_and_a_file_without_suffix_may_hold_some(
-    tmp_path: Path,
-):
-    for name in ("records.ndjson", "pipe"):
-        (tmp_path / name).write_text(json_lines({"body": "a\nb"}))
-        assert read_texts([tmp_path / name], "body")[0].content == "a\nb"
-    (tmp_path / "plain.txt").write_text("plain")
-    assert read_texts([tmp_path / "plain.txt"], "body") == [Text(f"{tmp_path}/plain.txt", "plain")]
+NO_SUFFIX_OF_A_TEXT = ["pipe", "x.json", "corpus.v2", "dump-2024.01", "corpus.gz", "x.txt.v2"]
+
+
+@pytest.mark.parametrize("name", ["records.ndjson", *NO_SUFFIX_OF_A_TEXT])
+def test_with_a_field_what_has_no_suffix_of_a_text_holds_records(tmp_path: Path, name):
+    content = json_lines({"body": "a\r\nb"}, {"body": None}, {"body": "c"}).encode()
+    packed = gzip.compress(content) if name.endswith(".gz") else content
+    (tmp_path / name).write_bytes(packed)
+    (tmp_path / "plain.txt").write_text("plain\r\n")
+    assert read_texts([tmp_path / name, tmp_path / "plain.txt"], "body") == [
+        Text(f"{tmp_path}/{name}:1", "a\r\nb", True),
+        Text(f"{tmp_path}/{name}:3", "c", True),
+        Text(f"{tmp_path}/plain.txt", "plain\n"),
+    ]
+
+
+@pytest.mark.parametrize("names", [[], ["a.txt"], ["a.txt", "b.md.gz"]])
+def test_a_field_that_nothing_has_is_refused(tmp_path: Path, names):
+    with pytest.raises(TextError, match="field is 'zz', and no text has records with fields"):
+        read_texts([tmp_path / name for name in names], "zz")
+
+
+def test_the_key_without_letters_is_one_too(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text(json_lines({"": "a", "text": "b"}))
+    assert read_texts([tmp_path / "a.jsonl"], "")[0].content == "a"
+
+
+def test_standard_input_is_given_once():
+    with pytest.raises(TextError, match="standard input is given twice as a text"):
+        read_texts([Path("-"), Path("a.txt"), Path("-")])
+
+
+def test_a_directory_may_be_called_as_standard_input_is(tmp_path: Path, monkeypatch):
+    (tmp_path / "-").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"said")))
+    assert read_texts([Path("-")]) == [Text("standard input", "said")]
 
 
 @pytest.mark.parametrize(
@@ -72,6 +100,7 @@ def test_records_may_call_their_text_anything_and_a_file_without_suffix_may_hold
         ("a.jsonl", b'{"text": "b"}\n[]\n', "line 2 is no JSON object"),
         ("a.jsonl", b"{\n", "line 1 is not JSON: Expecting property name"),
         ("a.jsonl", b'{"text": ""}\n', "holds no record with a text"),
+        ("a.jsonl", b'{"text": null}\n', "holds no record with a text"),
         ("a.jsonl", b'{"text": [{"role": "user"}]}\n', "is a list, needed a string, or --chat"),
         ("a.txt.gz", gzip.compress(b"text", mtime=0)[:-4], "is not a whole gzip file"),
         ("a.txt.gz", b"text", "is not a whole gzip file"),
@@ -87,20 +116,6 @@ def test_what_is_no_corpus_is_one_sentence(tmp_path: Path, name, content, proble
 def test_a_directory_without_texts_is_refused(tmp_path: Path):
     with pytest.raises(TextError, match=r"holds no text: needed files that end in \.txt"):
         read_texts([tmp_path])
-
-
-@pytest.mark.parametrize(
-    ("value", "nbytes"),
-    [("ab", 2), ("漢字", 6), (b"abc", 3), ([{"role": "user", "content": "é"}], 6), (None, 1)],
-)
-def test_the_bound_of_a_row_of_parquet_counts_bytes_of_utf8(tmp_path, monkeypatch, value, nbytes):
-    arrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    parquet.write_table(arrow.table({"text": [value] * 300}), tmp_path / "a.parquet")
-    rows = records.parquet_records(tmp_path / "a.parquet", "a.parquet", "text")
-    monkeypatch.setattr(files, "MOST_BYTES", 300 * nbytes - 1)
-    with pytest.raises(TextError, match=f"more than {300 * nbytes - 1:,} bytes, needed no more"):
-        next(rows)
 
 
 @pytest.mark.parametrize(
@@ -122,16 +137,6 @@ def test_zstd_is_read_in_all_its_frames_and_a_part_of_one_is_refused(tmp_path: P
     (tmp_path / "a.zst").write_bytes(b"".join(frames)[:-2])
     with pytest.raises(TextError, match="its last frame is cut off"):
         read_texts([tmp_path / "a.zst"])
-
-
-def test_parquet_is_read_by_column(tmp_path: Path):
-    arrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    path = tmp_path / "a.parquet"
-    parquet.write_table(arrow.table({"text": ["a", "b"], "n": [1, 2]}), path)
-    assert read_texts([path]) == [Text(f"{path}:1", "a", True), Text(f"{path}:2", "b", True)]
-    with pytest.raises(TextError, match="has no column 'body': it has 'text', 'n'"):
-        read_texts([path], "body")
 
 
 CASES = ["", "ab", " ab  cd\n", "naïve 漢字 ab\n\n12", "\u2003x", "🙂🙂 a"]
@@ -319,7 +324,7 @@ def test_a_stride_leaves_room_for_the_bos():
 
 
 def test_a_text_that_does_not_end_is_refused(monkeypatch):
-    monkeypatch.setattr(corpus, "MOST_BYTES", 5_000_000)
+    monkeypatch.setattr(files, "MOST_BYTES", 5_000_000)
     with pytest.raises(TextError, match="/dev/zero holds more than 5,000,000 bytes, needed no"):
         read_texts([Path("/dev/zero")])
 
@@ -360,17 +365,3 @@ def test_of_many_fields_some_are_named(tmp_path: Path):
         read_texts([tmp_path / "a.jsonl"])
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) <= 1000
-
-
-def test_a_small_file_of_parquet_cannot_become_more_text_than_a_text_may(
-    tmp_path: Path, monkeypatch
-):
-    arrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    path = tmp_path / "a.parquet"
-    parquet.write_table(arrow.table({"text": ["a" * 1000] * 3000}), path)
-    assert path.stat().st_size < 10_000
-    assert len(read_texts([path])) == 3000
-    monkeypatch.setattr(files, "MOST_BYTES", 2_000_000)
-    with pytest.raises(TextError, match="becomes more than 2,000,000 bytes, needed no more"):
-        read_texts([path])

@@ -243,9 +243,14 @@ def test_windows_can_be_read_again_and_copy_no_tokens():
         ({"sequence_length": 1}, "sequence_length is 1, and at least 2 is needed"),
         ({"micro_batch_size": 0}, "micro_batch_size is 0, and at least 1 is needed"),
         ({"max_windows": 0}, "max_windows is 0, and at least 1 is needed"),
-        ({"documents": row(1)}, "the text has 1 tokens, and at least 2 are needed"),
+        ({"documents": row(1)}, "the text has 1 token, and at least 2 are needed"),
         ({"documents": row(0)}, "the text has 0 tokens, and at least 2 are needed"),
-        ({"documents": row(5, 1)}, "text 2 of 2 has 1 tokens, and at least 2 are needed"),
+        (
+            {"documents": row(1, 0)},
+            "the first text has 1 token, and at least 2 are needed to predict one; none of the 2 "
+            "texts has as many",
+        ),
+        ({"documents": row(0)._replace(bos=7)}, "0 tokens, and at least 1 is needed"),
     ],
 )
 def test_numbers_that_make_no_windows_are_refused(changes: dict[str, object], problem: str):
@@ -261,6 +266,22 @@ def test_windows_never_reach_from_one_text_into_the_next():
         ([[3]], [[4]]),
     ]
     assert (windows.windows, windows.tokens) == (3, 5)  # of the second text, one token is left
+
+
+def test_a_text_of_which_no_token_can_be_predicted_is_left_out():
+    windows = Windows(row(1, 3, 0, 1), sequence_length=3, micro_batch_size=1)
+    assert rows(windows) == [([[1, 2]], [[2, 3]])]
+    led = Windows(row(1, 0, 2)._replace(bos=7), sequence_length=3, micro_batch_size=3)
+    assert sorted(predictions(led)) == [([7], 0), ([7], 1), ([7, 1], 2)]
+
+
+def test_if_no_token_of_any_text_can_be_predicted_the_first_is_named():
+    texts = [Text(f"a.jsonl:{number}", "ab", True) for number in (2, 3)]
+    with pytest.raises(TextError, match=r"^a\.jsonl:2 has 1 token, and at least 2 are needed"):
+        Windows(tokenize_documents(tiny_tokenizer(), texts), 8, 1)
+    alone: Any = None  # nothing travels: only the first stage can name them
+    with pytest.raises(TextError, match=r"^a\.jsonl:2 has 1 token, and at least 2 are needed"):
+        sharing.share(tokenize_documents(tiny_tokenizer(), texts), alone, wanted=True)
 
 
 SEPARATOR = 1000
