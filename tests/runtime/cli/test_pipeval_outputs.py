@@ -2,6 +2,7 @@
 
 import os
 import resource
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,19 @@ def test_a_result_is_printed_though_its_scores_cannot_be_written(usual, tmp_path
     assert score.loss == found.loss
     assert score.name == found.text
     assert found.text.endswith(r"text\udcff.txt")
+
+
+def test_a_launcher_is_told_of_it_before_the_model_is_loaded_too(usual):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    where = {"RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    sizes = {"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    loud = [option for option in usual if option != "--quiet"]
+    done = pipeval(*loud, "--per-token", "/proc/file", environment=where | sizes)
+    said = "pipeval: /proc/file cannot be written: No such file or directory"
+    lines = ["pipeval: reading and tokenizing the text", said]
+    assert (done.returncode, done.stderr.splitlines()) == (2, lines)
 
 
 def with_little_room(options: Sequence[object]) -> None:

@@ -68,7 +68,9 @@ def test_the_new_file_has_the_permissions_and_the_links_of_the_old_one(tmp_path)
     path.write_text("of an earlier run")
     path.chmod(0o600)
     link.symlink_to(path.name)
-    write_lines(link, scores())
+    with path.open() as reader:
+        write_lines(link, scores())
+        assert reader.read() == "of an earlier run"
     assert link.is_symlink()
     assert read(path) == [SCORE, SCORE]
     assert path.stat().st_mode & 0o777 == 0o600
