@@ -156,7 +156,7 @@ def _boundaries(text: str) -> tuple[int, ...]:
 
 def _run(make: "Callable[[], Job]", display: Display, *, as_json: bool) -> int:
     with uncollected():
-        from runtime.cli.exits import exit_for
+        from runtime.cli.exits import Exit, exit_for
         from runtime.distributed.process_group import launched, require_environment
         from runtime.distributed.processes import Terminated, launch
         from runtime.language.perplexity.report import print_report
@@ -176,27 +176,31 @@ def _run(make: "Callable[[], Job]", display: Display, *, as_json: bool) -> int:
             if launched():
                 display.clear()
                 running = True
-                evaluation = run_rank(job)  # a signal ends the process: see `runtime.entry`
+                outcome = run_rank(job)  # a signal ends the process: see `runtime.entry`
             else:
                 if job.record is not None:
                     require_new(job.record)
+                job.require_writable()
                 texts = read_texts(job.texts, job.record_field, conversations=job.chat_template)
                 starting = Display(job.progress)  # what follows is no bad input, of one line
                 starting.phase(f"starting {job.order}")
                 starting.clear()
                 running = True
                 told = replace(job, read=texts)
-                evaluation = launch(job.order.ranks, run_rank, job, first=told, start_method="fork")
+                outcome = launch(job.order.ranks, run_rank, job, first=told, start_method="fork")
     except (Exception, KeyboardInterrupt, Terminated) as error:
         display.clear()
         _end(exit_for(error, running=running))
-    if evaluation is None:
+    if outcome is None:
         return 0
+    evaluation = outcome.evaluation
     with output_kept():
         if as_json:
             typer.echo(evaluation.model_dump_json(indent=2))
         else:
             print_report(evaluation)
+    if outcome.unwritten:
+        _end(Exit(1, outcome.unwritten))
     verification = evaluation.verification
     return 0 if verification is None or verification.passed else 1
 

@@ -8,6 +8,7 @@ from runtime.distributed.process_group import LaunchError, launched
 from runtime.distributed.processes import Terminated, WorkerError
 from runtime.failure.errors import AgreedError, RemoteError
 from runtime.language.extras import not_installed
+from schedcc.io.plain_text import sentence
 
 INPUT_ERRORS = {
     "CheckpointError",
@@ -22,6 +23,9 @@ INPUT_ERRORS = {
     "TextError",
 }
 """Errors that a user's input can cause and that only a rank may notice."""
+
+WRITING_ERRORS = {"ResultsEndError"}
+"""Errors in the midst of a run, where something can no longer be written: a sentence says it."""
 
 AGREED_ERRORS = {"AgreementError", "DifferentDataError", "NonFiniteError"}
 """Errors that every rank raises alike, and whose sentence says all there is to say."""
@@ -53,8 +57,8 @@ def exit_for(error: BaseException, *, running: bool) -> Exit:
         return Exit(143, "terminated")
     if isinstance(error, WorkerError):
         if error.kind in INPUT_ERRORS:
-            return Exit(2, error.reason)
-        if error.kind in AGREED_ERRORS:
+            return Exit(2, sentence(error.reason))
+        if error.kind in AGREED_ERRORS | WRITING_ERRORS:
             return Exit(1, error.reason)
         return Exit(1, str(error), error.trace)
     if isinstance(error, ModuleNotFoundError):
@@ -66,7 +70,9 @@ def exit_for(error: BaseException, *, running: bool) -> Exit:
             tells = first_here  # every rank is cut off, and its own reporter: one of a host tells
         return Exit(1, failure.headline if tells else "")
     if type(error).__name__ in INPUT_ERRORS or (isinstance(error, ValueError) and not running):
-        return Exit(2, str(error) if running or first_here else "")
+        return Exit(2, sentence(str(error)) if running or first_here else "")
+    if type(error).__name__ in WRITING_ERRORS:
+        return Exit(1, str(error))
     if isinstance(error, AgreedError) and error.agreed:
         return Exit(1, str(error) if first_here else "")
     notes = ", ".join(getattr(error, "__notes__", ()))

@@ -7,6 +7,7 @@ from itertools import accumulate, pairwise
 import schedcc
 from runtime.language.perplexity.job import Job
 from runtime.modules.partition import balanced
+from schedcc.io.plain_text import encodable
 from schemas import Costs, PartitionAdvice, StageSummary
 
 WORTH = 0.02
@@ -92,4 +93,4 @@ def command(words: Sequence[str], boundaries: Sequence[int]) -> str:
         if not skip and word != "--partition" and not word.startswith("--partition="):
             kept.append(word)
         skip = word == "--partition" and not skip
-    return shlex.join(["pipeval", *kept, "--partition", ",".join(map(str, boundaries))])
+    return encodable(shlex.join(["pipeval", *kept, "--partition", ",".join(map(str, boundaries))]))

@@ -12,6 +12,7 @@ from runtime.language.models import (
     locate_model,
 )
 from runtime.language.perplexity.order import Order
+from runtime.language.perplexity.outputs import require_apart, require_writable
 from runtime.language.progress import Style
 from runtime.language.text import DocumentMode, Text, check_sizes, require_no_separator
 from runtime.modules.partition import PartitionError, explicit
@@ -20,6 +21,9 @@ from schedcc.errors import require_count
 
 MOST_THREADS = 1024
 """More than a machine has cores; far more, and the system has none left to give."""
+
+RESULTS = "results.jsonl"
+"""The file in the directory of `Job.resume`."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,7 @@ class Job:
         check_sizes(self.sequence_length, self.micro_batch_size, self.max_windows, self.stride)
         if self.verify and self.resume is not None:
             raise ValueError("--verify compares all logits, and --resume keeps none: leave one out")
-        for path in (self.per_document, self.per_token):
-            _require_writable(path)
+        self._require_apart()
         files = locate_model(self.model)
         check_tokenizer(files)
         check_sequence_length(files, self.sequence_length)
@@ -100,7 +103,19 @@ class Job:
             explicit(self.partition, layers, self.order.stages)
         return files
 
+    def require_writable(self) -> None:
+        """Refuse scores that cannot be written; on rank 0, which writes them.
 
-def _require_writable(path: Path | None) -> None:
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        raise ValueError(f"{path} cannot be written, needed a file in a directory that exists")
+        Raises:
+            OutputError: one sentence.
+        """
+        for path in filter(None, (self.per_document, self.per_token)):
+            require_writable(path)
+
+    def _require_apart(self) -> None:
+        outputs = {"--per-document": self.per_document, "--per-token": self.per_token}
+        results = None if self.resume is None else self.resume / RESULTS
+        require_apart({"--resume": results, **outputs})
+        for text in self.texts:
+            for option, path in outputs.items():
+                require_apart({"--text": text, option: path})

@@ -10,7 +10,7 @@ import fcntl
 import os
 import stat
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -19,13 +19,15 @@ from typing import BinaryIO
 import torch
 
 from runtime.language.models import ModelFiles
+from runtime.language.models.files.directory import weight_entry, weight_map
+from runtime.language.models.files.names import BY_LAYERS, CONFIG, TENSOR_FILES
 from runtime.language.models.split.scores import LOGITS_AT_ONCE
-from runtime.language.perplexity.job import Job
+from runtime.language.perplexity.job import RESULTS, Job
 from runtime.language.text import Windows
 from schedcc.io.plain_text import SentenceError, visible
 from schemas import MicroBatchLosses, ResultsHeader
 
-FILE = "results.jsonl"
+FILE = RESULTS
 MOST_OF_HEADER, MOST_BESIDE = 2**16, 2**8
 """Bytes of the header, and of a result beside its losses."""
 _BEGINNING = ResultsHeader(job={}, micro_batches=1).model_dump_json().partition("}")[0].encode()
@@ -38,6 +40,10 @@ class ResumeError(SentenceError):
     """A directory of results that this run cannot go on from; the message is one sentence."""
 
 
+class ResultsEndError(ResumeError):
+    """A result cannot be written, in the midst of a run; another run goes on from those before."""
+
+
 def fingerprint(job: Job, files: ModelFiles, windows: Windows) -> dict[str, str]:
     """What decides the losses, by name: nothing of it may change between two parts of a run.
 
@@ -48,7 +54,7 @@ def fingerprint(job: Job, files: ModelFiles, windows: Windows) -> dict[str, str]
     for tensor in (documents.tokens, documents.starts):
         text.update(tensor.numpy().tobytes())
     return {
-        "model": _model(files.directory),
+        "model": digest_of_model(files.directory),
         "text": text.hexdigest(),
         "dtype": job.dtype,
         "documents": f"{documents.mode}, separator {documents.separator}, bos {documents.bos}",
@@ -62,17 +68,33 @@ def fingerprint(job: Job, files: ModelFiles, windows: Windows) -> dict[str, str]
     }
 
 
-def _model(directory: Path) -> str:
-    """Names and sizes of a model's files, and samples of their content."""
+def digest_of_model(directory: Path) -> str:
+    """Names and sizes of the files that make a model, and samples of their content.
+
+    The tokenizer is none of them, since what counts is the tokens; nor is what lies beside them.
+    """
     found = sha256()
-    for path in sorted(file for file in directory.iterdir() if file.is_file()):
+    for path in sorted(filter(Path.is_file, _files_of_model(directory))):
         size = path.stat().st_size
-        found.update(f"{path.name} {size} ".encode())
+        found.update(os.fsencode(path.relative_to(directory)) + f" {size} ".encode())
         with path.open("rb") as file:
             for sample in range(_SAMPLES if size > _SAMPLE * _SAMPLES else 1):
                 file.seek(sample * max(0, size - _SAMPLE) // (_SAMPLES - 1))
                 found.update(file.read(_SAMPLE if size > _SAMPLE * _SAMPLES else size))
     return found.hexdigest()
+
+
+def _files_of_model(directory: Path) -> Iterator[Path]:
+    """The configuration and the weights, in either format."""
+    yield directory / CONFIG
+    entry = weight_entry(directory)
+    if entry is not None:
+        yield entry
+        shards = set(weight_map(entry).values()) if entry.suffix == ".json" else ()
+        yield from (directory / shard for shard in shards)
+        return
+    yield from (directory / name for name in BY_LAYERS)
+    yield from (path for path in directory.rglob("*") if path.suffix in TENSOR_FILES)
 
 
 class ResultLog:
@@ -101,14 +123,15 @@ class ResultLog:
         self.finished: list[torch.Tensor]
         """The losses of the micro-batches that are there, in order, float32 `[targets]` each."""
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock(name)
             self.finished = self._read(dict(job), targets)
-        except ResumeError:
-            self.close()
-            raise
         except OSError as error:
             self.close()
-            raise ResumeError(f"{name} is in use by another run") from error
+            shown = visible(self._path)
+            raise ResumeError(f"{shown} cannot be used: {error.strerror or error}") from error
+        except BaseException:
+            self.close()
+            raise
 
     def append(self, losses: torch.Tensor) -> None:
         """Write the losses of the next micro-batch, float32 `[targets]`.
@@ -116,7 +139,7 @@ class ResultLog:
         One that is not finite ends the results: it would end the run that goes on from here, too.
 
         Raises:
-            ResumeError: it cannot be written.
+            ResultsEndError: it cannot be written.
         """
         if self._ended or not bool(losses.isfinite().all()):
             self._ended = True
@@ -124,20 +147,32 @@ class ResultLog:
         text = base64.b64encode(losses.numpy().astype("<f4").tobytes()).decode()
         number, self._count = self._count, self._count + 1
         line = MicroBatchLosses(micro_batch=number, losses=text, crc32=checksum(number, text))
-        self._write(line.model_dump_json())
+        try:
+            self._write(line.model_dump_json())
+        except OSError as error:  # what is there stays: a run goes on from its last whole line
+            shown = visible(self._path)
+            raise ResultsEndError(
+                f"{shown} cannot be written: {error.strerror or error}"
+            ) from error
 
     def close(self) -> None:
         """Let others go on from here."""
         os.close(self._file)
 
+    def _lock(self, name: str) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ResumeError(f"{name} is in use by another run") from error
+        except OSError as error:
+            raise ResumeError(
+                f"{name} cannot be locked against other runs: {error.strerror or error}"
+            ) from error
+
     def _write(self, line: str) -> None:
         content = memoryview(f"{line}\n".encode())
-        try:
-            while content:
-                content = content[os.write(self._file, content) :]
-        except OSError as error:  # what is there stays: a run goes on from its last whole line
-            name = visible(str(self._path))
-            raise ResumeError(f"{name} cannot be written: {error.strerror or error}") from error
+        while content:
+            content = content[os.write(self._file, content) :]
 
     def _read(self, job: dict[str, str], targets: Sequence[int]) -> list[torch.Tensor]:
         """What the file holds; what breaks off at its end is taken away if all else is good."""

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,7 +26,12 @@ from runtime.language.perplexity.advice import advice
 from runtime.language.perplexity.job import Job
 from runtime.language.perplexity.measured import Measured
 from runtime.language.perplexity.order import DEFAULT_SCHEDULE
-from runtime.language.perplexity.outputs import document_scores, token_scores, write_lines
+from runtime.language.perplexity.outputs import (
+    UnwrittenError,
+    document_scores,
+    token_scores,
+    write_lines,
+)
 from runtime.language.perplexity.reference import LogitsDigests
 from runtime.language.perplexity.resume import ResultLog, fingerprint
 from runtime.language.perplexity.scores import mean_target_loss
@@ -52,14 +57,22 @@ from runtime.modules.partition import balanced
 from runtime.outputs.options import EvalKeywords
 from runtime.outputs.results import EvalResult
 from runtime.transport import TorchTransport
-from schemas import LanguageModelEvaluation, Verification
+from schemas import LanguageModelEvaluation
 
 
-def run_rank(job: Job) -> LanguageModelEvaluation | None:
+class Outcome(NamedTuple):
+    """What a run gives."""
+
+    evaluation: LanguageModelEvaluation
+    unwritten: str = ""
+    """What kept the scores of documents or tokens from being written, in a sentence."""
+
+
+def run_rank(job: Job) -> Outcome | None:
     """Do one rank's part of the job, in a process that a launcher has started.
 
     Returns:
-        The evaluation on rank 0, `None` on the others.
+        The outcome on rank 0, `None` on the others.
     """
     torch.set_num_threads(job.threads)
     files = job.check()
@@ -68,7 +81,7 @@ def run_rank(job: Job) -> LanguageModelEvaluation | None:
         return _evaluate(job, files, device)
 
 
-def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageModelEvaluation | None:
+def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> Outcome | None:
     transport = TorchTransport(device=device, channels=job.channels)
     order, here = job.order, transport.rank
     titles = Division.of(range(order.stages + 1), order.placement).titles
@@ -113,7 +126,7 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
     if windows is None or not is_first:
         return None
     _, own_digests, losses = reports[order.last_rank]
-    _write_scores(job, windows.documents, losses, tokenizer)
+    unwritten = _write_scores(job, windows.documents, losses, tokenizer)
     summaries = tuple(report[0] for report in reports)
     finished = Finished(
         windows=windows,
@@ -127,19 +140,19 @@ def _evaluate(job: Job, files: ModelFiles, device: torch.device) -> LanguageMode
         resumed=resumed,
         advice=advice(job, summaries, estimated, len(windows) - resumed),
     )
-    return evaluation_of(job, finished, _verified(job, files, finished, display, device))
+    return Outcome(_evaluation(job, files, finished, display, device), unwritten)
 
 
-def _verified(
+def _evaluation(
     job: Job, files: ModelFiles, finished: Finished, display: Display, device: torch.device
-) -> Verification | None:
-    """What comes of the comparison with one process, if it is wanted."""
-    if not job.verify:
-        return None
-    display.phase("comparing with one process")
-    verification = verification_of(files, getattr(torch, job.dtype), finished, device)
-    display.clear()
-    return verification
+) -> LanguageModelEvaluation:
+    """The result, with what comes of the comparison with one process if it is wanted."""
+    verification = None
+    if job.verify:
+        display.phase("comparing with one process")
+        verification = verification_of(files, getattr(torch, job.dtype), finished, device)
+        display.clear()
+    return evaluation_of(job, finished, verification)
 
 
 def _windows(job: Job, documents: Documents) -> Windows:
@@ -193,11 +206,20 @@ def _all_logits(output: PendingLogits, _: Targets) -> torch.Tensor:
     return output.logits()
 
 
-def _write_scores(job: Job, documents: Documents, losses: torch.Tensor, tokenizer: Any) -> None:
-    if job.per_document is not None:
-        write_lines(job.per_document, document_scores(documents, losses))
-    if job.per_token is not None:
-        write_lines(job.per_token, token_scores(documents, losses, tokenizer))
+def _write_scores(job: Job, documents: Documents, losses: torch.Tensor, tokenizer: Any) -> str:
+    """Write what is wanted; if it cannot be, say so, since the evaluation is not to be lost."""
+    files = (
+        (job.per_document, document_scores(documents, losses)),
+        (job.per_token, token_scores(documents, losses, tokenizer)),
+    )
+    unwritten = []
+    for path, scores in files:
+        try:
+            if path is not None:
+                write_lines(path, scores)
+        except UnwrittenError as error:
+            unwritten.append(str(error))
+    return "; ".join(unwritten)
 
 
 def _evaluator(
@@ -230,7 +252,8 @@ def _evaluator(
 
 
 def _documents(job: Job, files: ModelFiles) -> tuple[Documents, Any]:
-    """The documents, and the tokenizer."""
+    """The documents, and the tokenizer; on the rank that also writes their scores."""
+    job.require_writable()
     texts = job.read
     if texts is None:
         texts = read_texts(job.texts, job.record_field, conversations=job.chat_template)

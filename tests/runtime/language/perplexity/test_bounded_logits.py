@@ -136,12 +136,12 @@ def watched(arguments: tuple[Path, Sequence[object]]) -> None:
     path, options = arguments
     evaluate = run.run_rank
 
-    def run_rank(job: Job) -> LanguageModelEvaluation | None:
+    def run_rank(job: Job) -> run.Outcome | None:
         with Largest() as largest:
-            evaluation = evaluate(job)
+            outcome = evaluate(job)
         with path.open("a") as file:
             file.write(f"{largest.elements}\n")
-        return evaluation
+        return outcome
 
     run.run_rank = run_rank
     run_pipeval(options)

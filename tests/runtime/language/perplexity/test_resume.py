@@ -1,5 +1,8 @@
 """Results that a run goes on from: whole or not there, and of the same job."""
 
+import errno
+import fcntl
+import json
 import os
 import resource
 import signal
@@ -10,11 +13,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from runtime.language.perplexity.resume import FILE, ResultLog, ResumeError
+from runtime.language.perplexity.resume import (
+    FILE,
+    ResultLog,
+    ResultsEndError,
+    ResumeError,
+    digest_of_model,
+)
 from tests.support.forks import Program
 
 JOB = {"dtype": "float32", "text": "a" * 64}
 TARGETS = [3, 2, 4]
+WEIGHTS = {
+    "whole": ("model.safetensors", ["model.safetensors"]),
+    "index": ("model.safetensors.index.json", ["1.safetensors", "2.safetensors"]),
+    "layers": ("latest", ["tag/layer_01-model_states.pt"]),
+}
 
 
 def losses(number: int) -> torch.Tensor:
@@ -80,6 +94,45 @@ def test_two_runs_cannot_write_to_one_directory(tmp_path):
     ResultLog(tmp_path, JOB, TARGETS).close()
 
 
+def test_only_a_lock_that_another_run_holds_is_said_to_be_one(tmp_path, monkeypatch):
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with pytest.raises(ResumeError, match="cannot be locked against other runs: No locks"):
+        ResultLog(tmp_path, JOB, TARGETS)
+
+
+def test_what_cannot_be_read_is_not_said_to_be_in_use(tmp_path, monkeypatch):
+    def refused(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    written(tmp_path)
+    monkeypatch.setattr(os, "ftruncate", refused)
+    with pytest.raises(ResumeError, match=f"{FILE} cannot be used: Input/output error$"):
+        ResultLog(tmp_path, JOB, TARGETS)
+
+
+@pytest.mark.parametrize("weights", ["whole", "index", "layers"])
+def test_a_model_is_its_configuration_and_weights_and_not_what_lies_beside_them(tmp_path, weights):
+    entry, files = WEIGHTS[weights]
+    (tmp_path / "config.json").write_text("{}")
+    for name in (entry, *files):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("of the model")
+    if weights == "index":
+        names = dict(enumerate(files))
+        (tmp_path / entry).write_text(json.dumps({"weight_map": names}))
+    before = digest_of_model(tmp_path)
+    for stray in (b".DS_Store", b"scores.jsonl", b"\xff.txt"):
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), stray))).write_text("a stray")
+    assert digest_of_model(tmp_path) == before
+    for name in ("config.json", *files[-1:]):
+        (tmp_path / name).write_text("of another one")
+        assert digest_of_model(tmp_path) != before
+        before = digest_of_model(tmp_path)
+
+
 def test_results_end_before_a_loss_that_is_none(tmp_path):
     log = ResultLog(tmp_path, JOB, TARGETS)
     for number in range(3):
@@ -124,7 +177,7 @@ def test_a_writer_that_is_killed_loses_nothing_that_it_has_told_of(tmp_path):
 def fill_the_disk(directory: str) -> None:
     """Write results where a file may have no more than some bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
-    with pytest.raises(ResumeError, match=f"{FILE} cannot be written: File too large$"):
+    with pytest.raises(ResultsEndError, match=f"{FILE} cannot be written: File too large$"):
         written(Path(directory))
 
 

@@ -3,19 +3,13 @@
 import math
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from runtime.language.models import Targets
-from runtime.language.perplexity.outputs import (
-    OutputError,
-    document_scores,
-    token_scores,
-    write_lines,
-)
+from runtime.language.perplexity.outputs import document_scores, token_scores
 from runtime.language.perplexity.reference import token_losses
 from runtime.language.perplexity.scores import (
     LossCollector,
@@ -128,23 +122,3 @@ def test_losses_that_are_ignored_are_zero():
     labels = torch.tensor([[1, -100]])
     found = token_losses(torch.zeros(1, 2, 4), labels)
     assert found.tolist() == pytest.approx([math.log(4), 0])
-
-
-def test_scores_that_find_no_room_are_one_sentence():
-    documents = tokenize_documents(tiny_tokenizer(), TEXTS)
-    losses = torch.ones(len(documents.tokens))
-    with pytest.raises(OutputError, match="/dev/full cannot be written: No space left"):
-        write_lines(Path("/dev/full"), document_scores(documents, losses))
-
-
-def test_a_file_that_may_not_be_written_to_stays_as_it_is(tmp_path, monkeypatch):
-    def refused(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    path = tmp_path / "scores.jsonl"
-    path.write_text("of an earlier run")
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", refused)
-        with pytest.raises(OutputError, match="cannot be written: Permission denied"):
-            write_lines(path, iter(()))
-    assert path.read_text() == "of an earlier run"
