@@ -10,7 +10,7 @@ that overlap::
 
 A tokenizer finds tokens from left to right within words, so those of a piece differ from those of
 the whole text at its two ends at most. Where no run of tokens is the same in both, the first piece
-is made longer, until it is the text.
+is made longer, up to a bound.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ CHARACTERS_PER_TOKEN = 16
 
 PIECE, OVERLAP = 2**17, 2**12
 """Characters of a piece, and of what it has in common with the next one."""
+
+LONGEST = 2**22
+"""Characters of a piece that had to be made longer: some file of some kilobytes holds more."""
 
 RUN = 32
 """Tokens that two pieces have in common before the cut, and behind it."""
@@ -141,6 +144,11 @@ def _parts(tokenizer: PreTrainedTokenizerBase, text: str, length: int) -> Iterat
         there = piece(here.stop - OVERLAP, here.stop - OVERLAP + length)
         cut = _cut(text, here, there)
         if cut is None:
+            if here.stop - here.start >= LONGEST:
+                raise TextError(
+                    f"characters {here.start} to {here.stop} of the text hold no end of a word "
+                    f"where it can be divided, needed one within {LONGEST} characters"
+                )
             here = piece(here.start, here.stop + here.stop - here.start)
             assert here.ends is not None
             first = int(np.searchsorted(here.ends, begin, side="right"))

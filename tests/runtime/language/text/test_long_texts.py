@@ -102,6 +102,17 @@ def test_a_text_without_ends_of_words_is_one_piece(monkeypatch):
     assert max(lengths[1:]) >= 6000
 
 
+def test_a_small_file_that_holds_one_endless_word_takes_no_memory_without_bound(monkeypatch):
+    monkeypatch.setattr(encoding, "PIECE", 1000)
+    monkeypatch.setattr(encoding, "OVERLAP", 400)
+    monkeypatch.setattr(encoding, "LONGEST", 4000)
+    lengths = seen(monkeypatch)
+    said = r"characters 0 to 4000 of the text hold no end of a word .* within 4000 characters"
+    with pytest.raises(TextError, match=said):
+        encode(tiny_tokenizer(), ["ab" * 30_000])
+    assert max(lengths) == 4000
+
+
 def test_pieces_grow_over_a_word_that_is_longer_than_their_overlap(monkeypatch):
     text = "the a 12 " * 300 + "e" * 2500 + " the a 12" * 600
     lengths = seen(monkeypatch)
