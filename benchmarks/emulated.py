@@ -53,7 +53,7 @@ ROWS = {
     "naive": Row(4, 64, 0.05),
     "loader": Row(4, 64, 0.05, loader=0.04, workers=1),
     "iterable": Row(4, 64, 0.05, loader=0.04),
-    "long": Row(8, 1024, 0.05),
+    "long": Row(8, 1024, 0.1),
     "lengths": Row(4, 0, 0.02, lengths=True),
 }
 
