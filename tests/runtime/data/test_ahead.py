@@ -419,11 +419,10 @@ with Evaluator([fails], loss_fn=nn.functional.mse_loss, fetch_in_thread=True) as
 
 
 def test_a_process_that_ends_while_its_loader_works_ends_as_it_was_told():
-    for _ in range(2):
-        ended = subprocess.run(
-            [sys.executable, "-c", EXIT], capture_output=True, timeout=6 * BOUND, check=False
-        )
-        assert ended.returncode == 7, ended.stderr.decode()
+    ended = subprocess.run(
+        [sys.executable, "-c", EXIT], capture_output=True, timeout=6 * BOUND, check=False
+    )
+    assert ended.returncode == 7, ended.stderr.decode()
 
 
 @given(
