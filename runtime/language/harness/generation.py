@@ -119,9 +119,11 @@ def generation_request(
         )
     _require_plain("generation_kwargs", wanted)
     known = _OF_SAMPLING | _WITHOUT_EFFECT | _NEUTRAL.keys()
-    for name in sorted(wanted.keys() - known):
-        value = wanted[name]
-        raise SentenceError(f"generation_kwargs sets {name} to {value!r}, which is not supported")
+    if unknown := sorted(wanted.keys() - known):
+        value = wanted[unknown[0]]
+        raise SentenceError(
+            f"generation_kwargs sets {unknown[0]} to {value!r}, which is not supported"
+        )
     return GenerationRequest(tuple(until), length)
 
 
