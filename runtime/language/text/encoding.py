@@ -35,7 +35,7 @@ CHARACTERS_PER_TOKEN = 16
 PIECE, OVERLAP = 2**17, 2**12
 """Characters of a piece, and of what it has in common with the next one."""
 
-LONGEST = 2**22
+LONGEST = 2**19
 """Characters of a piece that had to be made longer: some file of some kilobytes holds more."""
 
 RUN = 32
