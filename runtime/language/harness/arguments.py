@@ -148,14 +148,16 @@ def require_counts(*, least: int = 1, **values: object) -> None:
             require_count(name, value, least=least)
 
 
-def require_bools(*, or_none: bool = False, **values: object) -> None:
+def require_bools(**values: object) -> None:
     """Refuse what is neither true nor false; a text such as "False" would count as true.
+
+    `None` is the default of all of them.
 
     Raises:
         ValueError: one is not.
     """
     for name, value in values.items():
-        if not isinstance(value, bool) and not (or_none and value is None):
+        if value is not None and not isinstance(value, bool):
             raise SentenceError(f"{name} is {value!r}, needed True or False")
 
 
@@ -177,7 +179,6 @@ def scorer_options(
     softmax_dtype: object,
     batch_size: object,
     max_batch_size: int | None,
-    share_contexts: bool,
     partition: Any,
     timeout: float | None,
     **same: Any,
@@ -187,7 +188,6 @@ def scorer_options(
     Raises:
         ValueError: an argument is none that there is.
     """
-    require_bools(share_contexts=share_contexts)
     if not isinstance(partition, Sequence):
         raise SentenceError(f"partition is {partition!r}, needed a name or a list of boundaries")
     if timeout is not None:
@@ -196,7 +196,6 @@ def scorer_options(
         dtype="auto" if dtype is None else dtype_name(dtype),
         softmax_dtype=dtype_name(softmax_dtype),
         max_rows=most_rows(batch_size, max_batch_size),
-        share_contexts=share_contexts,
         partition=partition,
         **same,
     )

@@ -96,7 +96,7 @@ class PipelineLM(TemplateLM):
         tokenizer = require_tokenizer(tokenizer)
         require_counts(stages=stages, replicas=replicas, max_length=max_length)
         require_counts(least=0, prefix_token_id=prefix_token_id)
-        require_bools(or_none=True, add_bos_token=add_bos_token, enable_thinking=enable_thinking)
+        require_bools(add_bos_token=add_bos_token, enable_thinking=enable_thinking)
         require_device(device)
         self.batch_size, self._max_length = batch_size, max_length
         self.add_bos_token, self.custom_prefix_token_id = add_bos_token, prefix_token_id

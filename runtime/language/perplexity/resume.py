@@ -27,7 +27,6 @@ from runtime.language.text import Windows
 from schedcc.io.plain_text import SentenceError, visible
 from schemas import MicroBatchLosses, ResultsHeader
 
-FILE = RESULTS
 MOST_OF_HEADER, MOST_BESIDE = 2**16, 2**8
 """Bytes of the header, and of a result beside its losses."""
 _BEGINNING = ResultsHeader(job={}, micro_batches=1).model_dump_json().partition("}")[0].encode()
@@ -111,7 +110,7 @@ class ResultLog:
         Raises:
             ResumeError: the results are damaged, of another job, or in use; or cannot be written.
         """
-        self._path, name = directory / FILE, visible(str(directory))
+        self._path, name = directory / RESULTS, visible(str(directory))
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)

@@ -9,6 +9,7 @@ from runtime.failure.guard import TIMEOUT, require_timeout
 from runtime.language.models import ModelFiles
 from runtime.modules.partition import Partition
 from schedcc.errors import require_count
+from schedcc.io.plain_text import SentenceError
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
@@ -51,7 +52,7 @@ class ScorerOptions:
             if getattr(self, name) is not None:
                 require_count(name, getattr(self, name))
         if not isinstance(self.share_contexts, bool):
-            raise ValueError(f"share_contexts is {self.share_contexts!r}, needed True or False")
+            raise SentenceError(f"share_contexts is {self.share_contexts!r}, needed True or False")
         require_timeout(self.timeout)
 
     def torch_dtype(self, files: ModelFiles) -> torch.dtype:

@@ -62,13 +62,13 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[Encoded
     Raises:
         TextError: the tokenizer fails, since it has no token for what it does not know, say.
     """
-    if any(len(text) > PIECE for text in texts) and len(texts) > 1:
-        return [encode(tokenizer, [text])[0] for text in texts]
-    if texts and len(texts[0]) > PIECE:
-        return [_joined([*_parts(tokenizer, texts[0], PIECE)])]
+    short = [text for text in texts if len(text) <= PIECE]
+    found = iter(_found(tokenizer, short) if short else ())
     return [
-        Encoded(torch.from_numpy(found.ids), _sizes(text, found.ends))
-        for text, found in zip(texts, _found(tokenizer, texts), strict=True)
+        _whole(text, next(found))
+        if len(text) <= PIECE
+        else _joined([*_parts(tokenizer, text, PIECE)])
+        for text in texts
     ]
 
 
@@ -161,6 +161,11 @@ def _parts(tokenizer: PreTrainedTokenizerBase, text: str, length: int) -> Iterat
         yield _part(text, here, first, last, begin)
         begin, first, here = end, known, there
     yield _part(text, here, first, len(here.ids), begin)
+
+
+def _whole(text: str, piece: _Piece) -> Encoded:
+    """The tokens of a text that is one piece."""
+    return _part(text, piece, 0, len(piece.ids), 0)
 
 
 def _part(text: str, piece: _Piece, first: int, last: int, begin: int) -> Encoded:

@@ -12,7 +12,7 @@ import pytest
 from runtime.cli import main
 from runtime.cli.exits import exit_for
 from runtime.distributed.processes import WorkerError
-from runtime.language.perplexity.resume import FILE
+from runtime.language.perplexity.job import RESULTS
 from schemas import DocumentScore, LanguageModelEvaluation
 from tests.support.forks import Program, pipeval, run_pipeval
 from tests.support.tiny_models import saved_llama
@@ -61,7 +61,7 @@ def with_little_room(options: Sequence[object]) -> None:
 def test_a_disk_that_is_full_in_the_midst_of_a_run_is_a_run_that_failed(usual, tmp_path):
     results = ["--resume", tmp_path / "results"]
     done = Program(with_little_room, [*usual, *results]).ended()
-    said = f"pipeval: {tmp_path}/results/{FILE} cannot be written: File too large\n"
+    said = f"pipeval: {tmp_path}/results/{RESULTS} cannot be written: File too large\n"
     assert (done.returncode, done.stderr) == (1, said)
     again = pipeval(*usual, *results, "--json")
     assert again.returncode == 0, again.stderr
@@ -84,7 +84,7 @@ def test_errors_before_the_run_and_in_it_have_statuses_of_their_own():
     [
         (["--per-document", "same", "--per-token", "./same"], "--per-document and --per-token are"),
         (["--per-token", "text"], "--text and --per-token are both text, needed two files"),
-        (["--resume", ".", "--per-token", FILE], "--resume and --per-token are both"),
+        (["--resume", ".", "--per-token", RESULTS], "--resume and --per-token are both"),
         (["--per-document", "no\nsuch/file"], r"no\nsuch/file cannot be written, needed a file"),
         (["--per-document", "/proc/file"], "/proc/file cannot be written: No such file"),
         (["--record", "text\n"], r"text\n is no directory"),

@@ -8,7 +8,8 @@ from random import Random
 
 import torch
 
-from runtime.language.perplexity.resume import FILE, ResultLog, ResumeError, checksum
+from runtime.language.perplexity.job import RESULTS
+from runtime.language.perplexity.resume import ResultLog, ResumeError, checksum
 from tests.tools.fuzz.edits import Seed, edited_lines
 from tests.tools.fuzz.kinds import Kind, refused
 
@@ -28,7 +29,7 @@ def _written(directory: Path, count: int) -> bytes:
     for number in range(count):
         log.append(torch.arange(TARGETS[number]) + number + 0.1)
     log.close()
-    return (directory / FILE).read_bytes()
+    return (directory / RESULTS).read_bytes()
 
 
 def _edited(content: bytes, random: Random, others: list[Seed]) -> bytes:
@@ -43,7 +44,7 @@ def _edited(content: bytes, random: Random, others: list[Seed]) -> bytes:
 
 def _read(directory: Path, _: Seed, content: bytes, __: Random) -> str:
     directory.mkdir(exist_ok=True)
-    file = directory / FILE
+    file = directory / RESULTS
     file.write_bytes(content)
     try:
         log = ResultLog(directory, JOB, TARGETS)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from runtime.language.perplexity.job import RESULTS
 from runtime.language.perplexity.resume import (
-    FILE,
     ResultLog,
     ResultsEndError,
     ResumeError,
@@ -40,7 +40,7 @@ def written(directory: Path, count: int = 3) -> bytes:
     for number in range(len(log.finished), count):
         log.append(losses(number))
     log.close()
-    return (directory / FILE).read_bytes()
+    return (directory / RESULTS).read_bytes()
 
 
 def test_what_was_written_is_there_again_bit_for_bit(tmp_path):
@@ -55,7 +55,7 @@ def test_a_file_that_ends_anywhere_is_gone_on_with_and_ends_as_if_it_never_had(t
     for cut in range(len(whole)):
         directory = tmp_path / "cut"
         directory.mkdir(exist_ok=True)
-        (directory / FILE).write_bytes(whole[:cut])
+        (directory / RESULTS).write_bytes(whole[:cut])
         log = ResultLog(directory, JOB, TARGETS)
         assert len(log.finished) == max(0, sum(at < cut for at in lines) - 1)
         log.close()
@@ -68,7 +68,7 @@ def test_a_changed_byte_in_any_result_is_noticed(tmp_path):
     for at in range(first, len(whole) - 1, 3):
         damaged = bytearray(whole)
         damaged[at] ^= 1
-        (tmp_path / FILE).write_bytes(damaged)
+        (tmp_path / RESULTS).write_bytes(damaged)
         with pytest.raises(ResumeError, match="is damaged in line"):
             ResultLog(tmp_path, JOB, TARGETS)
 
@@ -81,7 +81,7 @@ def test_results_of_another_job_are_refused_and_what_differs_is_named(tmp_path):
     ):
         with pytest.raises(ResumeError, match=said):
             ResultLog(tmp_path, JOB | changes, TARGETS)
-    (tmp_path / FILE).write_text("something\n")
+    (tmp_path / RESULTS).write_text("something\n")
     with pytest.raises(ResumeError, match="holds no results of a run"):
         ResultLog(tmp_path, JOB, TARGETS)
 
@@ -109,7 +109,7 @@ def test_what_cannot_be_read_is_not_said_to_be_in_use(tmp_path, monkeypatch):
 
     written(tmp_path)
     monkeypatch.setattr(os, "ftruncate", refused)
-    with pytest.raises(ResumeError, match=f"{FILE} cannot be used: Input/output error$"):
+    with pytest.raises(ResumeError, match=f"{RESULTS} cannot be used: Input/output error$"):
         ResultLog(tmp_path, JOB, TARGETS)
 
 
@@ -177,7 +177,7 @@ def test_a_writer_that_is_killed_loses_nothing_that_it_has_told_of(tmp_path):
 def fill_the_disk(directory: str) -> None:
     """Write results where a file may have no more than some bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
-    with pytest.raises(ResultsEndError, match=f"{FILE} cannot be written: File too large$"):
+    with pytest.raises(ResultsEndError, match=f"{RESULTS} cannot be written: File too large$"):
         written(Path(directory))
 
 
@@ -198,10 +198,10 @@ def test_results_that_find_no_room_are_one_sentence_and_are_gone_on_with(tmp_pat
 )
 def test_a_file_of_somebody_else_stays_as_it_was(tmp_path, content):
     for whole in (content, content + b"\n"):
-        (tmp_path / FILE).write_bytes(whole)
+        (tmp_path / RESULTS).write_bytes(whole)
         with pytest.raises(ResumeError, match="holds no results of a run"):
             ResultLog(tmp_path, JOB, TARGETS)
-        assert (tmp_path / FILE).read_bytes() == whole
+        assert (tmp_path / RESULTS).read_bytes() == whole
 
 
 @pytest.mark.parametrize(
@@ -209,22 +209,22 @@ def test_a_file_of_somebody_else_stays_as_it_was(tmp_path, content):
 )
 def test_a_line_that_is_no_result_is_one_sentence_and_nothing_is_taken_away(tmp_path, line):
     content = written(tmp_path, 1) + line + b"\n" + b"cut off"
-    (tmp_path / FILE).write_bytes(content)
+    (tmp_path / RESULTS).write_bytes(content)
     with pytest.raises(ResumeError, match="is damaged in line 3: it is not the result"):
         ResultLog(tmp_path, JOB, TARGETS)
-    assert (tmp_path / FILE).read_bytes() == content
+    assert (tmp_path / RESULTS).read_bytes() == content
 
 
 def test_more_results_than_the_run_has_are_damage_whatever_they_are(tmp_path):
     whole = written(tmp_path)
     for more in (whole.split(b"\n")[1] + b"\n", b"x" * 1000):
-        (tmp_path / FILE).write_bytes(whole + more)
+        (tmp_path / RESULTS).write_bytes(whole + more)
         with pytest.raises(ResumeError, match="is damaged in line 5"):
             ResultLog(tmp_path, JOB, TARGETS)
 
 
 def test_results_are_read_from_a_regular_file_alone(tmp_path):
-    os.mkfifo(tmp_path / FILE)
+    os.mkfifo(tmp_path / RESULTS)
     with pytest.raises(ResumeError, match="is no regular file, needed one"):
         ResultLog(tmp_path, JOB, TARGETS)
 
